@@ -1,0 +1,161 @@
+"""What fixes a model's arithmetic: its shape (`LlamaConfig`) and its edition (`EDITIONS`).
+
+Every default of the model and of the editions stands here and nowhere else; command lines read
+them from here. The file knows no tensors and reads no files.
+"""
+
+from dataclasses import dataclass, fields
+
+NORMS = ("layernorm", "rmsnorm")
+ATTENTIONS = ("bidirectional", "causal")
+
+FRANKENSTEIN = (
+    "Victor Frankenstein, a young scientist obsessed with uncovering the secrets of life, "
+    "succeeds in animating a creature assembled from"
+)
+THRILLER = (
+    "I have wanted to see this thriller for a while, and it didn't disappoint. "
+    "Keanu Reeves, playing the hero John Wick, is"
+)
+
+
+@dataclass(frozen=True)
+class Edition:
+    """The arithmetic of one edition of the assignment.
+
+    `epsilon` and `top_p` say how tokens are sampled at temperatures above 0; 0.0 and 1.0 keep
+    every token. `reference` names the reference embeddings of sanity_check.py, None if there
+    are none.
+    """
+
+    norm: str
+    attention: str
+    epsilon: float
+    top_p: float
+    prompt_text: str
+    reference: str | None
+
+
+EDITIONS = {
+    "mmia": Edition("layernorm", "bidirectional", 0.05, 1.0, FRANKENSTEIN, "fall2025"),
+    "fall2025": Edition("layernorm", "bidirectional", 0.05, 1.0, THRILLER, "fall2025"),
+    "fall2024": Edition("rmsnorm", "bidirectional", 0.0, 1.0, THRILLER, "fall2024"),
+    "spring2026": Edition("layernorm", "causal", 0.0, 0.95, THRILLER, "spring2026"),
+    "llama2": Edition("rmsnorm", "causal", 0.0, 1.0, FRANKENSTEIN, None),
+}
+DEFAULT_EDITION = "mmia"
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Shape and arithmetic of a Llama; the field names are those of a checkpoint's `model_args`.
+
+    `n_kv_heads=None` means one key/value head per query head; `hidden_dim=None` means the rule
+    of `feed_forward_hidden_dim`. Both are filled in. Raises ValueError for a value out of bounds.
+    """
+
+    vocab_size: int = 32000
+    dim: int = 512
+    n_layers: int = 8
+    n_heads: int = 8
+    n_kv_heads: int | None = None
+    hidden_dim: int | None = None
+    multiple_of: int = 32
+    max_seq_len: int = 1024
+    layer_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    dropout: float = 0.0
+    norm: str = EDITIONS[DEFAULT_EDITION].norm
+    attention: str = EDITIONS[DEFAULT_EDITION].attention
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "dim", "n_layers", "n_heads", "multiple_of", "max_seq_len"):
+            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, ">= 1")
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        if self.hidden_dim is None:
+            hidden_dim = feed_forward_hidden_dim(self.dim, self.multiple_of)
+            object.__setattr__(self, "hidden_dim", hidden_dim)
+        for name in ("n_kv_heads", "hidden_dim"):
+            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, ">= 1")
+        self._check("dim", self.dim % self.n_heads == 0, f"a multiple of n_heads={self.n_heads}")
+        self._check("dim", self.head_dim % 2 == 0, "n_heads times an even head_dim (RoPE pairs)")
+        divides = self.n_heads % self.n_kv_heads == 0
+        self._check("n_kv_heads", divides, f"a divisor of n_heads={self.n_heads}")
+        self._check("layer_norm_eps", 0 < self.layer_norm_eps < 1, "between 0 and 1")
+        self._check("rope_theta", self.rope_theta > 0, "> 0")
+        self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        self._check("norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
+        self._check("attention", self.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
+
+    def _check(self, name: str, holds: bool, bound: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {bound}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    @property
+    def is_causal(self) -> bool:
+        return self.attention == "causal"
+
+
+FIELD_NAMES = frozenset(field.name for field in fields(LlamaConfig))
+
+
+def feed_forward_hidden_dim(dim: int, multiple_of: int) -> int:
+    """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376."""
+    hidden_dim = 8 * dim // 3
+    return multiple_of * -(-hidden_dim // multiple_of)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The norm and the attention in force, and where each choice comes from."""
+
+    norm: str
+    attention: str
+    norm_source: str
+    attention_source: str
+
+    def __str__(self) -> str:
+        if self.norm_source == self.attention_source:
+            return f"{self.norm}, {self.attention} attention ({self.norm_source})"
+        return (
+            f"{self.norm} ({self.norm_source}), "
+            f"{self.attention} attention ({self.attention_source})"
+        )
+
+
+def resolve_arithmetic(
+    recorded: dict[str, str],
+    edition: str | None = None,
+    norm: str | None = None,
+    attention: str | None = None,
+) -> Arithmetic:
+    """Decide norm and attention, each by the first of these that says anything: the explicit
+    argument, the explicit edition, what the checkpoint recorded of itself, the default edition.
+
+    `recorded` may hold "norm" and "attention". Raises ValueError for an unknown name.
+    """
+    if edition is not None and edition not in EDITIONS:
+        raise ValueError(f"unknown edition {edition!r}: choose one of {', '.join(EDITIONS)}")
+    resolved = {}
+    for name, explicit in (("norm", norm), ("attention", attention)):
+        if explicit is not None:
+            choice = explicit, f"explicit --{name}"
+        elif edition is not None:
+            choice = getattr(EDITIONS[edition], name), f"explicit edition {edition}"
+        elif recorded.get(name) is not None:
+            choice = recorded[name], "recorded in the checkpoint"
+        else:
+            default = getattr(EDITIONS[DEFAULT_EDITION], name)
+            choice = default, f"default edition {DEFAULT_EDITION}"
+        resolved[name], resolved[f"{name}_source"] = choice
+    return Arithmetic(**resolved)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,116 @@
+"""Small helpers that every other module may use: seeding, device choice, atomic writes.
+
+This file knows nothing of models, tokenizers or data. It imports nothing from the project.
+"""
+
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (CPU and every GPU)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # seeds CUDA and MPS as well
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def choose_device(use_gpu: bool) -> torch.device:
+    """The CPU, or with `use_gpu` CUDA, or Apple's MPS where there is no CUDA.
+
+    Raises ValueError if a GPU is asked for and there is none.
+    """
+    if not use_gpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    raise ValueError(
+        "--use_gpu: torch finds neither a CUDA nor an MPS device; "
+        "run without --use_gpu, or install a torch build that matches your GPU driver"
+    )
+
+
+def get_parameter_dtype(module: torch.nn.Module) -> torch.dtype:
+    """dtype of the first parameter. Raises ValueError if the module has none."""
+    for parameter in module.parameters():
+        return parameter.dtype
+    raise ValueError(f"{type(module).__name__} has no parameters, so it has no dtype")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file beside `path`; rename it over `path` when the block ends well.
+
+    A reader, a crash or a kill -9 sees the old file or the new one, never a part. Text is UTF-8
+    with "\\n" line ends on every platform. Raises OSError if the folder cannot be written.
+    """
+    path = Path(path)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete temporary files that a killed process left for the same target."""
+    if os.name != "posix":  # elsewhere os.kill(pid, 0) does more than ask
+        return
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not _is_running(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise OSError or ValueError if a file could not be written at `path`; leave no trace.
+
+    Called before long work, so that its result is not lost to a wrong folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; give a file name")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: folder {path.parent} does not exist; create it")
+    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+
+
+def raise_on_sigterm() -> None:
+    """Turn SIGTERM into SystemExit(143), so that `finally` blocks clean up as for Ctrl-C."""
+
+    def stop(signum: int, _frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
