@@ -83,6 +83,8 @@ class LlamaConfig:
         self._check("dim", self.head_dim % 2 == 0, "n_heads times an even head_dim (RoPE pairs)")
         divides = self.n_heads % self.n_kv_heads == 0
         self._check("n_kv_heads", divides, f"a divisor of n_heads={self.n_heads}")
+        for name in ("layer_norm_eps", "rope_theta", "dropout"):
+            self._check(name, _is_number(getattr(self, name)), "a number")
         self._check("layer_norm_eps", 0 < self.layer_norm_eps < 1, "between 0 and 1")
         self._check("rope_theta", self.rope_theta > 0, "> 0")
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
@@ -159,3 +161,7 @@ def resolve_arithmetic(
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_int(value)

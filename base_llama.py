@@ -1,0 +1,47 @@
+"""Base class of the network: its configuration, its dtype, and weights from scratch.
+
+Initialisation follows GPT-2 (Radford et al. 2019, section 2.3): N(0, 0.02), and for the two
+projections that write into the residual stream N(0, 0.02 / sqrt(2 · n_layers)).
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from config import LlamaConfig
+from utils import get_parameter_dtype
+
+INIT_STD = 0.02
+RESIDUAL_PROJECTIONS = ("compute_output.weight", "w2.weight")
+
+
+class LlamaPreTrainedModel(nn.Module):
+    """Knows its configuration and how to initialise itself; subclasses build the layers."""
+
+    config_class = LlamaConfig
+    base_model_prefix = "llama"
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.n_layers = config.n_layers
+
+    def init_weights(self) -> None:
+        """Draw all weights from torch's global generator; norm weights 1, biases 0."""
+        self.apply(self._init_weights)
+        residual_std = INIT_STD / math.sqrt(2 * self.n_layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith(RESIDUAL_PROJECTIONS):
+                nn.init.normal_(parameter, mean=0.0, std=residual_std)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=INIT_STD)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return get_parameter_dtype(self)

@@ -1,0 +1,315 @@
+"""Checkpoint files ↔ (model_args, tensors): formats, key names, strict rules, atomic saving.
+
+Formats are told apart by content, never by a file's name:
+- a torch file, dict(model=tensors, model_args=…): the assignment's stories42M.pt, our own, and the
+  llama2.c training checkpoints, whose other key names `migrate_names` turns into the assignment's;
+- llama2.c's .bin, version 0: a header of seven int32 and float32 tensors in a fixed order.
+
+Nothing in a file is ever executed: torch files load with weights_only=True. Tensors are mapped from
+the file, not copied. The file does not import the network: `expected_shapes` restates its names.
+"""
+
+import dataclasses
+import pickle
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import FIELD_NAMES, LlamaConfig
+from utils import atomic_write
+
+REMEDY = "check the path, or get the file again (bash setup.sh)"
+KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
+IGNORED_ARGS = {"position_embedding_type", "use_cache"}  # constants of the courses' LlamaConfig
+LLAMA2C_HEADER = struct.Struct("<7i")
+LLAMA2C_VERSIONED_MAGIC = b"24ka"  # 0x616b3432, little-endian: version 1 and later
+LARGEST_DIMENSION = 2**24  # more than any vocabulary or context; a random header is above it
+TENSOR_ALIGNMENT = 4
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds: `tensors` under the assignment's names, `model_args`, and the rest."""
+
+    path: Path
+    model_args: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """The norm and attention that the file says it was trained with, if it says so."""
+        return {k: self.model_args[k] for k in ("norm", "attention") if k in self.model_args}
+
+    def make_config(self, **overrides: Any) -> LlamaConfig:
+        """The file's configuration, with overrides. Raises ValueError naming the file."""
+        args = {k: v for k, v in self.model_args.items() if k not in IGNORED_ARGS}
+        unknown = sorted(str(k) for k in args if k not in FIELD_NAMES)
+        if unknown:
+            raise ValueError(f"{self.path}: unknown model_args {', '.join(unknown)}; {REMEDY}")
+        args["tie_word_embeddings"] = self._is_tied()
+        try:
+            return LlamaConfig(**args | overrides)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: model_args: {error}") from None
+
+    def _is_tied(self) -> bool:
+        """Files may hold the one embedding twice: it is tied where the two are equal."""
+        embedding = self.tensors.get("tok_embeddings.weight")
+        output = self.tensors.get("output.weight")
+        return output is None or (embedding is not None and torch.equal(embedding, output))
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a file of any supported format.
+
+    Raises FileNotFoundError, IsADirectoryError or another OSError for what is not a readable file,
+    ValueError for what is not a whole checkpoint; each is one line with the file, what is wrong
+    with it and a remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory, not a checkpoint file; {REMEDY}")
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist; {REMEDY}")
+    with open(path, "rb") as file:
+        start = file.read(LLAMA2C_HEADER.size)
+    if not start:
+        raise ValueError(f"{path} is empty; {REMEDY}")
+    if start.startswith((b"PK", b"\x80")):
+        return _read_torch(path)
+    if _is_llama2c_header(start):
+        return _read_llama2c(path, start)
+    raise ValueError(f"{path} is neither a torch checkpoint nor a llama2.c .bin file; {REMEDY}")
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    content = load_plain(path)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ValueError(f"{path} holds a {kind}, not a checkpoint's dict; {REMEDY}")
+    for key in ("model", "model_args"):
+        if not isinstance(content.get(key), dict):
+            found = ", ".join(str(k) for k in list(content)[:5]) or "nothing"
+            raise ValueError(
+                f"{path} has no dict {key!r} (it holds: {found}); a checkpoint has "
+                "'model' and 'model_args'"
+            )
+    tensors = migrate_names(path, content["model"])
+    for name, tensor in tensors.items():
+        if not (isinstance(tensor, torch.Tensor) and tensor.is_floating_point()):
+            raise ValueError(f"{path}: {name} is not a tensor of floating-point numbers; {REMEDY}")
+    rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
+    return Checkpoint(path, content["model_args"], tensors, rest)
+
+
+def load_plain(path: str | Path) -> Any:
+    """The tensors and plain data of a torch file. Raises ValueError where there is anything else.
+
+    Tensors are mapped from the file, copy on write, where its format (zip) allows.
+    """
+    with open(path, "rb") as file:
+        is_zip = file.read(2) == b"PK"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} is damaged, or holds objects other than tensors and plain data; "
+            "nothing in a checkpoint is ever executed, so it is refused: get it from its source"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+        # torch has no error of its own for a file that is cut short or is another kind of zip
+        raise ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}") from None
+
+
+def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Other files' key names → the assignment's.
+
+    `_orig_mod.` (torch.compile's prefix) goes, wq/wk/wv/wo become compute_query/…/compute_output,
+    and the RoPE tables freqs_cos and freqs_sin, which are computed here, are dropped.
+    """
+    migrated = {}
+    for key, tensor in tensors.items():
+        name = str(key).removeprefix("_orig_mod.")
+        if name in ("freqs_cos", "freqs_sin"):
+            continue
+        name = re.sub(
+            r"\battention\.(w[qkvo])\.",
+            lambda match: f"attention.compute_{KARPATHY_NAMES[match[1]]}.",
+            name,
+        )
+        if name in migrated:
+            raise ValueError(f"{path} holds {name} twice, under two names; {REMEDY}")
+        migrated[name] = tensor
+    return migrated
+
+
+def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model, biases of LayerNorm included."""
+    dim, hidden_dim = config.dim, config.hidden_dim
+    kv_dim = config.n_kv_heads * config.head_dim
+    norm_parts = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
+    yield "tok_embeddings.weight", (config.vocab_size, dim)
+    for layer in (f"layers.{i}." for i in range(config.n_layers)):
+        yield layer + "attention.compute_query.weight", (dim, dim)
+        yield layer + "attention.compute_key.weight", (kv_dim, dim)
+        yield layer + "attention.compute_value.weight", (kv_dim, dim)
+        yield layer + "attention.compute_output.weight", (dim, dim)
+        yield layer + "feed_forward.w1.weight", (hidden_dim, dim)
+        yield layer + "feed_forward.w2.weight", (dim, hidden_dim)
+        yield layer + "feed_forward.w3.weight", (hidden_dim, dim)
+        for norm in ("attention_norm.", "ffn_norm."):
+            for part in norm_parts:
+                yield layer + norm + part, (dim,)
+    for part in norm_parts:
+        yield "norm." + part, (dim,)
+    yield "output.weight", (config.vocab_size, dim)
+
+
+def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.Tensor]:
+    """Exactly the float32 tensors that a model of this configuration needs.
+
+    LayerNorm biases may be missing (stories42M.pt has none) and are 0 then; a tied output.weight
+    is the embedding itself. Raises ValueError naming file and keys for anything else that is
+    missing, unexpected or of another shape.
+    """
+    path, found = checkpoint.path, dict(checkpoint.tensors)
+    if config.n_layers > len(found):  # before n_layers names are built from a damaged number
+        raise ValueError(
+            f"{path} holds {len(found)} tensors, too few for n_layers={config.n_layers}; {REMEDY}"
+        )
+    if config.tie_word_embeddings and "tok_embeddings.weight" in found:
+        found["output.weight"] = found["tok_embeddings.weight"]
+    if config.norm == "rmsnorm":
+        _drop_norm_biases(path, found)
+    shapes = dict(expected_shapes(config))
+    for name, shape in shapes.items():
+        if name not in found and name.endswith("norm.bias"):
+            found[name] = torch.zeros(shape)
+    missing = [name for name in shapes if name not in found]
+    unexpected = [name for name in found if name not in shapes]
+    wrong = [
+        f"{name} {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    problems = [
+        f"{problem} {_first_few(names)}"
+        for problem, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", wrong),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit its model_args: {'; '.join(problems)}; {REMEDY}")
+    return {name: _usable(found[name]) for name in shapes}
+
+
+def _drop_norm_biases(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.endswith("norm.bias")]:
+        if tensors[name].count_nonzero():
+            raise ValueError(
+                f"{path}: {name} is not 0, and RMSNorm has no bias; "
+                "use --norm layernorm or another edition"
+            )
+        del tensors[name]
+
+
+def _first_few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _usable(tensor: torch.Tensor) -> torch.Tensor:
+    """float32, contiguous and aligned; the mapped tensor itself where it is that already."""
+    tensor = tensor.detach().to(torch.float32).contiguous()
+    return tensor if tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
+
+
+def _is_llama2c_header(start: bytes) -> bool:
+    if len(start) < LLAMA2C_HEADER.size or start.startswith(LLAMA2C_VERSIONED_MAGIC):
+        return False
+    *sizes, vocab_size, seq_len = LLAMA2C_HEADER.unpack(start)
+    sizes += [abs(vocab_size), seq_len]  # negative: the output embedding is stored separately
+    return all(0 < size <= LARGEST_DIMENSION for size in sizes)
+
+
+def _read_llama2c(path: Path, start: bytes) -> Checkpoint:
+    """llama2.c's version 0: every kind of tensor for all layers at once, in a fixed order."""
+    names = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
+    model_args: dict[str, Any] = dict(zip(names, LLAMA2C_HEADER.unpack(start), strict=True))
+    is_tied = model_args["vocab_size"] > 0
+    model_args["vocab_size"] = abs(model_args["vocab_size"])
+    try:
+        config = LlamaConfig(**model_args)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a llama2.c .bin file: {error}; {REMEDY}") from None
+    layout = list(_llama2c_layout(config, is_tied))
+    numbers = sum(torch.Size(shape).numel() for _, shape in layout)
+    expected, actual = LLAMA2C_HEADER.size + 4 * numbers, path.stat().st_size
+    if actual != expected:
+        raise ValueError(f"{path} has {actual} bytes, but its header needs {expected}; {REMEDY}")
+    offset = LLAMA2C_HEADER.size // 4
+    flat = torch.from_file(str(path), shared=False, size=offset + numbers, dtype=torch.float32)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, shape in layout:
+        count = torch.Size(shape).numel()
+        part = flat[offset : offset + count].view(shape)
+        offset += count
+        if "{}" in name:
+            tensors |= {name.format(i): part[i] for i in range(config.n_layers)}
+        else:
+            tensors[name] = part
+    return Checkpoint(path, model_args, migrate_names(path, tensors))
+
+
+def _llama2c_layout(config: LlamaConfig, is_tied: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names ({} stands for the layer) and shapes (layers first) in the file's order."""
+    shapes = dict(expected_shapes(dataclasses.replace(config, norm="rmsnorm", n_layers=1)))
+    yield "tok_embeddings.weight", shapes["tok_embeddings.weight"]
+    for part in (
+        "attention_norm",
+        "attention.compute_query",
+        "attention.compute_key",
+        "attention.compute_value",
+        "attention.compute_output",
+        "ffn_norm",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+    ):
+        shape = shapes[f"layers.0.{part}.weight"]
+        yield f"layers.{{}}.{part}.weight", (config.n_layers, *shape)
+    yield "norm.weight", shapes["norm.weight"]
+    for table in ("freqs_cos", "freqs_sin"):
+        yield table, (config.max_seq_len, config.head_dim // 2)
+    if not is_tied:
+        yield "output.weight", shapes["output.weight"]
+
+
+def save_checkpoint(
+    path: str | Path,
+    model_args: LlamaConfig | dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    **metadata: Any,
+) -> None:
+    """Write a torch checkpoint atomically: `tensors`, `model_args` and plain metadata.
+
+    A LlamaConfig records its norm and attention, so the file needs no edition when it is loaded.
+    """
+    if isinstance(model_args, LlamaConfig):
+        model_args = dataclasses.asdict(model_args)
+    save_plain(path, {"model": tensors, "model_args": model_args, **metadata})
+
+
+def save_plain(path: str | Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain data as a torch file, atomically. Raises OSError."""
+    with atomic_write(path, "wb") as file:
+        torch.save(content, file)

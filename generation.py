@@ -1,0 +1,112 @@
+"""Autoregressive generation over a causal or bidirectional model that is passed in.
+
+Causal models decode with a key/value cache; bidirectional ones recompute the whole context for
+each token, because there every position's keys and values change with every new token. Past
+`max_seq_len` the context slides: its last `max_seq_len` tokens are read again from position 0,
+cached or not. The file knows no tokenizer and no files.
+
+Shapes: B batch, T tokens so far, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from kv_cache import KVCache
+from sampling import Sampler
+
+
+class LanguageModel(Protocol):
+    """What generation needs of a model."""
+
+    config: object
+
+    def __call__(self, tokens: torch.Tensor, *, cache: KVCache | None) -> tuple: ...
+
+
+def prefill(
+    model: LanguageModel, tokens: torch.Tensor, cache: KVCache | None = None
+) -> torch.Tensor:
+    """Read tokens (B, T) from position 0, filling the cache; logits (B, V) of the last one."""
+    if cache is not None:
+        cache.reset()
+    logits, _ = model(tokens, cache=cache)
+    return logits[:, -1]
+
+
+def decode_one_token(model: LanguageModel, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+    """Read one more token (B, 1) behind what the cache holds; its logits (B, V)."""
+    logits, _ = model(token, cache=cache)
+    return logits[:, -1]
+
+
+def make_cache(model: LanguageModel, tokens: torch.Tensor, max_new_tokens: int) -> KVCache:
+    """A cache for as much of prompt (B, T) and new tokens as the context can hold."""
+    config = model.config
+    max_len = min(tokens.shape[1] + max_new_tokens, config.max_seq_len)
+    return KVCache(
+        config.n_layers,
+        tokens.shape[0],
+        config.n_kv_heads,
+        max_len,
+        config.head_dim,
+        device=tokens.device,
+        dtype=model.dtype,
+    )
+
+
+@torch.inference_mode()
+def stream(
+    model: LanguageModel,
+    tokens: torch.Tensor,
+    max_new_tokens: int,
+    sampler: Sampler,
+    use_cache: bool = True,
+) -> Iterator[torch.Tensor]:
+    """Yield the next token (B, 1) of tokens (B, T) again and again, `max_new_tokens` times.
+
+    `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
+    cached path. A bidirectional model always does. Raises ValueError for an empty prompt.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
+        shape = tuple(tokens.shape)
+        raise ValueError(f"the prompt has shape {shape}: it must be (batch, 1 token or more)")
+    max_seq_len = model.config.max_seq_len
+    use_cache = use_cache and model.config.is_causal
+    cache = make_cache(model, tokens, max_new_tokens) if use_cache else None
+    context = tokens[:, -max_seq_len:]
+    for step in range(max_new_tokens):
+        if step == 0 or cache is None or cache.position == max_seq_len:
+            logits = prefill(model, context, cache)
+        else:
+            logits = decode_one_token(model, context[:, -1:], cache)
+        token = sampler(logits)
+        yield token
+        context = torch.cat((context, token), dim=1)[:, -max_seq_len:]
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    tokens: torch.Tensor,
+    max_new_tokens: int,
+    sampler: Sampler,
+    stop_id: int | None = None,
+    use_cache: bool = True,
+) -> torch.Tensor:
+    """Prompt (B, T) followed by up to `max_new_tokens` tokens: (B, T + new).
+
+    With `stop_id` a row that has produced it goes on with `stop_id` only, and generation ends
+    early once every row has. Raises ValueError for an empty prompt.
+    """
+    stopped = torch.zeros(tokens.shape[0], 1, dtype=torch.bool, device=tokens.device)
+    pieces = [tokens]
+    for token in stream(model, tokens, max_new_tokens, sampler, use_cache):
+        if stop_id is not None:
+            token = token.masked_fill(stopped, stop_id)
+            stopped |= token == stop_id
+        pieces.append(token)
+        if stop_id is not None and stopped.all():
+            break
+    return torch.cat(pieces, dim=1)

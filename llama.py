@@ -1,0 +1,338 @@
+"""Llama 2, top to bottom: norms, attention, feed-forward, layer, network (Touvron et al. 2023).
+
+The network knows token ids and tensors; text, files and training loops are elsewhere. Which norm
+and which attention mask are in force stands in the configuration (config.EDITIONS says why there
+are several).
+
+Shapes: B batch, T new positions, S positions that are attended to (S = T without a cache),
+H query heads, H_kv key/value heads, D head_dim, C = H·D the model's width, V vocabulary.
+Masks are boolean and True where attention is allowed.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import generation
+from base_llama import LlamaPreTrainedModel
+from checkpoint import fit_tensors, read_checkpoint
+from config import (
+    DEFAULT_EDITION,
+    EDITIONS,
+    Arithmetic,
+    LlamaConfig,
+    feed_forward_hidden_dim,
+    resolve_arithmetic,
+)
+from kv_cache import KVCache
+from rope import rotate, tables_for
+from sampling import Sampler
+
+RotaryTables = tuple[torch.Tensor, torch.Tensor]
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) · weight + bias over the last dimension (Ba et al. 2016).
+
+    The variance is the biased one. Statistics are computed in float32.
+    """
+
+    def __init__(self, dim: int, eps: float = LlamaConfig.layer_norm_eps) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + self.eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._norm(x.float()).type_as(x) * self.weight + self.bias
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
+
+    The mean square is computed in float32.
+    """
+
+    def __init__(self, dim: int, eps: float = LlamaConfig.layer_norm_eps) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._norm(x.float()).type_as(x) * self.weight
+
+
+def make_norm(config: LlamaConfig) -> nn.Module:
+    norm = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}[config.norm]
+    return norm(config.dim, eps=config.layer_norm_eps)
+
+
+def attention_by_hand(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """softmax(Q Kᵀ / sqrt(D)) V, written out (Vaswani et al. 2017, eq. 1).
+
+    query (B, H, T, D), key and value (B, H_kv, S, D), mask broadcastable to (B, H, T, S).
+    It holds a T×S matrix per head; `Attention` computes the same in blocks.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(repeats, dim=1)  # (B, H, S, D): neighbours share a head
+    value = value.repeat_interleave(repeats, dim=1)
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1) @ value  # (B, H, T, D)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions (Ainslie et al. 2023; Llama 2, section 2.2)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim, self.max_seq_len = config.head_dim, config.max_seq_len
+        self.rope_theta, self.is_causal = config.rope_theta, config.is_causal
+        kv_dim = config.n_kv_heads * config.head_dim
+        self.compute_query = nn.Linear(config.dim, config.dim, bias=False)
+        self.compute_key = nn.Linear(config.dim, kv_dim, bias=False)
+        self.compute_value = nn.Linear(config.dim, kv_dim, bias=False)
+        self.compute_output = nn.Linear(config.dim, config.dim, bias=False)
+        self.dropout = config.dropout
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def compute_query_key_value_scores(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attended values (B, H, T, D) of query (B, H, T, D), key and value (B, H or H_kv, S, D).
+
+        The formula is `attention_by_hand`'s, with dropout on the probabilities while training;
+        blockwise, so that no T×S matrix is held. Without a mask the configuration decides: every
+        position sees every position, or, where attention is causal, itself and earlier ones.
+        """
+        sees_itself_only = query.shape[2] == 1  # decoding: everything cached is in the past
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.is_causal and mask is None and not sees_itself_only,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        tables: RotaryTables | None = None,
+        mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        layer_id: int = 0,
+    ) -> torch.Tensor:
+        """x (B, T, C) → (B, T, C). `tables` are RoPE's for the T positions, by default 0 to T-1."""
+        batch, length, _ = x.shape
+        query = self.compute_query(x).view(batch, length, self.n_heads, self.head_dim)
+        key = self.compute_key(x).view(batch, length, self.n_kv_heads, self.head_dim)
+        value = self.compute_value(x).view(batch, length, self.n_kv_heads, self.head_dim)
+        if tables is None:
+            tables = rotary_window(self, 0, length, x.device)
+        query, key = rotate(query, *tables), rotate(key, *tables)
+        query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # (B, H, T, D)
+        if cache is not None:
+            key, value = cache.update(layer_id, key, value)  # (B, H_kv, S, D)
+        attended = self.compute_query_key_value_scores(query, key, value, mask)
+        attended = attended.transpose(1, 2).reshape(batch, length, -1)  # (B, T, C)
+        return self.resid_dropout(self.compute_output(attended))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) · w3 x) (Shazeer 2020, eq. 6)."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int | None = None,
+        multiple_of: int = LlamaConfig.multiple_of,
+        dropout: float = LlamaConfig.dropout,
+    ) -> None:
+        super().__init__()
+        if hidden_dim is None:
+            hidden_dim = feed_forward_hidden_dim(dim, multiple_of)
+        self.w1 = nn.Linear(dim, hidden_dim, bias=False)
+        self.w2 = nn.Linear(hidden_dim, dim, bias=False)
+        self.w3 = nn.Linear(dim, hidden_dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def SwiGLU(self, x: torch.Tensor) -> torch.Tensor:  # noqa: N802 (the assignment's name)
+        return F.silu(self.w1(x)) * self.w3(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.w2(self.SwiGLU(x)))
+
+
+class LlamaLayer(nn.Module):
+    """Pre-norm Transformer block: attention, then feed-forward, each added to its input."""
+
+    def __init__(self, layer_id: int, config: LlamaConfig) -> None:
+        super().__init__()
+        self.layer_id = layer_id
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(
+            config.dim, config.hidden_dim, config.multiple_of, config.dropout
+        )
+        self.attention_norm = make_norm(config)
+        self.ffn_norm = make_norm(config)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        tables: RotaryTables | None = None,
+        mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """x (B, T, C) → (B, T, C)."""
+        h = x + self.attention(self.attention_norm(x), tables, mask, cache, self.layer_id)
+        return h + self.feed_forward(self.ffn_norm(h))
+
+
+class Llama(LlamaPreTrainedModel):
+    """The whole network, freshly initialised. `load_pretrained` gives one with trained weights."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.params = config  # the assignment's second name for it
+        self.arithmetic: Arithmetic | None = None  # what load_pretrained decided, and why
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(LlamaLayer(i, config) for i in range(config.n_layers))
+        self.norm = make_norm(config)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.tie_weights()
+        self.init_weights()
+
+    def tie_weights(self) -> None:
+        """Let input and output embedding be one parameter, where the configuration says so."""
+        if self.config.tie_word_embeddings:
+            self.output.weight = self.tok_embeddings.weight
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and hidden states (B, T, C), after the final norm, of token ids (B, T).
+
+        Logits are (B, T, V) if `targets` are given, else (B, 1, V), of the last column; with
+        `lengths` (B,), the number of real tokens in each right-padded row, padding is masked and
+        the last real token of each row takes the last column's place. With `cache` the tokens
+        follow those that it holds. Raises ValueError if a cache is used with bidirectional
+        attention or with `lengths`.
+        """
+        if cache is not None and not (self.config.is_causal and lengths is None):
+            raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
+        start, length = cache.position if cache else 0, tokens.shape[1]
+        tables = rotary_window(self.layers[0].attention, start, length, tokens.device)
+        mask = self._mask(start, length, lengths, tokens.device)
+        h = self.dropout(self.tok_embeddings(tokens))
+        for layer in self.layers:
+            h = layer(h, tables, mask, cache)
+        h = self.norm(h)
+        if cache is not None:
+            cache.advance(length)
+        return self.output(h if targets is not None else last_column(h, lengths)), h
+
+    def _mask(
+        self, start: int, length: int, lengths: torch.Tensor | None, device: torch.device
+    ) -> torch.Tensor | None:
+        """(B, 1, 1, T) or (T, S), or None where the configuration's own mask is all there is."""
+        if self.config.is_causal:
+            # Padding is on the right, so no real token ever sees it: no mask for `lengths`.
+            if start == 0 or length == 1:
+                return None
+            mask = torch.ones(length, start + length, dtype=torch.bool, device=device)
+            return mask.tril(diagonal=start)
+        if lengths is None:
+            return None
+        return (torch.arange(length, device=device) < lengths[:, None])[:, None, None, :]
+
+    def generate(
+        self,
+        idx: torch.Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        epsilon: float = EDITIONS[DEFAULT_EDITION].epsilon,
+        top_p: float = EDITIONS[DEFAULT_EDITION].top_p,
+        generator: torch.Generator | None = None,
+        stop_id: int | None = None,
+        use_cache: bool = True,
+    ) -> torch.Tensor:
+        """Token ids (B, T) continued: (B, T + max_new_tokens), without dropout.
+
+        sampling.Sampler and generation.generate say what the arguments mean and which ValueError
+        is raised.
+        """
+        sampler = Sampler(temperature, epsilon, top_p, generator)
+        was_training = self.training
+        self.eval()
+        try:
+            return generation.generate(self, idx, max_new_tokens, sampler, stop_id, use_cache)
+        finally:
+            self.train(was_training)
+
+
+def rotary_window(
+    attention: Attention, start: int, length: int, device: torch.device
+) -> RotaryTables:
+    """RoPE's tables, each (T, D/2), for positions start to start + length - 1."""
+    end = start + length
+    cos, sin = tables_for(
+        attention.head_dim, attention.max_seq_len, end, attention.rope_theta, device
+    )
+    return cos[start:end], sin[start:end]
+
+
+def last_column(h: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, 1, C): the last column of h (B, T, C), or with `lengths` each row's last real token."""
+    if lengths is None:
+        return h[:, -1:]
+    rows = torch.arange(h.shape[0], device=h.device)
+    return h[rows, lengths.to(h.device) - 1].unsqueeze(1)
+
+
+def load_pretrained(
+    path: str,
+    edition: str | None = None,
+    norm: str | None = None,
+    attention: str | None = None,
+) -> Llama:
+    """The model of a checkpoint file, on the CPU, in float32 and in evaluation mode.
+
+    Which formats are read, and the errors (OSError, ValueError): checkpoint.read_checkpoint.
+    Norm and attention: config.resolve_arithmetic; without any argument they are those that the
+    checkpoint records, else the default edition's ("mmia"). `model.arithmetic` says what was
+    decided and why.
+    """
+    checkpoint = read_checkpoint(path)
+    arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
+    config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
+    tensors = fit_tensors(checkpoint, config)
+    with torch.device("meta"):  # shapes only: every weight comes from the file
+        model = Llama(config)
+    model.load_state_dict(tensors, assign=True)
+    model.tie_weights()
+    model.arithmetic = arithmetic
+    return model.eval()

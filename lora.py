@@ -1,0 +1,144 @@
+"""Low-rank adaptation of any module's linear layers (LoRA, Hu et al. 2021, section 4.1).
+
+W x becomes W x + (alpha/rank)·B(A x), with W frozen; merging adds (alpha/rank)·B A to W. The file
+knows no Llama: what to wrap is said by the names of linear layers.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+DEFAULT_RANK = 4
+DEFAULT_ALPHA = 1.0
+DEFAULT_TARGETS = ("compute_query", "compute_key", "compute_value", "compute_output")
+INIT_STD = 0.02
+
+
+class LoRALayer(nn.Module):
+    """A frozen linear layer and its low-rank update: lora_A (rank, in), lora_B (out, rank).
+
+    lora_B starts at 0, so that wrapping changes nothing. Raises ValueError if rank is below 1 or
+    the layer is not linear.
+    """
+
+    def __init__(
+        self, original_layer: nn.Linear, rank: int = DEFAULT_RANK, alpha: float = DEFAULT_ALPHA
+    ) -> None:
+        super().__init__()
+        if not isinstance(original_layer, nn.Linear):
+            raise ValueError(f"LoRA wraps nn.Linear, not {type(original_layer).__name__}")
+        if rank < 1:
+            raise ValueError(f"lora_rank {rank} is not allowed: it must be at least 1")
+        weight = original_layer.weight
+        self.original_layer = original_layer.requires_grad_(False)
+        self.rank, self.alpha = rank, alpha
+        self.scaling = alpha / rank
+        self.lora_A = nn.Parameter(weight.new_empty(rank, weight.shape[1]).normal_(0.0, INIT_STD))
+        self.lora_B = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, in) → (…, out)."""
+        update = (x @ self.lora_A.T) @ self.lora_B.T
+        return self.original_layer(x) + self.scaling * update
+
+    def merged_weight(self) -> torch.Tensor:
+        """W + (alpha/rank)·B A, (out, in), as a new tensor."""
+        return self.original_layer.weight + self.scaling * (self.lora_B @ self.lora_A)
+
+
+def apply_lora(
+    model: nn.Module,
+    rank: int = DEFAULT_RANK,
+    alpha: float = DEFAULT_ALPHA,
+    target_modules: Sequence[str] = DEFAULT_TARGETS,
+) -> nn.Module:
+    """Freeze `model` and wrap its linear layers whose own name is in `target_modules`, in place.
+
+    A layer that is wrapped already is left as it is. Returns the model. Raises ValueError if a
+    target names no linear layer of the model.
+    """
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, LoRALayer)}
+    known = {name.rpartition(".")[2] for name in linear | wrapped} - {"original_layer"}
+    unknown = [target for target in target_modules if target not in known]
+    if unknown or not target_modules:
+        asked = ", ".join(unknown) or "nothing"
+        raise ValueError(f"LoRA targets: {asked}; the linear layers are {', '.join(sorted(known))}")
+    model.requires_grad_(False)
+    for name in linear:
+        parent_name, _, child_name = name.rpartition(".")
+        if child_name in target_modules:
+            parent = model.get_submodule(parent_name)
+            setattr(parent, child_name, LoRALayer(getattr(parent, child_name), rank, alpha))
+    for parameter in get_lora_optimizer_params(model):
+        parameter.requires_grad_(True)
+    return model
+
+
+def get_lora_optimizer_params(model: nn.Module) -> list[nn.Parameter]:
+    """All lora_A and lora_B of the model, in its order."""
+    layers = [module for module in model.modules() if isinstance(module, LoRALayer)]
+    return [parameter for layer in layers for parameter in (layer.lora_A, layer.lora_B)]
+
+
+def count_lora_parameters(model: nn.Module) -> tuple[int, int, float]:
+    """Numbers of LoRA parameters and of all trainable ones, and the first as a percentage of the
+    second (0.0 if nothing is trainable).
+    """
+    lora = sum(parameter.numel() for parameter in get_lora_optimizer_params(model))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return lora, trainable, 100 * lora / trainable if trainable else 0.0
+
+
+def merge_lora_weights(model: nn.Module) -> nn.Module:
+    """Replace every LoRALayer, in place, by one linear layer that computes the same; return model.
+
+    A model without LoRA layers is left as it is, so merging twice is merging once.
+    """
+    wrapped = [name for name, module in model.named_modules() if isinstance(module, LoRALayer)]
+    for name in wrapped:
+        parent_name, _, child_name = name.rpartition(".")
+        layer = model.get_submodule(name)
+        merged = layer.original_layer
+        with torch.no_grad():
+            merged.weight.copy_(layer.merged_weight())
+        setattr(model.get_submodule(parent_name), child_name, merged)
+    return model
+
+
+def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict that the model would have after merge_lora_weights; the model is unchanged."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        parent, _, leaf = name.rpartition(".")
+        if leaf in ("lora_A", "lora_B"):
+            continue
+        name = name.replace(".original_layer.", ".")
+        if parent.endswith(".original_layer") and leaf == "weight":
+            tensor = model.get_submodule(parent.removesuffix(".original_layer")).merged_weight()
+        state[name] = tensor.detach()
+    return state
+
+
+def lora_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Only the adapters' tensors, named as in the model's state dict."""
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.endswith((".lora_A", ".lora_B"))
+    }
+
+
+def load_lora_state_dict(model: nn.Module, adapters: dict[str, torch.Tensor]) -> None:
+    """Fill the adapters of a model that apply_lora has wrapped.
+
+    Raises ValueError if names or shapes are not exactly those of the model's own adapters.
+    """
+    own = lora_state_dict(model)
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in adapters.items()}:
+        raise ValueError(
+            f"{len(adapters)} adapter tensors do not fit the model's {len(own)}: "
+            "rank and targets must be those that they were saved with"
+        )
+    model.load_state_dict(adapters, strict=False)

@@ -1,0 +1,103 @@
+"""AdamW with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019).
+
+It is the assignment's form: bias correction folded into the step size (Kingma and Ba, end of
+section 2), so that eps is added to the uncorrected sqrt(v), and weight decay after the step.
+torch.optim.AdamW adds eps to the corrected one and decays first; with eps and weight_decay 0 the
+two agree.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.optim import Optimizer
+
+CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a norm of 0
+
+
+class AdamW(Optimizer):
+    """m ← β1 m + (1-β1) g;  v ← β2 v + (1-β2) g²;  p ← p - step·m / (sqrt(v) + eps);
+    p ← p - lr·weight_decay·p, with step = lr·sqrt(1-β2^t)/(1-β1^t), or lr without `correct_bias`.
+
+    `max_grad_norm` scales the gradients of each parameter group down to that norm before they
+    enter the moments; `.grad` itself is left alone. Raises ValueError for a value out of bounds.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter] | Iterable[dict],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        correct_bias: bool = True,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        for name, value, holds, bound in (
+            ("lr", lr, lr >= 0, "at least 0"),
+            ("betas[0]", betas[0], 0 <= betas[0] < 1, "at least 0 and below 1"),
+            ("betas[1]", betas[1], 0 <= betas[1] < 1, "at least 0 and below 1"),
+            ("eps", eps, eps >= 0, "at least 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("max_grad_norm", max_grad_norm, max_grad_norm is None or max_grad_norm > 0, "> 0"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} {value} is not allowed: it must be {bound}")
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "correct_bias": correct_bias,
+            "max_grad_norm": max_grad_norm,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Update every parameter that has a gradient; return the closure's loss, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            scale = clip_scale([p.grad for p in parameters], group["max_grad_norm"])
+            for parameter in parameters:
+                self._update(parameter, group, scale)
+        return loss
+
+    def _update(
+        self, parameter: torch.nn.Parameter, group: dict, scale: torch.Tensor | None
+    ) -> None:
+        gradient = parameter.grad if scale is None else parameter.grad * scale
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)  # m
+            state["exp_avg_sq"] = torch.zeros_like(parameter)  # v
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        m, v, lr = state["exp_avg"], state["exp_avg_sq"], group["lr"]
+        m.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        step_size = lr
+        if group["correct_bias"]:
+            t = state["step"]
+            step_size = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        parameter.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-step_size)
+        if group["weight_decay"] > 0:
+            parameter.mul_(1 - lr * group["weight_decay"])
+
+
+def clip_scale(gradients: list[torch.Tensor], max_norm: float | None) -> torch.Tensor | None:
+    """What gradients are multiplied by so that their common 2-norm is at most `max_norm`.
+
+    None where nothing is to be done. Pascanu et al. 2013, section 3.2.
+    """
+    if max_norm is None or not gradients:
+        return None
+    norm = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(g).to(gradients[0].device) for g in gradients])
+    )
+    return (max_norm / (norm + CLIP_EPS)).clamp(max=1.0)

@@ -1,0 +1,79 @@
+"""From the logits of one position to the next token: greedy, temperature, epsilon, top-p.
+
+Randomness comes only from the torch.Generator that is passed in (torch's global one if none is).
+
+Shapes: B batch, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+def epsilon_filter(probs: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Drop tokens with p < epsilon; where none is left keep the most probable one.
+
+    probs (B, V) sum to 1 and so do the returned ones. Epsilon sampling: Hewitt et al. 2022,
+    section 4.
+    """
+    kept = torch.where(probs < epsilon, 0.0, probs)
+    best = torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
+    kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, best)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def top_p_filter(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the fewest tokens, most probable first, whose probabilities reach top_p together.
+
+    probs (B, V) sum to 1 and so do the returned ones. Nucleus sampling: Holtzman et al. 2020,
+    section 3.1. Of equally probable tokens the one with the smaller id comes first.
+    """
+    ordered, ids = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered  # probability of all tokens that come earlier
+    ordered = torch.where(before < top_p, ordered, 0.0)
+    kept = torch.zeros_like(probs).scatter_(-1, ids, ordered)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def logits_to_probs(
+    logits: torch.Tensor, temperature: float, epsilon: float = 0.0, top_p: float = 1.0
+) -> torch.Tensor:
+    """Probabilities (B, V) to sample from, in float32; temperature > 0 comes before the filters."""
+    logits = logits.float()
+    # The largest logit is moved to 0 first, so that a tiny temperature cannot overflow.
+    logits = (logits - logits.max(dim=-1, keepdim=True).values) / temperature
+    probs = torch.softmax(logits, dim=-1)
+    if epsilon > 0:
+        probs = epsilon_filter(probs, epsilon)
+    if top_p < 1:
+        probs = top_p_filter(probs, top_p)
+    return probs
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Logits (B, V) → next token ids (B, 1), by the rules that its fields name.
+
+    temperature 0 is the argmax (the smallest id among equals); nothing random is drawn then.
+    epsilon 0 and top_p 1 keep every token. Raises ValueError for a value out of bounds.
+    """
+
+    temperature: float = 1.0
+    epsilon: float = 0.0
+    top_p: float = 1.0
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        for name, holds, bound in (
+            ("temperature", 0 <= self.temperature < float("inf"), "at least 0"),
+            ("epsilon", 0 <= self.epsilon <= 1, "from 0 to 1"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} {getattr(self, name)} is not allowed: it must be {bound}")
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.temperature == 0:
+            return logits.argmax(dim=-1, keepdim=True)
+        probs = logits_to_probs(logits, self.temperature, self.epsilon, self.top_p)
+        return torch.multinomial(probs, num_samples=1, generator=self.generator)

@@ -1,0 +1,150 @@
+"""Film-review files, zero-shot prompts and padded batches.
+
+A data file has one example a line, `LABEL ||| SENTENCE`, in UTF-8. The file knows a tokenizer but
+no model. Batches are right-padded with the tokenizer's pad_id.
+
+Shapes: B batch, T tokens of the longest sentence in it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from tokenizer import Tokenizer
+
+SEPARATOR = " ||| "
+
+
+@dataclass(frozen=True)
+class Example:
+    sentence: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens (B, T) and labels (B,) int64; lengths (B,): the real tokens of each row."""
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor
+    indices: list[int]
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """The examples of a data file, in order, sentences stripped.
+
+    Raises OSError if the file cannot be read, ValueError with the line's number if it is empty,
+    not UTF-8, or a line is not `LABEL ||| SENTENCE` with an integer label of at least 0.
+    """
+    lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")  # some editors write a BOM
+    if lines[-1] == b"":
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{path} is empty; a data file has lines LABEL{SEPARATOR}SENTENCE")
+    return [_parse_line(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory, not a data file; give a file")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"data file {path} does not exist; check the path, or get it with bash setup.sh"
+        )
+    return path.read_bytes()
+
+
+def _parse_line(line: bytes, place: str) -> Example:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{place} is not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
+        ) from None
+    label, separator, sentence = text.partition(SEPARATOR)
+    if not separator:
+        raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
+    label = label.strip()
+    if not (label.isascii() and label.isdigit()):
+        raise ValueError(
+            f"{place}: label {label[:20]!r} is not allowed: it must be an integer >= 0"
+        )
+    return Example(sentence.strip(), int(label))
+
+
+def check_labels(path: str | Path, examples: Sequence[Example], num_labels: int) -> None:
+    """Raise ValueError, with the line's number, for the first label that is not below num_labels."""
+    for number, example in enumerate(examples, 1):
+        if example.label >= num_labels:
+            raise ValueError(
+                f"{path} line {number}: label {example.label} is out of range: there are "
+                f"{num_labels} labels, 0 to {num_labels - 1}; check --label-names and the data"
+            )
+
+
+def read_label_names(path: str | Path) -> list[str]:
+    """The label words of a JSON list; a label is the index of its word.
+
+    Raises OSError or ValueError (not a JSON list of at least two different non-empty words).
+    """
+    try:
+        names = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); it must be a list of words") from None
+    is_words = isinstance(names, list) and all(isinstance(n, str) and n.strip() for n in names)
+    if not is_words or len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"{path} must be a JSON list of at least two different label words")
+    return names
+
+
+def prompt_suffix(label_names: Sequence[str]) -> str:
+    """The question that makes a language model answer with a label word; it ends with a space."""
+    if len(label_names) == 2:
+        choices = " or ".join(label_names)
+    else:
+        choices = ", ".join(label_names[:-1]) + f", or {label_names[-1]}"
+    return f"Is this movie {choices}? This movie is "
+
+
+def with_prompt(examples: Sequence[Example], label_names: Sequence[str]) -> list[Example]:
+    """The same examples, each sentence followed by the zero-shot question."""
+    suffix = prompt_suffix(label_names)
+    return [Example(f"{example.sentence} {suffix}", example.label) for example in examples]
+
+
+def make_batches(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    batch_size: int,
+    shuffle: torch.Generator | None = None,
+) -> DataLoader:
+    """Batches of BOS + sentence, tokenised once; in order, or in `shuffle`'s order."""
+    encoded = [tokenizer.encode(example.sentence, bos=True, eos=False) for example in examples]
+
+    def collate(indices: list[int]) -> Batch:
+        rows = [encoded[i] for i in indices]
+        labels = torch.tensor([examples[i].label for i in indices])
+        return Batch(*pad_rows(rows, tokenizer.pad_id), labels, indices)
+
+    return DataLoader(
+        range(len(examples)),
+        batch_size=batch_size,
+        shuffle=shuffle is not None,
+        generator=shuffle,
+        collate_fn=collate,
+    )
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids → (B, T), right-padded with pad_id, and their lengths (B,)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.full((len(rows), int(lengths.max())), pad_id)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    return tokens, lengths
