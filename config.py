@@ -1,7 +1,7 @@
 """What fixes a model's arithmetic: its shape (`LlamaConfig`) and its edition (`EDITIONS`).
 
-Every default of the model and of the editions stands here and nowhere else; command lines read
-them from here. The file knows no tensors and reads no files.
+Every default of the model, of LoRA and of the editions stands here and nowhere else; command lines
+read them from here. The file knows no tensors and reads no files.
 """
 
 from dataclasses import dataclass, fields
@@ -17,6 +17,11 @@ THRILLER = (
     "I have wanted to see this thriller for a while, and it didn't disappoint. "
     "Keanu Reeves, playing the hero John Wick, is"
 )
+
+
+LORA_RANK = 4
+LORA_ALPHA = 1.0
+LORA_TARGETS = ("compute_query", "compute_key", "compute_value", "compute_output")
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,17 @@ def feed_forward_hidden_dim(dim: int, multiple_of: int) -> int:
     """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376."""
     hidden_dim = 8 * dim // 3
     return multiple_of * -(-hidden_dim // multiple_of)
+
+
+def check_sampling(temperature: float, epsilon: float = 0.0, top_p: float = 1.0) -> None:
+    """Raise ValueError for a sampling parameter out of bounds."""
+    for name, value, holds, bound in (
+        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0"),
+        ("epsilon", epsilon, 0 <= epsilon <= 1, "from 0 to 1"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+    ):
+        if not holds:
+            raise ValueError(f"{name} {value} is not allowed: it must be {bound}")
 
 
 @dataclass(frozen=True)

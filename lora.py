@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-DEFAULT_RANK = 4
-DEFAULT_ALPHA = 1.0
-DEFAULT_TARGETS = ("compute_query", "compute_key", "compute_value", "compute_output")
+from config import LORA_ALPHA, LORA_RANK, LORA_TARGETS
+
 INIT_STD = 0.02
 
 
@@ -23,7 +22,7 @@ class LoRALayer(nn.Module):
     """
 
     def __init__(
-        self, original_layer: nn.Linear, rank: int = DEFAULT_RANK, alpha: float = DEFAULT_ALPHA
+        self, original_layer: nn.Linear, rank: int = LORA_RANK, alpha: float = LORA_ALPHA
     ) -> None:
         super().__init__()
         if not isinstance(original_layer, nn.Linear):
@@ -49,9 +48,9 @@ class LoRALayer(nn.Module):
 
 def apply_lora(
     model: nn.Module,
-    rank: int = DEFAULT_RANK,
-    alpha: float = DEFAULT_ALPHA,
-    target_modules: Sequence[str] = DEFAULT_TARGETS,
+    rank: int = LORA_RANK,
+    alpha: float = LORA_ALPHA,
+    target_modules: Sequence[str] = LORA_TARGETS,
 ) -> nn.Module:
     """Freeze `model` and wrap its linear layers whose own name is in `target_modules`, in place.
 

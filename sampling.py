@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from config import check_sampling
+
 
 def epsilon_filter(probs: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Drop tokens with p < epsilon; where none is left keep the most probable one.
@@ -64,13 +66,7 @@ class Sampler:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        for name, holds, bound in (
-            ("temperature", 0 <= self.temperature < float("inf"), "at least 0"),
-            ("epsilon", 0 <= self.epsilon <= 1, "from 0 to 1"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-        ):
-            if not holds:
-                raise ValueError(f"{name} {getattr(self, name)} is not allowed: it must be {bound}")
+        check_sampling(self.temperature, self.epsilon, self.top_p)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         if self.temperature == 0:

@@ -79,7 +79,7 @@ def _parse_line(line: bytes, place: str) -> Example:
 
 
 def check_labels(path: str | Path, examples: Sequence[Example], num_labels: int) -> None:
-    """Raise ValueError, with the line's number, for the first label that is not below num_labels."""
+    """Raise ValueError, with the line's number, for the first label not below `num_labels`."""
     for number, example in enumerate(examples, 1):
         if example.label >= num_labels:
             raise ValueError(

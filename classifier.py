@@ -1,0 +1,144 @@
+"""Sentiment classifiers over a Llama: zero-shot by label words, and a trained linear head.
+
+Both return log-probabilities (B, num_labels), the zero-shot one not normalised. They read the LAST
+COLUMN of the batch, padding or not, as the assignment does; with `lengths` they read each row's
+last real token and padding is masked. The file knows no data files and no training loop.
+
+Shapes: B batch, T tokens, C the model's width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from checkpoint import Checkpoint, fit_tensors, read_checkpoint, save_checkpoint
+from config import LlamaConfig
+from llama import Llama, last_column, load_pretrained
+from tokenizer import Tokenizer
+
+BACKBONE_PREFIX = "llama."
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What the classifiers need to know; any object with these attributes will do.
+
+    `option` "pretrain" freezes the backbone of the embedding classifier, anything else trains it.
+    edition, norm and attention are load_pretrained's.
+    """
+
+    pretrained_model_path: str
+    num_labels: int
+    hidden_dropout_prob: float = 0.3
+    option: str = "finetune"
+    edition: str | None = None
+    norm: str | None = None
+    attention: str | None = None
+
+
+class SavedClassifier(Protocol):
+    """The attributes that the assignment's own code gives a classifier's configuration."""
+
+    pretrained_model_path: str
+    num_labels: int
+
+
+def load_backbone(config: ClassifierConfig | SavedClassifier) -> Llama:
+    """The pretrained Llama that a classifier configuration names."""
+    arithmetic = {name: getattr(config, name, None) for name in ("edition", "norm", "attention")}
+    return load_pretrained(config.pretrained_model_path, **arithmetic)
+
+
+class LlamaZeroShotClassifier(nn.Module):
+    """Scores a label by the log-probability that the frozen model gives its word next.
+
+    A word of several tokens has the sum over them, all read at the same position, as in the
+    assignment. Raises ValueError if there are not `num_labels` label names, or a word has no token.
+    """
+
+    def __init__(
+        self, config: ClassifierConfig, tokenizer: Tokenizer, label_names: Sequence[str]
+    ) -> None:
+        super().__init__()
+        if len(label_names) != config.num_labels:
+            raise ValueError(f"{len(label_names)} label names for {config.num_labels} labels")
+        self.num_labels = config.num_labels
+        self.tokenizer = tokenizer
+        self.label_name_ids = [tokenizer.encode(name, bos=False, eos=False) for name in label_names]
+        if not all(self.label_name_ids):
+            raise ValueError(f"a label word has no token: {', '.join(label_names)}")
+        self.llama = load_backbone(config).requires_grad_(False)
+
+    def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (B, T) of BOS + sentence + question → scores (B, num_labels)."""
+        logits, _ = self.llama(input_ids, lengths=lengths)
+        log_probs = F.log_softmax(logits[:, 0], dim=-1)  # (B, V)
+        scores = [log_probs[:, ids].sum(dim=-1) for ids in self.label_name_ids]
+        return torch.stack(scores, dim=-1)
+
+
+class LlamaEmbeddingClassifier(nn.Module):
+    """Hidden state of the last column, dropout, linear head, log-softmax."""
+
+    def __init__(self, config: ClassifierConfig, llama: Llama | None = None) -> None:
+        super().__init__()
+        self.num_labels = config.num_labels
+        self.llama = load_backbone(config) if llama is None else llama
+        self.llama.requires_grad_(getattr(config, "option", "finetune") != "pretrain")
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier_head = nn.Linear(self.llama.config.dim, config.num_labels)
+
+    def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (B, T) of BOS + sentence → log-probabilities (B, num_labels)."""
+        _, hidden_states = self.llama(input_ids, lengths=lengths)
+        last = last_column(hidden_states, lengths)[:, 0]  # (B, C)
+        return F.log_softmax(self.classifier_head(self.dropout(last)), dim=-1)
+
+
+def save_classifier(
+    path: str | Path,
+    config: LlamaConfig,
+    state: dict[str, torch.Tensor],
+    hidden_dropout_prob: float,
+    **metadata: Any,
+) -> None:
+    """Write an embedding classifier's state dict atomically; `metadata` is plain data."""
+    head = {
+        "num_labels": state["classifier_head.bias"].shape[0],
+        "hidden_dropout_prob": hidden_dropout_prob,
+    }
+    save_checkpoint(path, config, state, classifier=head, **metadata)
+
+
+def load_classifier(path: str | Path) -> LlamaEmbeddingClassifier:
+    """Read back what save_classifier wrote, on the CPU and in evaluation mode.
+
+    Raises OSError or ValueError as read_checkpoint does, ValueError for a file without a head.
+    """
+    saved = read_checkpoint(path)
+    head = saved.metadata.get("classifier")
+    if not isinstance(head, dict):
+        raise ValueError(f"{path} is a language model without a classifier head; fine-tune it")
+    backbone = {
+        name.removeprefix(BACKBONE_PREFIX): tensor
+        for name, tensor in saved.tensors.items()
+        if name.startswith(BACKBONE_PREFIX)
+    }
+    backbone = Checkpoint(saved.path, saved.model_args, backbone)
+    config = backbone.make_config()
+    tensors = fit_tensors(backbone, config)
+    with torch.device("meta"):
+        model = LlamaEmbeddingClassifier(ClassifierConfig(str(path), **head), llama=Llama(config))
+    state = {BACKBONE_PREFIX + name: tensor for name, tensor in tensors.items()}
+    for name in ("classifier_head.weight", "classifier_head.bias"):
+        if name not in saved.tensors:
+            raise ValueError(f"{path} lacks {name}")
+        state[name] = saved.tensors[name]
+    model.load_state_dict(state, assign=True)
+    model.llama.tie_weights()
+    return model.eval()

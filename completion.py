@@ -1,0 +1,73 @@
+"""Option generate: continue a prompt, greedily and at a temperature, and write both texts."""
+
+import sys
+import time
+
+import torch
+
+from config import Edition
+from evaluation import announce
+from llama import Llama, load_pretrained
+from options import Options
+from tokenizer import Tokenizer, find_tokenizer
+from utils import atomic_write, check_writable, choose_device, seed_everything
+
+RULE = "---------------"
+
+
+def run(options: Options) -> None:
+    """Write the greedy text and `num_samples` texts at `temperature`, each with its prompt.
+
+    Several samples share a file, with a line of dashes between them. Raises OSError or ValueError
+    before any work is done.
+    """
+    seed_everything(options.seed)
+    device = choose_device(options.use_gpu)
+    low, high = options.generated_sentence_low_temp_out, options.generated_sentence_high_temp_out
+    if low == high:
+        raise ValueError(f"both generated texts would be written to {low}; give two names")
+    for path in (low, high):
+        check_writable(path)
+    tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+    tokenizer = Tokenizer(options.max_sentence_len, tokenizer_path)
+    llama = load_pretrained(
+        options.pretrained_model_path, options.edition, options.norm, options.attention
+    )
+    announce(llama, tokenizer, options.pretrained_model_path)
+    llama = llama.to(device)
+    for temperature, samples, path in (
+        (0.0, 1, low),
+        (options.temperature, options.num_samples, high),
+    ):
+        texts = complete(llama, tokenizer, options, temperature, samples)
+        print(f"Temperature is {temperature}")
+        for text in texts:
+            print(text)
+            print(RULE)
+        with atomic_write(path) as file:
+            file.write(f"\n{RULE}\n".join(texts))
+        print(f"Wrote generated sentence to {path}.")
+
+
+def complete(
+    llama: Llama, tokenizer: Tokenizer, options: Options, temperature: float, samples: int
+) -> list[str]:
+    """`samples` texts: the prompt and what the model writes behind it."""
+    edition: Edition = options.edition_in_force
+    text = edition.prompt_text if options.prompt_text is None else options.prompt_text
+    prompt = tokenizer.encode(text, bos=True, eos=False)
+    device = next(llama.parameters()).device
+    start = time.perf_counter()
+    tokens = llama.generate(
+        torch.tensor([prompt] * samples, device=device),
+        options.max_new_tokens,
+        temperature=temperature,
+        epsilon=edition.epsilon if options.epsilon is None else options.epsilon,
+        top_p=edition.top_p if options.top_p is None else options.top_p,
+        generator=torch.Generator(device).manual_seed(options.seed),
+        stop_id=tokenizer.eos_id if options.stop_at_eos else None,
+    )
+    seconds = time.perf_counter() - start
+    new_tokens = tokens[:, len(prompt) :].numel()
+    print(f"{new_tokens} tokens, {new_tokens / seconds:.1f} tokens/s", file=sys.stderr)
+    return [tokenizer.decode(row) for row in tokens.tolist()]

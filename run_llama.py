@@ -1,0 +1,127 @@
+#!/usr/bin/env python
+"""The assignment's command line: python run_llama.py --option {generate,prompt,finetune,lora}."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from config import ATTENTIONS, EDITIONS, NORMS
+from options import OPTIONS, Options
+
+# Each option is one module's `run`; only the module that is asked for is imported.
+MODULES = {
+    "generate": "completion",
+    "prompt": "prompting",
+    "finetune": "finetune",
+    "lora": "finetune",
+}
+HELP = {
+    "option": "generate text, classify by prompt, or train a classifier: all weights or LoRA",
+    "train": "training data, lines LABEL ||| SENTENCE",
+    "dev": "development data",
+    "test": "test data",
+    "label_names": "JSON list of label words; a label is the index of its word",
+    "pretrained_model_path": "checkpoint: the assignment's .pt, llama2.c's .pt or .bin",
+    "max_sentence_len": "keep at most this many tokens of a text, BOS and EOS not counted",
+    "seed": "seeds python, numpy and torch",
+    "epochs": "passes over the training data",
+    "batch_size": "examples a batch; in the default mode predictions depend on it",
+    "lr": "learning rate of AdamW",
+    "hidden_dropout_prob": "dropout before the classifier head",
+    "use_gpu": "run on CUDA, or on Apple's MPS where there is no CUDA",
+    "generated_sentence_low_temp_out": "file for the text at temperature 0",
+    "generated_sentence_high_temp_out": "file for the text at --temperature",
+    "dev_out": "predictions for --dev; ends in dev-{prompting,finetuning,lora}-output.txt",
+    "test_out": "predictions for --test; ends in test-{prompting,finetuning,lora}-output.txt",
+    "lora_rank": "rank of the adapters",
+    "lora_alpha": "the adapters are scaled by alpha/rank",
+    "edition": "arithmetic of a course edition; without it, what the checkpoint records, else mmia",
+    "norm": "norm, whatever the edition says",
+    "attention": "attention mask, whatever the edition says",
+    "epsilon": "drop tokens less probable than this when sampling; 0 keeps all (edition's)",
+    "top_p": "sample from the most probable tokens that reach this together (edition's)",
+    "mask_padding": "mask padding and read the last real token: no dependence on the batch",
+    "tokenizer": "SentencePiece model (the checkpoint's name with .model, the only .model beside "
+    "it, or tokenizer.model)",
+    "prompt_text": "text to continue; an empty one means BOS alone (edition's)",
+    "max_new_tokens": "tokens to generate",
+    "temperature": "temperature of the second generated text",
+    "stop_at_eos": "end a text at the first EOS",
+    "num_samples": "texts to draw at --temperature",
+    "lora_targets": "linear layers that get adapters, separated by commas",
+    "checkpoint_out": "where the best model is saved (OPTION-DATASET-EPOCHS-LR.pt)",
+    "resume": "go on after the last finished epoch of an interrupted run",
+}
+TYPES = {"max_sentence_len": int, "epsilon": float, "top_p": float}
+CHOICES = {"option": OPTIONS, "edition": tuple(EDITIONS), "norm": NORMS, "attention": ATTENTIONS}
+# The assignment spells these two with hyphens, and all others with underscores.
+HYPHENATED = ("label_names", "pretrained_model_path")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(description=__doc__, allow_abbrev=False)
+    for field in fields(Options):
+        name, default = field.name, field.default
+        flag = "--" + (name.replace("_", "-") if name in HYPHENATED else name)
+        if default is False:
+            parser.add_argument(flag, dest=name, action="store_true", help=HELP[name])
+            continue
+        kind = TYPES.get(name) or (str if default is None else type(default))
+        shown = "" if default is None else f" (default: {default})"
+        if kind is tuple:
+            kind, shown = split_names, f" (default: {','.join(default)})"
+        parser.add_argument(
+            flag,
+            dest=name,
+            type=kind,
+            default=default,
+            choices=CHOICES.get(name),
+            metavar=None if name in CHOICES else name.upper(),
+            help=HELP[name] + shown,
+        )
+    return parser
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, then hand over to one option; what a user can mend is one line on standard error."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        options = Options(**vars(args))
+        print(f"args: {vars(args)}", flush=True)
+        from utils import raise_on_sigterm  # torch comes with it: after the quick checks
+
+        raise_on_sigterm()
+        importlib.import_module(MODULES[options.option]).run(options)
+    except (ValueError, OSError) as error:
+        if os.environ.get("MINI_LLAMA_TRACEBACK"):
+            raise
+        sys.exit(f"{parser.prog}: error: {describe(error)}")
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def describe(error: Exception) -> str:
+    """One line, also for an OSError that the system raised."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main()
