@@ -4,16 +4,42 @@ Initialisation follows GPT-2 (Radford et al. 2019, section 2.3): N(0, 0.02), and
 projections that write into the residual stream N(0, 0.02 / sqrt(2 · n_layers)).
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from config import LlamaConfig
 from utils import get_parameter_dtype
 
 INIT_STD = 0.02
 RESIDUAL_PROJECTIONS = ("compute_output.weight", "w2.weight")
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Turns torch.nn.init's functions into nothing; they all return the tensor they are given."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made in this context have shapes but no numbers: every weight is still to be loaded.
+
+    Nothing is drawn or allocated. The meta device alone would do; but initialising a meta tensor
+    makes torch import its compiler, which takes two seconds.
+    """
+    with torch.device("meta"), _SkipInitialisation():
+        yield
 
 
 class LlamaPreTrainedModel(nn.Module):

@@ -13,6 +13,7 @@ import dataclasses
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,13 +117,14 @@ def load_plain(path: str | Path) -> Any:
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings(action="ignore"):  # of unusual pickles; the errors say enough
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} is damaged, or holds objects other than tensors and plain data; "
             "nothing in a checkpoint is ever executed, so it is refused: get it from its source"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError):
         # torch has no error of its own for a file that is cut short or is another kind of zip
         raise ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}") from None
 
@@ -306,7 +308,14 @@ def save_checkpoint(
     """
     if isinstance(model_args, LlamaConfig):
         model_args = dataclasses.asdict(model_args)
+    tensors = {name: _compact(tensor) for name, tensor in tensors.items()}
     save_plain(path, {"model": tensors, "model_args": model_args, **metadata})
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """torch.save writes a tensor's whole storage, and a view of a mapped file has the file's."""
+    is_view = tensor.untyped_storage().nbytes() != tensor.nbytes
+    return tensor.clone() if is_view else tensor
 
 
 def save_plain(path: str | Path, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from base_llama import shapes_only
 from checkpoint import Checkpoint, fit_tensors, read_checkpoint, save_checkpoint
 from config import LlamaConfig
 from llama import Llama, last_column, load_pretrained
@@ -132,7 +133,7 @@ def load_classifier(path: str | Path) -> LlamaEmbeddingClassifier:
     backbone = Checkpoint(saved.path, saved.model_args, backbone)
     config = backbone.make_config()
     tensors = fit_tensors(backbone, config)
-    with torch.device("meta"):
+    with shapes_only():
         model = LlamaEmbeddingClassifier(ClassifierConfig(str(path), **head), llama=Llama(config))
     state = {BACKBONE_PREFIX + name: tensor for name, tensor in tensors.items()}
     for name in ("classifier_head.weight", "classifier_head.bias"):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import generation
-from base_llama import LlamaPreTrainedModel
+from base_llama import LlamaPreTrainedModel, shapes_only
 from checkpoint import fit_tensors, read_checkpoint
 from config import (
     DEFAULT_EDITION,
@@ -330,7 +330,7 @@ def load_pretrained(
     arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
     tensors = fit_tensors(checkpoint, config)
-    with torch.device("meta"):  # shapes only: every weight comes from the file
+    with shapes_only():
         model = Llama(config)
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()

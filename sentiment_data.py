@@ -72,9 +72,7 @@ def _parse_line(line: bytes, place: str) -> Example:
         raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
     label = label.strip()
     if not (label.isascii() and label.isdigit()):
-        raise ValueError(
-            f"{place}: label {label[:20]!r} is not allowed: it must be an integer >= 0"
-        )
+        raise ValueError(f"{place}: label {label[:20]!r} is not an integer of at least 0")
     return Example(sentence.strip(), int(label))
 
 

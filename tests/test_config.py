@@ -1,0 +1,109 @@
+"""The editions' table and the configuration's bounds, against the assignment's contract."""
+
+import dataclasses
+
+import pytest
+
+from config import EDITIONS, LlamaConfig, check_sampling, resolve_arithmetic
+
+# contract: norm, attention, epsilon, top_p, first word of the prompt, reference embeddings
+CONTRACT = {
+    "mmia": ("layernorm", "bidirectional", 0.05, 1.0, "Victor", "fall2025"),
+    "fall2025": ("layernorm", "bidirectional", 0.05, 1.0, "I", "fall2025"),
+    "fall2024": ("rmsnorm", "bidirectional", 0.0, 1.0, "I", "fall2024"),
+    "spring2026": ("layernorm", "causal", 0.0, 0.95, "I", "spring2026"),
+    "llama2": ("rmsnorm", "causal", 0.0, 1.0, "Victor", None),
+}
+
+
+def test_editions_are_the_contract():
+    table = {
+        name: (e.norm, e.attention, e.epsilon, e.top_p, e.prompt_text.split()[0], e.reference)
+        for name, e in EDITIONS.items()
+    }
+    assert table == CONTRACT
+
+
+def test_stories42m_shape():
+    args = {
+        "dim": 512,
+        "n_layers": 8,
+        "n_heads": 8,
+        "n_kv_heads": 8,
+        "vocab_size": 32000,
+        "multiple_of": 32,
+        "max_seq_len": 1024,
+    }
+    config = LlamaConfig(**args)
+    assert (config.hidden_dim, config.head_dim) == (1376, 64)
+    assert config == LlamaConfig(), "the defaults are the 42M model"
+    assert (config.norm, config.attention) == ("layernorm", "bidirectional")
+    assert config.layer_norm_eps == 1e-5
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LlamaConfig().dim = 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "bound"),
+    [
+        ("vocab_size", 0, ">= 1"),
+        ("dim", "512", ">= 1"),
+        ("dim", 510, "multiple of n_heads"),
+        ("dim", 8, "even head_dim"),
+        ("n_layers", 1.5, ">= 1"),
+        ("n_layers", True, ">= 1"),
+        ("n_kv_heads", 3, "divisor of n_heads"),
+        ("hidden_dim", 0, ">= 1"),
+        ("max_seq_len", -1, ">= 1"),
+        ("layer_norm_eps", 0, "between 0 and 1"),
+        ("layer_norm_eps", "1e-5", "a number"),
+        ("rope_theta", 0.0, "> 0"),
+        ("dropout", 1.0, "below 1"),
+        ("norm", "batchnorm", "layernorm, rmsnorm"),
+        ("attention", "sideways", "bidirectional, causal"),
+    ],
+)
+def test_config_names_field_and_bound(field: str, value: object, bound: str):
+    with pytest.raises(ValueError, match=field) as error:
+        LlamaConfig(**{field: value})
+    assert bound in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["temperature", "epsilon", "top_p"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_sampling_bounds(name: str, value: float):
+    with pytest.raises(ValueError, match=name):
+        check_sampling(**{"temperature": 1.0, name: value})
+
+
+RECORDED = {"norm": "rmsnorm", "attention": "causal"}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "edition", "norm", "attention", "expected", "source"),
+    [
+        ({}, None, None, None, ("layernorm", "bidirectional"), "default edition mmia"),
+        (RECORDED, None, None, None, ("rmsnorm", "causal"), "recorded in the checkpoint"),
+        (RECORDED, "mmia", None, None, ("layernorm", "bidirectional"), "explicit edition mmia"),
+        ({}, "spring2026", None, None, ("layernorm", "causal"), "explicit edition spring2026"),
+        ({}, "fall2024", "layernorm", "causal", ("layernorm", "causal"), "explicit --norm"),
+    ],
+)
+def test_precedence(recorded, edition, norm, attention, expected, source):
+    arithmetic = resolve_arithmetic(recorded, edition, norm, attention)
+    assert (arithmetic.norm, arithmetic.attention) == expected
+    assert arithmetic.norm_source == source
+    assert all(part in str(arithmetic) for part in (*expected, source))
+
+
+def test_each_part_has_its_own_source():
+    text = str(resolve_arithmetic(RECORDED, None, "layernorm", None))
+    assert text == ("layernorm (explicit --norm), causal attention (recorded in the checkpoint)")
+
+
+def test_unknown_edition():
+    with pytest.raises(ValueError, match=r"fall1999.*mmia, fall2025"):
+        resolve_arithmetic({}, "fall1999")

@@ -1,0 +1,318 @@
+"""The network against a float64 NumPy forward, transformers and torch.nn, whole tensors."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from conftest import (
+    assert_relative,
+    numpy_weights,
+    random_llama,
+    random_tokens,
+    tiny_config,
+)
+
+from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig
+from llama import (
+    Attention,
+    FeedForward,
+    LayerNorm,
+    Llama,
+    RMSNorm,
+    attention_by_hand,
+    load_pretrained,
+)
+
+ARITHMETICS = [(norm, attention) for norm in NORMS for attention in ATTENTIONS]
+
+
+def oracle_forward(llama: Llama, tokens: torch.Tensor, lengths=None, record=None):
+    config = llama.config
+    return oracle.forward(
+        numpy_weights(llama),
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        norm=config.norm,
+        attention=config.attention,
+        eps=config.layer_norm_eps,
+        rope_theta=config.rope_theta,
+        tokens=tokens.numpy(),
+        lengths=None if lengths is None else lengths.numpy(),
+        record=record,
+    )
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)
+def test_forward_equals_float64(norm: str, attention: str, n_kv_heads: int):
+    llama = random_llama(tiny_config(norm=norm, attention=attention, n_kv_heads=n_kv_heads))
+    tokens = random_tokens(llama.config, 3, 11)
+    logits, hidden_states = oracle_forward(llama, tokens)
+    with torch.inference_mode():
+        all_logits, h = llama(tokens, targets=tokens)
+        last_logits, same_h = llama(tokens)
+    assert_relative(h, hidden_states, 1e-5)
+    assert_relative(all_logits, logits, 1e-5)
+    assert_relative(last_logits, logits[:, -1:], 1e-5)
+    assert torch.equal(h, same_h)
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_sanity_ids_in_every_edition(edition: str):
+    """The assignment's own token ids, on a small model with its vocabulary."""
+    arithmetic = EDITIONS[edition].norm, EDITIONS[edition].attention
+    config = tiny_config(vocab_size=32000, norm=arithmetic[0], attention=arithmetic[1])
+    llama = random_llama(config)
+    from sanity_check import TOKENS
+
+    logits, hidden_states = oracle_forward(llama, TOKENS)
+    with torch.inference_mode():
+        actual_logits, actual_hidden = llama(TOKENS)
+    assert actual_logits.shape == (2, 1, 32000)
+    assert_relative(actual_hidden, hidden_states, 1e-5)
+    assert_relative(actual_logits, logits[:, -1:], 1e-5)
+
+
+@pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)
+def test_every_block_equals_float64(norm: str, attention: str):
+    llama = random_llama(tiny_config(norm=norm, attention=attention))
+    tokens = random_tokens(llama.config, 2, 9)
+    expected: dict = {}
+    oracle_forward(llama, tokens, record=expected)
+    modules = dict(llama.named_modules())
+    modules["embedding"] = modules["tok_embeddings"]
+    actual = {}
+    for name in expected:
+        modules[name].register_forward_hook(
+            lambda _module, _args, output, name=name: actual.__setitem__(name, output)
+        )
+    with torch.inference_mode():
+        llama(tokens)
+    assert set(actual) == set(expected) and len(expected) == 2 + 2 * 5
+    for name in expected:
+        assert_relative(actual[name], expected[name], 1e-5)
+
+
+@pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)
+def test_mask_padding_equals_float64(norm: str, attention: str):
+    llama = random_llama(tiny_config(norm=norm, attention=attention))
+    tokens, lengths = random_tokens(llama.config, 3, 10), torch.tensor([10, 4, 1])
+    logits, hidden_states = oracle_forward(llama, tokens, lengths)
+    with torch.inference_mode():
+        actual_logits, h = llama(tokens, lengths=lengths)
+    rows = np.arange(3)
+    assert_relative(actual_logits[:, 0], logits[rows, lengths.numpy() - 1], 1e-5)
+    for row, length in enumerate(lengths):  # padding positions mean nothing
+        assert_relative(h[row, :length], hidden_states[row, :length], 1e-5)
+
+
+@pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)
+def test_mask_padding_makes_rows_independent(norm: str, attention: str):
+    llama = random_llama(tiny_config(norm=norm, attention=attention))
+    tokens = random_tokens(llama.config, 1, 5)
+    other = random_tokens(llama.config, 1, 12, seed=1)
+    padded = torch.cat((tokens, torch.full((1, 7), 3)), dim=1)
+    batch, lengths = torch.cat((padded, other)), torch.tensor([5, 12])
+    with torch.inference_mode():
+        alone, _ = llama(tokens)
+        together, _ = llama(batch, lengths=lengths)
+        contract, _ = llama(batch)
+    assert_relative(together[:1], alone, 1e-5)
+    assert (contract[:1] - alone).abs().max() > 1e-2, "the default reads padding, as it must"
+
+
+HUGGING_FACE_PARTS = {
+    "attention.compute_query": "self_attn.q_proj",
+    "attention.compute_key": "self_attn.k_proj",
+    "attention.compute_value": "self_attn.v_proj",
+    "attention.compute_output": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "tok_embeddings": "model.embed_tokens",
+    "output": "lm_head",
+}
+
+
+def huggingface_name(name: str) -> str:
+    if name.startswith(("layers.", "norm.")):
+        name = f"model.{name}"
+    for ours, theirs in HUGGING_FACE_PARTS.items():
+        name = name.replace(f"{ours}.weight", f"{theirs}.weight")
+    return name
+
+
+def huggingface_twin(llama: Llama):
+    """transformers' LlamaForCausalLM with the same weights, its rows in split-halves order."""
+    transformers = pytest.importorskip("transformers")
+    config = llama.config
+    twin = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.dim,
+            intermediate_size=config.hidden_dim,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_kv_heads,
+            max_position_embeddings=config.max_seq_len,
+            rms_norm_eps=config.layer_norm_eps,
+            rope_theta=config.rope_theta,
+            tie_word_embeddings=True,
+        )
+    ).eval()
+    state = {}
+    for name, tensor in llama.state_dict().items():
+        if name.endswith(("compute_query.weight", "compute_key.weight")):
+            pairs = tensor.view(-1, config.head_dim // 2, 2, config.dim)
+            tensor = pairs.transpose(1, 2).reshape(tensor.shape)
+        state[huggingface_name(name)] = tensor
+    twin.load_state_dict(state)
+    return twin
+
+
+def assert_equals_transformers(llama: Llama, tokens: torch.Tensor, tolerance: float) -> None:
+    twin = huggingface_twin(llama)
+    with torch.inference_mode():
+        logits, hidden_states = llama(tokens, targets=tokens)
+        theirs = twin(tokens, output_hidden_states=True)
+    assert_relative(logits, theirs.logits, tolerance)
+    assert_relative(hidden_states, theirs.hidden_states[-1], tolerance)
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+def test_equals_transformers(n_kv_heads: int):
+    config = tiny_config(norm="rmsnorm", attention="causal", n_kv_heads=n_kv_heads)
+    llama = random_llama(config)
+    assert_equals_transformers(llama, random_tokens(config, 2, 13), 1e-5)
+
+
+def test_equals_transformers_at_the_42m_shape(shared, tmp_path):
+    checkpoint = tmp_path / "stories42M.pt"
+    tool = shared / "tools" / "make_stories42M_like.py"
+    subprocess.run([sys.executable, tool, checkpoint], check=True)
+    llama = load_pretrained(checkpoint, edition="llama2")
+    assert_equals_transformers(llama, random_tokens(llama.config, 2, 64), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(LayerNorm, torch.nn.LayerNorm), (RMSNorm, torch.nn.RMSNorm)]
+)
+def test_norms_equal_torch(ours: type, theirs: type, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = (5 + 3 * torch.randn(4, 7, 32, generator=generator)).to(dtype)
+    a, b = ours(32, eps=1e-2), theirs(32, eps=1e-2)  # a large eps, so that its place shows
+    for name, parameter in a.named_parameters():
+        parameter.data = torch.randn(32, generator=generator)
+        b.get_parameter(name).data = parameter.data.clone()
+    expected = b(x.float())
+    actual = a.to(dtype)(x)
+    assert actual.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(actual.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_blockwise_attention_equals_the_formula(attention: str):
+    layer = Attention(tiny_config(attention=attention))
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 20, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, 20, 8, generator=generator)
+    causal = torch.ones(20, 20, dtype=torch.bool).tril() if attention == "causal" else None
+    actual = layer.compute_query_key_value_scores(query, key, value)
+    torch.testing.assert_close(actual, attention_by_hand(query, key, value, causal))
+    expected = oracle.attend(
+        *(t.double().numpy() for t in (query, key, value)),
+        visible=None if causal is None else causal.numpy(),
+    )
+    assert_relative(actual, expected, 1e-5)
+
+
+def test_repeated_heads_are_the_course_calling_convention():
+    layer = Attention(tiny_config())
+    query = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    key, value = query[:, :2] + 1, query[:, :2] - 1
+    repeated = (t.repeat_interleave(2, dim=1) for t in (key, value))
+    actual = layer.compute_query_key_value_scores(query, *repeated)
+    torch.testing.assert_close(actual, layer.compute_query_key_value_scores(query, key, value))
+
+
+def test_attention_dropout_is_on_the_probabilities_while_training():
+    layer = Attention(tiny_config(dropout=0.5, n_kv_heads=4))
+    query = torch.zeros(1, 4, 1, 8)  # uniform probabilities over 16 positions
+    value = torch.eye(16)[None, None, :, :8].expand(1, 4, 16, 8)
+    key = torch.zeros(1, 4, 16, 8)
+    torch.manual_seed(0)
+    dropped = layer.train().compute_query_key_value_scores(query, key, value)
+    # kept probabilities are 1/16 scaled by 1/(1 - 0.5), the others 0
+    assert set(dropped.flatten().tolist()) == {0.0, 0.125}
+    kept = layer.eval().compute_query_key_value_scores(query, key, value)
+    torch.testing.assert_close(kept, torch.full((1, 4, 1, 8), 1 / 16))
+
+
+def test_dropout_in_the_network():
+    llama = random_llama(tiny_config(dropout=0.5))
+    tokens = random_tokens(llama.config, 1, 8)
+    evaluated = llama(tokens)[0]
+    assert torch.equal(evaluated, llama(tokens)[0])
+    llama.train()
+    torch.manual_seed(0)
+    first = llama(tokens)[0]
+    assert not torch.equal(first, llama(tokens)[0])
+
+
+def test_feed_forward_hidden_size():
+    assert FeedForward(512, None, 32, 0.0).w1.weight.shape == (1376, 512)
+    assert FeedForward(512, 100, 32, 0.0).w2.weight.shape == (512, 100)
+
+
+def test_weights_from_scratch():
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=2000, dim=256, n_layers=3, n_heads=4, norm="layernorm")
+    llama = Llama(config)
+    residual = 0.02 / math.sqrt(2 * 3)
+    for name, parameter in llama.named_parameters():
+        if name.endswith("norm.weight"):
+            assert (parameter == 1).all()
+        elif name.endswith("bias"):
+            assert (parameter == 0).all()
+        else:
+            expected = residual if name.endswith(("compute_output.weight", "w2.weight")) else 0.02
+            assert parameter.std().item() == pytest.approx(expected, rel=0.03), name
+            assert abs(parameter.mean().item()) < expected / 50
+    assert llama.output.weight is llama.tok_embeddings.weight
+
+
+def test_untied_output():
+    llama = random_llama(tiny_config(tie_word_embeddings=False))
+    assert llama.output.weight is not llama.tok_embeddings.weight
+    tokens = random_tokens(llama.config, 1, 4)
+    assert_relative(
+        llama(tokens, targets=tokens)[0].detach(), oracle_forward(llama, tokens)[0], 1e-5
+    )
+
+
+def test_long_input_needs_no_square_matrix():
+    """16,384 positions: one float32 T×T matrix a head would be 1 GiB, four heads 4 GiB."""
+    code = (
+        "import resource, torch\n"
+        "from conftest import tiny_config, random_llama, random_tokens\n"
+        "llama = random_llama(tiny_config())\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with torch.inference_mode(): llama(random_tokens(llama.config, 1, 16384))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    path = [p for p in sys.path if p]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 300_000, "KiB"

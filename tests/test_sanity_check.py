@@ -1,0 +1,141 @@
+"""sanity_check.py finds the edition that reference data was made with, or says that none is it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from conftest import ROOT, numpy_weights, random_llama, tiny_config
+
+import sanity_check
+from config import EDITIONS
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    """A small model with the assignment's vocabulary, in a file that records no arithmetic."""
+    llama = random_llama(tiny_config(vocab_size=18000, norm="rmsnorm"))
+    args = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 8}
+    args |= {"vocab_size": 18000, "max_seq_len": 16}
+    torch.save({"model": llama.state_dict(), "model_args": args}, tmp_path / "m.pt")
+    return tmp_path / "m.pt", numpy_weights(llama)
+
+
+def write_reference(path, weights: dict, edition: str, noise: float = 0.0):
+    """The reference file of an edition, computed by the float64 oracle."""
+    logits, hidden_states = oracle.forward(
+        weights,
+        n_heads=4,
+        n_kv_heads=2,
+        norm=EDITIONS[edition].norm,
+        attention=EDITIONS[edition].attention,
+        tokens=sanity_check.TOKENS.numpy(),
+    )
+    hidden_states[0, 0, 0] += noise
+    arrays = {"logits": logits[:, -1:], "hidden_states": hidden_states}
+    torch.save({k: torch.from_numpy(v).float() for k, v in arrays.items()}, path)
+    return path
+
+
+def run(monkeypatch, *args: object) -> int | str:
+    monkeypatch.setattr(sys, "argv", ["sanity_check.py", *map(str, args)])
+    try:
+        sanity_check.main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("edition", "same"),
+    [
+        ("mmia", ["mmia", "fall2025"]),
+        ("fall2024", ["fall2024"]),
+        ("spring2026", ["spring2026"]),
+        ("llama2", ["llama2"]),
+    ],
+)
+def test_names_the_edition(tmp_path, monkeypatch, capsys, model_file, edition, same):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, edition)
+    code = run(monkeypatch, "--checkpoint", checkpoint, "--reference", reference)
+    output = capsys.readouterr().out
+    assert code == 0 and "Your Llama implementation is correct!" in output
+    matching = [line.split()[0] for line in output.splitlines() if line.endswith("  matches")]
+    assert matching == same
+    errors = {line.split()[0]: float(line.split()[1]) for line in output.splitlines()[1:6]}
+    assert all(error < 1e-5 for name, error in errors.items() if name in same)
+    assert all(error > 1e-2 for name, error in errors.items() if name not in same)
+
+
+def test_fails_when_none_matches(tmp_path, monkeypatch, capsys, model_file):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "mmia", noise=3e-2)
+    code = run(monkeypatch, "--checkpoint", checkpoint, "--reference", reference)
+    assert "no edition's arithmetic" in str(code)
+    assert "correct" not in capsys.readouterr().out
+
+
+def test_missing_files_exit_3(tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "--checkpoint", tmp_path / "nothere.pt") == 3
+    captured = capsys.readouterr()
+    assert "setup.sh" in captured.err and not captured.out
+
+
+@pytest.mark.parametrize("content", [{"logits": 3}, [1]])
+def test_bad_reference_exits_2(tmp_path, monkeypatch, capsys, model_file, content):
+    torch.save(content, tmp_path / "r.data")
+    code = run(monkeypatch, "--checkpoint", model_file[0], "--reference", tmp_path / "r.data")
+    assert code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_other_shapes_exit_2(tmp_path, monkeypatch, capsys, model_file):
+    reference = {"logits": torch.zeros(2, 1, 9), "hidden_states": torch.zeros(2, 8, 32)}
+    torch.save(reference, tmp_path / "r.data")
+    code = run(monkeypatch, "--checkpoint", model_file[0], "--reference", tmp_path / "r.data")
+    assert code == 2 and "shape [2, 1, 18000]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("edition", ["fall2024", "fall2025", "spring2026"])
+def test_reads_the_real_references(shared, edition: str):
+    path = shared / "reference" / f"sanity_check-{edition}.data"
+    reference = sanity_check.load_reference(path)
+    assert reference["logits"].shape == (2, 1, 32000)
+    assert reference["hidden_states"].shape == (2, 8, 512)
+    assert all(np.isfinite(t.numpy()).all() for t in reference.values())
+
+
+# The course's scripts, reduced to their import lines and what they call.
+COURSE_SCRIPT = """
+from base_llama import LlamaPreTrainedModel, LlamaConfig
+from classifier import LlamaZeroShotClassifier, LlamaEmbeddingClassifier
+from config import LlamaConfig
+from llama import Attention, FeedForward, LayerNorm, Llama, LlamaLayer, RMSNorm, load_pretrained
+from lora import (
+    LoRALayer, apply_lora, count_lora_parameters, get_lora_optimizer_params, merge_lora_weights
+)
+from optimizer import AdamW
+from rope import apply_rotary_emb
+from tokenizer import Tokenizer
+from utils import *
+
+import torch
+model = load_pretrained("m.pt")
+with torch.no_grad():
+    logits, hidden_states = model(torch.tensor([[101, 7592, 2088, 102, 0, 0, 0, 0]]))
+assert logits.shape == (1, 1, 18000) and hidden_states.shape == (1, 8, 32)
+model.generate(torch.tensor([[1]]), 3, temperature=1.0, epsilon=0.05)
+"""
+
+
+def test_the_courses_import_lines(tmp_path, model_file):
+    done = subprocess.run(
+        [sys.executable, "-c", COURSE_SCRIPT],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,99 @@
+"""Atomic writes, devices and seeds."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from utils import (
+    atomic_write,
+    check_writable,
+    choose_device,
+    get_parameter_dtype,
+    seed_everything,
+)
+
+
+def test_atomic_write_replaces_whole_files(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with atomic_write(path) as file:
+        file.write("né\nw")
+        assert path.read_text() == "old"
+    assert path.read_bytes() == "né\nw".encode()
+    assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path, "wb") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.bin"]
+
+
+def test_kill_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    code = (
+        "import os, signal\nfrom utils import atomic_write\n"
+        f"with atomic_write({str(path)!r}) as f:\n"
+        "    f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert path.read_text() == "old" and len(os.listdir(tmp_path)) == 2
+    with atomic_write(path) as file:
+        file.write("new")
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_check_writable(tmp_path):
+    check_writable(tmp_path / "new.txt")
+    assert not os.listdir(tmp_path)
+    (tmp_path / "old.txt").write_text("old")
+    check_writable(tmp_path / "old.txt")
+    assert (tmp_path / "old.txt").read_text() == "old"
+    with pytest.raises(ValueError, match="is a directory"):
+        check_writable(tmp_path)
+    with pytest.raises(ValueError, match="does not exist; create it"):
+        check_writable(tmp_path / "nothere" / "new.txt")
+    with pytest.raises(ValueError, match="choose another folder"):
+        check_writable(Path("/proc/new.txt"))
+
+
+def test_choose_device(monkeypatch):
+    assert choose_device(False) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="neither a CUDA nor an MPS device"):
+        choose_device(True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device(True) == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(True) == torch.device("cuda")
+
+
+def test_seed_everything():
+    def draw() -> tuple:
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_everything(7)
+    first = draw()
+    seed_everything(7)
+    assert draw() == first
+    seed_everything(8)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
+    seed_everything(2**40)  # numpy takes 32 bits only
+
+
+def test_get_parameter_dtype():
+    assert get_parameter_dtype(torch.nn.Linear(2, 2).bfloat16()) == torch.bfloat16
+    with pytest.raises(ValueError, match="ReLU has no parameters"):
+        get_parameter_dtype(torch.nn.ReLU())
