@@ -3,6 +3,7 @@
 Formats are told apart by content, never by a file's name:
 - a torch file, dict(model=tensors, model_args=…): the assignment's stories42M.pt, our own, and the
   llama2.c training checkpoints, whose other key names `migrate_names` turns into the assignment's;
+- a folder with model.safetensors and config.json, as pretrain.py writes it;
 - llama2.c's .bin, version 0: a header of seven int32 and float32 tensors in a fixed order.
 
 Nothing in a file is ever executed: torch files load with weights_only=True. Tensors are mapped from
@@ -10,6 +11,7 @@ the file, not copied. The file does not import the network: `expected_shapes` re
 """
 
 import dataclasses
+import json
 import pickle
 import re
 import struct
@@ -25,6 +27,8 @@ from config import FIELD_NAMES, LlamaConfig
 from utils import atomic_write
 
 REMEDY = "check the path, or get the file again (bash setup.sh)"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+OWN_MODEL_TYPE = "mini-llama"
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
 IGNORED_ARGS = {"position_embedding_type", "use_cache"}  # constants of the courses' LlamaConfig
 LLAMA2C_HEADER = struct.Struct("<7i")
@@ -75,7 +79,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory, not a checkpoint file; {REMEDY}")
+        if not (path / CONFIG_FILE).exists():
+            raise IsADirectoryError(f"{path} is a directory without {CONFIG_FILE}; {REMEDY}")
+        return _read_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist; {REMEDY}")
     with open(path, "rb") as file:
@@ -318,7 +324,57 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if is_view else tensor
 
 
+def save_folder(folder: str | Path, config: LlamaConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Write model.safetensors and config.json, under the assignment's names, each atomically.
+
+    A tied output.weight is left out. Raises ValueError if safetensors is not installed, OSError.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    if config.tie_word_embeddings:
+        tensors.pop("output.weight", None)
+    with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
+        file.write(_import_safetensors().save(tensors))
+    with atomic_write(folder / CONFIG_FILE) as file:
+        content = {"model_type": OWN_MODEL_TYPE, **dataclasses.asdict(config)}
+        file.write(json.dumps(content, indent=2) + "\n")
+
+
+def _import_safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ValueError("safetensors files need a package: pip install safetensors") from None
+    return safetensors.torch
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    """What save_folder wrote."""
+    try:
+        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = _import_safetensors().load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} is a folder without {CONFIG_FILE} and {WEIGHTS_FILE}"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{folder / CONFIG_FILE} is not JSON; {REMEDY}") from None
+    except Exception as error:  # safetensors has its own exception, which cannot be named here
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged ({error}); {REMEDY}") from None
+    if not isinstance(content, dict) or content.pop("model_type", None) != OWN_MODEL_TYPE:
+        raise ValueError(f"{folder / CONFIG_FILE} is not of a model that was trained here")
+    return Checkpoint(folder, content, migrate_names(folder, tensors))
+
+
 def save_plain(path: str | Path, content: dict[str, Any]) -> None:
     """Write tensors and plain data as a torch file, atomically. Raises OSError."""
     with atomic_write(path, "wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # how torch says that a write came to less than asked for
+            raise OSError(
+                f"{path} could not be written whole: is the disk full? What was there is untouched"
+            ) from error

@@ -6,11 +6,11 @@ import time
 import torch
 
 from config import Edition
-from evaluation import announce
+from evaluation import announce, prepare_model
 from llama import Llama, load_pretrained
 from options import Options
-from tokenizer import Tokenizer, find_tokenizer
-from utils import atomic_write, check_writable, choose_device, seed_everything
+from tokenizer import Tokenizer
+from utils import atomic_write, seed_everything
 
 RULE = "---------------"
 
@@ -22,14 +22,8 @@ def run(options: Options) -> None:
     before any work is done.
     """
     seed_everything(options.seed)
-    device = choose_device(options.use_gpu)
     low, high = options.generated_sentence_low_temp_out, options.generated_sentence_high_temp_out
-    if low == high:
-        raise ValueError(f"both generated texts would be written to {low}; give two names")
-    for path in (low, high):
-        check_writable(path)
-    tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
-    tokenizer = Tokenizer(options.max_sentence_len, tokenizer_path)
+    device, tokenizer = prepare_model(options, [low, high])
     llama = load_pretrained(
         options.pretrained_model_path, options.edition, options.norm, options.attention
     )
@@ -40,12 +34,12 @@ def run(options: Options) -> None:
         (options.temperature, options.num_samples, high),
     ):
         texts = complete(llama, tokenizer, options, temperature, samples)
+        with atomic_write(path) as file:
+            file.write(f"\n{RULE}\n".join(texts))
         print(f"Temperature is {temperature}")
         for text in texts:
             print(text)
             print(RULE)
-        with atomic_write(path) as file:
-            file.write(f"\n{RULE}\n".join(texts))
         print(f"Wrote generated sentence to {path}.")
 
 

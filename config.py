@@ -109,6 +109,23 @@ class LlamaConfig:
         return self.attention == "causal"
 
 
+_LLAMA = {"norm": "rmsnorm", "attention": "causal"}
+_LLAMA2 = {**_LLAMA, "vocab_size": 32000, "max_seq_len": 4096, "tie_word_embeddings": False}
+_STORIES = {**_LLAMA, "vocab_size": 32000}
+# Shapes by name: TinyStories models (llama2.c), SmolLM2, Llama 2 (Touvron et al. 2023, table 1).
+PRESETS = {
+    "260k": _LLAMA
+    | dict(vocab_size=512, dim=64, n_layers=5, n_heads=8, n_kv_heads=4, multiple_of=4),
+    "15m": _STORIES | dict(dim=288, n_layers=6, n_heads=6, max_seq_len=256),
+    "42m": _STORIES | dict(dim=512, n_layers=8, n_heads=8),
+    "110m": _STORIES | dict(dim=768, n_layers=12, n_heads=12),
+    "smollm2-135m": _LLAMA
+    | dict(vocab_size=49152, dim=576, n_layers=30, n_heads=9, n_kv_heads=3, hidden_dim=1536)
+    | dict(rope_theta=100000.0, max_seq_len=8192),
+    "llama2-7b": _LLAMA2 | dict(dim=4096, n_layers=32, n_heads=32, hidden_dim=11008),
+    "llama2-13b": _LLAMA2 | dict(dim=5120, n_layers=40, n_heads=40, hidden_dim=13824),
+    "llama2-70b": _LLAMA2 | dict(dim=8192, n_layers=80, n_heads=64, n_kv_heads=8, hidden_dim=28672),
+}
 FIELD_NAMES = frozenset(field.name for field in fields(LlamaConfig))
 
 
@@ -126,7 +143,7 @@ def check_sampling(temperature: float, epsilon: float = 0.0, top_p: float = 1.0)
         ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
     ):
         if not holds:
-            raise ValueError(f"{name} {value} is not allowed: it must be {bound}")
+            raise ValueError(f"--{name} {value} is not allowed: it must be {bound}")
 
 
 @dataclass(frozen=True)

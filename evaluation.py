@@ -26,7 +26,7 @@ from sentiment_data import (
     read_label_names,
 )
 from tokenizer import Tokenizer, check_vocabulary, find_tokenizer
-from utils import atomic_write, check_writable, choose_device
+from utils import atomic_write, check_outputs, choose_device
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,13 @@ class Task:
     label_names: list[str] | None
 
 
-def prepare(options: Options) -> Task:
-    """Check all that can be checked without a model: GPU, output folders, data, labels, tokenizer.
+def prepare(options: Options, outputs: Sequence[str | Path] = ()) -> Task:
+    """Check all that can be checked without a model: GPU, output files, data, labels, tokenizer.
 
-    Raises OSError or ValueError with one line that says what to do.
+    `outputs` are written besides the two prediction files. Raises OSError or ValueError with one
+    line that says what to do.
     """
-    device = choose_device(options.use_gpu)
-    for path in (options.dev_out, options.test_out):
-        check_writable(path)
-    tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
-    tokenizer = Tokenizer(options.max_sentence_len, tokenizer_path)
+    device, tokenizer = prepare_model(options, [options.dev_out, options.test_out, *outputs])
     splits = {}
     for split in ("train", "dev", "test"):
         path = getattr(options, split)
@@ -62,6 +59,19 @@ def prepare(options: Options) -> Task:
     for split, examples in splits.items():
         check_labels(getattr(options, split), examples, num_labels)
     return Task(device, tokenizer, **splits, num_labels=num_labels, label_names=label_names)
+
+
+def prepare_model(
+    options: Options, outputs: Sequence[str | Path]
+) -> tuple[torch.device, Tokenizer]:
+    """The device and the tokenizer, once the output files are known to be possible.
+
+    Raises OSError or ValueError with one line that says what to do.
+    """
+    device = choose_device(options.use_gpu)
+    tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+    check_outputs(outputs, [*options.inputs, tokenizer_path])
+    return device, Tokenizer(options.max_sentence_len, tokenizer_path)
 
 
 def _label_names(options: Options, train: Sequence[Example]) -> list[str] | None:
@@ -131,7 +141,10 @@ def predict(
     options: Options,
     description: str,
 ) -> list[int]:
-    """The most probable label of every example, in input order; batches are taken in that order."""
+    """The most probable label of every example, in input order; batches are taken in that order.
+
+    Raises ValueError if the model gives NaN.
+    """
     model.eval()
     device = next(model.parameters()).device
     predictions: list[int] = []
@@ -139,6 +152,11 @@ def predict(
     for batch in Progress(batches, description):
         lengths = batch.lengths.to(device) if options.mask_padding else None
         scores = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
+        if scores.isnan().any():
+            raise ValueError(
+                "the model's scores are not numbers: its checkpoint is damaged, or training "
+                f"diverged (then lower --lr {options.lr})"
+            )
         predictions += scores.argmax(dim=-1).tolist()
     return predictions
 
@@ -170,6 +188,8 @@ def write_predictions(
         )
     else:
         print(f"{split} macro F1 :: {macro_f1(examples, predictions):.3f}")
+    if len(set(predictions)) == 1 < len(predictions):
+        print(f"warning: every {split} prediction is {predictions[0]}", file=sys.stderr)
     with atomic_write(path) as file:
         for example, guess in zip(examples, predictions, strict=True):
             file.write(f"{guess}{SEPARATOR}{example.sentence}\n")

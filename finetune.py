@@ -5,6 +5,7 @@ atomically; `--resume` goes on from the last finished epoch with the same result
 never interrupted, because each epoch's randomness is seeded by (seed, epoch).
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,11 @@ from evaluation import (
 from optimizer import AdamW
 from options import Options
 from sentiment_data import make_batches
-from utils import check_writable, seed_everything
+from utils import seed_everything
 
 # What a resumed run must share with the one that was interrupted.
 RESUME_FIELDS = (
     "option",
-    "pretrained_model_path",
     "max_sentence_len",
     "seed",
     "batch_size",
@@ -46,6 +46,7 @@ RESUME_FIELDS = (
     "lora_alpha",
     "lora_targets",
 )
+PROGRESS_KEYS = {"settings", "parameters", "optimizer", "epochs_done", "best_accuracy"}
 
 
 def run(options: Options) -> None:
@@ -57,8 +58,7 @@ def run(options: Options) -> None:
     # a CPU is many times slower, are taken as 0. Before the first thread starts, which inherits it.
     torch.set_flush_denormal(True)
     seed_everything(options.seed)
-    check_writable(options.checkpoint_path)
-    task = prepare(options)
+    task = prepare(options, [options.checkpoint_path, adapters_path(options)])
     model = build(options, task)
     check_free_disk(options.checkpoint_path, model)
     train(options, task, model)
@@ -89,7 +89,7 @@ def check_free_disk(path: Path, model: torch.nn.Module) -> None:
     """Raise ValueError unless the checkpoint and the state to resume from, old and new, fit."""
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in trainable_parameters(model).values())
-    needed = 2 * (total + 3 * trained)  # AdamW keeps two moments a parameter
+    needed = 2 * (total + 4 * trained) + 10**6  # two moments, LoRA's adapters, and file headers
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise ValueError(
@@ -106,6 +106,8 @@ def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None
     epochs_done, best_accuracy = 0, -1.0
     if options.resume:
         epochs_done, best_accuracy = load_progress(options, settings, parameters, optimizer)
+    else:  # an older run's state would no longer fit the checkpoint that is written next
+        progress_path(options).unlink(missing_ok=True)
     for epoch in range(epochs_done, options.epochs):
         shuffle = seed_epoch(options.seed, epoch)
         batches = make_batches(task.train, task.tokenizer, options.batch_size, shuffle)
@@ -148,10 +150,10 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         progress.loss = loss.item()
-        if not np.isfinite(progress.loss):
+        if not math.isfinite(progress.loss):
             raise ValueError(
                 f"the loss is {progress.loss} in epoch {epoch}, batch {len(losses)}: "
-                f"lower --lr {options.lr}; the last good epoch's checkpoint is kept"
+                f"lower --lr {options.lr}; what earlier epochs saved is kept"
             )
         losses.append(progress.loss)
     return float(np.mean(losses))
@@ -189,12 +191,22 @@ def save_best(
             "alpha": options.lora_alpha,
             "targets": list(options.lora_targets),
         }
-        save_plain(path.with_suffix(".adapters.pt"), adapters | facts)
+        save_plain(adapters_path(options), adapters | facts)
+
+
+def adapters_path(options: Options) -> Path:
+    """Where LoRA's adapters are kept on their own."""
+    return beside(options.checkpoint_path, "adapters")
+
+
+def beside(checkpoint: Path, kind: str) -> Path:
+    """NAME.pt → NAME.KIND.pt; a name may have other dots in it."""
+    return checkpoint.with_name(f"{checkpoint.name.removesuffix('.pt')}.{kind}.pt")
 
 
 def progress_path(options: Options) -> Path:
     """Where the state to resume from is kept until the run has ended well."""
-    return options.checkpoint_path.with_suffix(".resume.pt")
+    return beside(options.checkpoint_path, "resume")
 
 
 def resume_settings(
@@ -204,8 +216,14 @@ def resume_settings(
     settings = {name: getattr(options, name) for name in RESUME_FIELDS}
     settings["lora_targets"] = list(options.lora_targets)
     settings["norm"], settings["attention"] = model.llama.config.norm, model.llama.config.attention
-    settings["tokenizer"] = file_digest(task.tokenizer.model_path)
-    settings["train"], settings["dev"] = file_digest(options.train), file_digest(options.dev)
+    settings["num_labels"] = task.num_labels
+    for name, path in (
+        ("pretrained_model_path", options.pretrained_model_path),
+        ("tokenizer", task.tokenizer.model_path),
+        ("train", options.train),
+        ("dev", options.dev),
+    ):
+        settings[name] = f"{Path(path).name} (SHA-256 {file_digest(path)[:16]})"
     return settings
 
 
@@ -236,18 +254,22 @@ def load_progress(
 ) -> tuple[int, float]:
     """Go on where save_progress left off: (epochs done, best dev accuracy so far).
 
-    Raises ValueError if that run had other settings.
+    Raises ValueError if that run had other settings, or its files are not whole.
     """
-    path = progress_path(options)
+    path, anew = progress_path(options), "start anew without --resume"
     if not path.exists():
         print(f"nothing to resume at {path}: starting with epoch 0")
         return 0, -1.0
     saved = load_plain(path)
+    if not isinstance(saved, dict) or saved.keys() != PROGRESS_KEYS:
+        raise ValueError(f"--resume: {path} is not the state of an interrupted run; {anew}")
+    if not options.checkpoint_path.exists():
+        raise ValueError(f"--resume: {options.checkpoint_path}, the best model, is gone; {anew}")
     for name, value in settings.items():
         if saved["settings"].get(name) != value:
             raise ValueError(
                 f"--resume: {path} was written with {name} {saved['settings'].get(name)}, "
-                f"not {value}; use the same settings, or start anew without --resume"
+                f"not {value}; use the same settings, or {anew}"
             )
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -242,6 +242,16 @@ class Llama(LlamaPreTrainedModel):
         follow those that it holds. Raises ValueError if a cache is used with bidirectional
         attention or with `lengths`.
         """
+        h = self.hidden_states(tokens, lengths, cache)
+        return self.output(h if targets is not None else last_column(h, lengths)), h
+
+    def hidden_states(
+        self,
+        tokens: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """(B, T, C) after the final norm; the arguments and ValueError are forward's."""
         if cache is not None and not (self.config.is_causal and lengths is None):
             raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
         start, length = cache.position if cache else 0, tokens.shape[1]
@@ -250,10 +260,9 @@ class Llama(LlamaPreTrainedModel):
         h = self.dropout(self.tok_embeddings(tokens))
         for layer in self.layers:
             h = layer(h, tables, mask, cache)
-        h = self.norm(h)
         if cache is not None:
             cache.advance(length)
-        return self.output(h if targets is not None else last_column(h, lengths)), h
+        return self.norm(h)
 
     def _mask(
         self, start: int, length: int, lengths: torch.Tensor | None, device: torch.device
@@ -327,6 +336,8 @@ def load_pretrained(
     decided and why.
     """
     checkpoint = read_checkpoint(path)
+    if "classifier" in checkpoint.metadata:
+        raise ValueError(f"{path} is a trained classifier, not a pretrained model; name the latter")
     arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
     tensors = fit_tensors(checkpoint, config)

@@ -57,9 +57,10 @@ def apply_lora(
     A layer that is wrapped already is left as it is. Returns the model. Raises ValueError if a
     target names no linear layer of the model.
     """
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    wrapped = {name for name, module in model.named_modules() if isinstance(module, LoRALayer)}
-    known = {name.rpartition(".")[2] for name in linear | wrapped} - {"original_layer"}
+    # Lists: the order of a set would change from process to process, and with it what is drawn.
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    wrapped = [name for name, module in model.named_modules() if isinstance(module, LoRALayer)]
+    known = {name.rpartition(".")[2] for name in linear + wrapped} - {"original_layer"}
     unknown = [target for target in target_modules if target not in known]
     if unknown or not target_modules:
         asked = ", ".join(unknown) or "nothing"

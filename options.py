@@ -92,7 +92,14 @@ class Options:
             value = getattr(self, f"{split}_out")
             ending = f"{split}-{OUTPUT_ENDINGS[self.option]}-output.txt"
             self._check(f"{split}_out", value.endswith(ending), f"a name that ends in {ending}")
-        self._check("test_out", self.dev_out != self.test_out, "another file than --dev_out")
+
+    @property
+    def inputs(self) -> list[str]:
+        """Files that the run reads; a tokenizer that is found by itself is not among them."""
+        texts = [] if self.option == "generate" else [self.train, self.dev, self.test]
+        names = [] if self.option == "generate" else [self.label_names]
+        tokenizer = [self.tokenizer] if self.tokenizer else []
+        return [self.pretrained_model_path, *texts, *names, *tokenizer]
 
     @property
     def edition_in_force(self) -> Edition:

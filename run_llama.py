@@ -3,11 +3,10 @@
 
 import argparse
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
+from command_line import OneLineParser, one_line_errors
 from config import ATTENTIONS, EDITIONS, NORMS
 from options import OPTIONS, Options
 
@@ -61,13 +60,6 @@ CHOICES = {"option": OPTIONS, "edition": tuple(EDITIONS), "norm": NORMS, "attent
 HYPHENATED = ("label_names", "pretrained_model_path")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(description=__doc__, allow_abbrev=False)
     for field in fields(Options):
@@ -99,28 +91,14 @@ def split_names(text: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, then hand over to one option; what a user can mend is one line on standard error."""
     parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        options = Options(**vars(args))
-        print(f"args: {vars(args)}", flush=True)
+    args = vars(parser.parse_args(argv))
+    with one_line_errors(parser.prog):
+        options = Options(**args)
+        print(f"args: {args}", flush=True)
         from utils import raise_on_sigterm  # torch comes with it: after the quick checks
 
         raise_on_sigterm()
         importlib.import_module(MODULES[options.option]).run(options)
-    except (ValueError, OSError) as error:
-        if os.environ.get("MINI_LLAMA_TRACEBACK"):
-            raise
-        sys.exit(f"{parser.prog}: error: {describe(error)}")
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def describe(error: Exception) -> str:
-    """One line, also for an OSError that the system raised."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

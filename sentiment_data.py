@@ -71,7 +71,7 @@ def _parse_line(line: bytes, place: str) -> Example:
     if not separator:
         raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
     label = label.strip()
-    if not (label.isascii() and label.isdigit()):
+    if not (label.isascii() and label.isdigit() and len(label) < 10):
         raise ValueError(f"{place}: label {label[:20]!r} is not an integer of at least 0")
     return Example(sentence.strip(), int(label))
 
@@ -93,7 +93,7 @@ def read_label_names(path: str | Path) -> list[str]:
     """
     try:
         names = json.loads(_read_bytes(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); it must be a list of words") from None
     is_words = isinstance(names, list) and all(isinstance(n, str) and n.strip() for n in names)
     if not is_words or len(names) < 2 or len(set(names)) != len(names):

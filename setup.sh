@@ -103,7 +103,7 @@ main() {
     local argument is_download=true requirements=(requirements.txt)
     for argument in "$@"; do
         case "$argument" in
-            --dev) requirements=(requirements.txt requirements-dev.txt) ;;
+            --dev) requirements=(requirements.txt requirements-extra.txt requirements-dev.txt) ;;
             --no-download) is_download=false ;;
             -h | --help)
                 print_help

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -89,12 +89,21 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def check_writable(path: str | Path) -> None:
-    """Raise OSError or ValueError if a file could not be written at `path`; leave no trace.
+def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> None:
+    """Raise ValueError unless every output can be written, is another file than the other outputs,
+    and replaces no input. Leaves no trace.
 
     Called before long work, so that its result is not lost to a wrong folder.
     """
-    path = Path(path)
+    taken = {Path(path).resolve(): f"the input {path}" for path in inputs}
+    for path in map(Path, outputs):
+        if path.resolve() in taken:
+            raise ValueError(f"{path} is {taken[path.resolve()]} as well; give two names")
+        taken[path.resolve()] = f"the output {path}"
+        _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a directory; give a file name")
     if not path.parent.is_dir():

@@ -4,13 +4,15 @@ import os
 import pickle
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_llama, random_tokens, tiny_config
+from conftest import ROOT, random_llama, random_tokens, tiny_config
 
 from checkpoint import expected_shapes, fit_tensors, read_checkpoint, save_checkpoint
 from config import NORMS
@@ -357,3 +359,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, llama):
         save_checkpoint(path, llama.config, llama.state_dict(), broken=lambda: None)
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == ["m.pt"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "m.pt"
+    path.write_bytes(b"old")
+    code = (
+        "import resource, torch\nfrom checkpoint import save_plain\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        f"try: save_plain({str(path)!r}, {{'a': torch.zeros(10**6)}})\n"
+        "except OSError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith(f"{path} could not be written whole: is the disk full?")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["m.pt"]

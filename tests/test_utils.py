@@ -4,7 +4,6 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from conftest import ROOT
 
 from utils import (
     atomic_write,
-    check_writable,
+    check_outputs,
     choose_device,
     get_parameter_dtype,
     seed_everything,
@@ -54,18 +53,26 @@ def test_kill_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
 
 
-def test_check_writable(tmp_path):
-    check_writable(tmp_path / "new.txt")
+def test_check_outputs(tmp_path):
+    new, old = tmp_path / "new.txt", tmp_path / "old.txt"
+    check_outputs([new], [])
     assert not os.listdir(tmp_path)
-    (tmp_path / "old.txt").write_text("old")
-    check_writable(tmp_path / "old.txt")
-    assert (tmp_path / "old.txt").read_text() == "old"
-    with pytest.raises(ValueError, match="is a directory"):
-        check_writable(tmp_path)
-    with pytest.raises(ValueError, match="does not exist; create it"):
-        check_writable(tmp_path / "nothere" / "new.txt")
-    with pytest.raises(ValueError, match="choose another folder"):
-        check_writable(Path("/proc/new.txt"))
+    old.write_text("old")
+    check_outputs([new, old], [tmp_path / "input.txt"])
+    assert old.read_text() == "old"
+    for outputs, inputs, message in (
+        ([tmp_path], [], "is a directory; give a file name"),
+        ([tmp_path / "nothere" / "new.txt"], [], "does not exist; create it"),
+        (["/proc/new.txt"], [], "choose another folder"),
+        ([new, tmp_path / "." / "new.txt"], [], "is the output .*new.txt as well; give two names"),
+        (
+            [new, old],
+            [tmp_path / ".." / tmp_path.name / "old.txt"],
+            "is the input .*old.txt as well",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_outputs(outputs, inputs)
 
 
 def test_choose_device(monkeypatch):

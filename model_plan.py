@@ -1,0 +1,94 @@
+"""What a model of a given shape counts and needs, on paper: nothing is allocated.
+
+Bytes are of tensors; an allocator and a framework come on top.
+"""
+
+import math
+from dataclasses import dataclass
+
+from checkpoint import expected_shapes
+from config import LlamaConfig
+
+BYTES = {"float32": 4, "bfloat16": 2}
+ADAMW_MOMENTS = 2
+
+
+@dataclass(frozen=True)
+class TrainingShape:
+    """Sequences a step and device, tokens a sequence, and what the activations are computed in."""
+
+    batch_size: int
+    context: int
+    dtype: str = "float32"
+
+
+def count_parameters(config: LlamaConfig) -> int:
+    """All numbers that are trained; a tied embedding counts once."""
+    total = sum(math.prod(shape) for _, shape in expected_shapes(config))
+    return total - config.tie_word_embeddings * config.vocab_size * config.dim
+
+
+def activation_bytes(config: LlamaConfig, shape: TrainingShape) -> int:
+    """What the backward pass needs of the forward pass, without recomputation.
+
+    A layer keeps about, for every token: four times its input and two normalised copies of it,
+    query and attended values (8 · dim), keys and values, and the feed-forward's three products and
+    activation (4 · hidden_dim). The logits count twice, with their gradient.
+    """
+    kv_dim = config.n_kv_heads * config.head_dim
+    layer = 8 * config.dim + 4 * kv_dim + 4 * config.hidden_dim
+    numbers = config.n_layers * layer + 2 * config.vocab_size
+    return shape.batch_size * shape.context * numbers * BYTES[shape.dtype]
+
+
+def kv_cache_bytes(config: LlamaConfig, length: int, dtype: str) -> int:
+    """Keys and values of one sequence of `length` tokens."""
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * length * BYTES[dtype]
+
+
+def training_flops(config: LlamaConfig, context: int) -> int:
+    """Floating-point operations of forward and backward pass for one token.
+
+    6 for each weight that is multiplied (Kaplan et al. 2020, section 2.1; the input embedding is a
+    look-up), and 6 · context · dim a layer for causal attention, which is half of all pairs.
+    """
+    multiplied = count_parameters(config)
+    if not config.tie_word_embeddings:
+        multiplied -= config.vocab_size * config.dim
+    return 6 * multiplied + 6 * config.n_layers * context * config.dim
+
+
+def describe(config: LlamaConfig, shape: TrainingShape) -> str:
+    """The plan as a table."""
+    parameters = count_parameters(config)
+    kept = parameters * BYTES["float32"]
+    activations = activation_bytes(config, shape)
+    training = kept * (2 + ADAMW_MOMENTS) + activations
+    context = config.max_seq_len
+    rows = [
+        ("parameters", f"{parameters:,}"),
+        (
+            "shape",
+            f"{config.n_layers} layers, width {config.dim}, {config.n_heads} heads of "
+            f"{config.head_dim}, {config.n_kv_heads} key/value heads, hidden "
+            f"{config.hidden_dim}, vocabulary {config.vocab_size}",
+        ),
+        ("weights", f"{gigabytes(kept)} float32, {gigabytes(kept // 2)} bfloat16"),
+        ("training: weights, gradients, moments", gigabytes(kept * (2 + ADAMW_MOMENTS))),
+        (
+            f"training: activations, {shape.batch_size} x {shape.context} tokens, {shape.dtype}",
+            gigabytes(activations),
+        ),
+        ("training: together", gigabytes(training)),
+        ("training: operations a token", f"{training_flops(config, shape.context):.3g}"),
+        (
+            f"key/value cache, {context} tokens, float32",
+            gigabytes(kv_cache_bytes(config, context, "float32")),
+        ),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"

@@ -1,0 +1,301 @@
+"""Read a zip that is not trusted: in memory, under fixed bounds, without writing or running any of
+it.
+
+The file knows zips; it does not know what a submission should hold.
+"""
+
+import io
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MEBIBYTE = 1024 * 1024
+MAX_ZIP_BYTES = 10 * MEBIBYTE
+MAX_ENTRIES = 1000
+MAX_FILE_BYTES = 10 * MEBIBYTE
+MAX_TOTAL_BYTES = 50 * MEBIBYTE
+MAX_RATIO = 100  # text reaches 3 to 10; deflate ends at 1032
+RATIO_FREE_BYTES = MEBIBYTE  # below this size a high ratio is repetitive text, no bomb
+
+DIRECTORY_RECORD = b"PK\x01\x02"
+ENCRYPTED_FLAG = 0x1
+UTF8_FLAG = 0x800
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks the others without a bound
+PLAIN_KINDS = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: the zip was made where files have no modes
+# everything that zipfile raises on damaged input, found by damaging zips on purpose
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a submission; `where` is a file name or "zip"."""
+
+    severity: Literal["error", "warning"]
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.severity}: {shorten(self.where)}: {self.message}")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a zip holds: `names` are all files below its top folder, `files` those that could be
+    read, `problems` what is wrong with the zip itself.
+    """
+
+    top: str
+    names: tuple[str, ...]
+    files: Mapping[str, bytes]
+    problems: tuple[Problem, ...]
+
+
+def has_errors(problems: Iterable[Problem]) -> bool:
+    return any(problem.severity == "error" for problem in problems)
+
+
+def read_submission(path: str | Path) -> Submission:
+    """`parse_submission` of a file. Raises OSError if `path` is no file or cannot be read."""
+    path = Path(path)
+    if not path.is_file():  # a pipe or a device might never end
+        raise FileNotFoundError(f"{path} is not a file: check the path")
+    with path.open("rb") as file:
+        return parse_submission(file.read(MAX_ZIP_BYTES + 1))
+
+
+def parse_submission(data: bytes) -> Submission:
+    """The files of a zip. Never raises for what it holds: that is said in `problems`."""
+    try:
+        archive = _open_archive(data)
+    except ValueError as error:
+        return Submission("", (), {}, (Problem("error", "zip", str(error)),))
+    problems: list[Problem] = []
+    entries = _named_entries(archive, problems)
+    names = [name for name, _ in entries]
+    problems += _check_collisions(names)
+    top = _top_folder(names, problems)
+    prefix = f"{top}/" if top else ""
+    below = {
+        name.removeprefix(prefix): info
+        for name, info in entries
+        if name.startswith(prefix) and not name.endswith("/")
+    }
+    files = _read_files(archive, below, problems)
+    return Submission(top, tuple(below), files, tuple(problems))
+
+
+def _open_archive(data: bytes) -> zipfile.ZipFile:
+    """Raises ValueError for what is no zip, or one beyond the bounds."""
+    if len(data) > MAX_ZIP_BYTES:
+        raise ValueError(
+            f"is larger than {MAX_ZIP_BYTES:,} bytes (10 MB): leave out checkpoints and whatever "
+            "else is not asked for"
+        )
+    # Counted in the bytes, because zipfile makes an object of every entry before it tells how
+    # many there are, and the number in the zip's header may be false.
+    if data.count(DIRECTORY_RECORD) > MAX_ENTRIES:
+        raise ValueError(f"holds more than {MAX_ENTRIES} entries: zip only what is asked for")
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except UNREADABLE as error:
+        raise ValueError(
+            f"is no zip file, cut off or damaged ({error}): make it or upload it again"
+        ) from error
+
+
+# --- names ---
+
+
+def _named_entries(
+    archive: zipfile.ZipFile, problems: list[Problem]
+) -> list[tuple[str, zipfile.ZipInfo]]:
+    """The entries whose names are safe to work with, macOS's own files left out."""
+    entries = []
+    n_extras = 0
+    for info in archive.infolist():
+        name = _stored_name(info)
+        if fault := _name_fault(name):
+            problems.append(Problem("error", name, fault))
+        elif _is_macos_extra(name):
+            n_extras += 1
+        else:
+            entries.append((name, info))
+    if n_extras:
+        what = f"{n_extras} files of macOS (__MACOSX, .DS_Store, ._*) are ignored: leave them out"
+        problems.append(Problem("warning", "zip", what))
+    return entries
+
+
+def _stored_name(info: zipfile.ZipInfo) -> str:
+    """The name as it stands in the zip, with U+FFFD for what is not UTF-8."""
+    name = info.orig_filename  # `filename` is cut at a NUL and has no backslash on Windows
+    if info.flag_bits & UTF8_FLAG:
+        return name
+    # macOS writes UTF-8 without saying so, which zipfile reads as code page 437
+    return name.encode("cp437").decode("utf-8", errors="replace")
+
+
+def _name_fault(name: str) -> str | None:
+    parts = name.removesuffix("/").split("/")
+    return _first_fault(
+        ("\ufffd" in name, "its name is not UTF-8: rename the file"),
+        (not name.isprintable(), "its name has control characters: rename the file"),
+        ("\\" in name, "its name has a backslash: zip paths are written with /"),
+        (":" in name, "its name has a colon, as a drive letter has: zip the folder itself"),
+        (name.startswith("/"), "its path is absolute: zip the folder itself"),
+        (
+            any(part in ("", ".", "..") for part in parts),
+            "its path has an empty, '.' or '..' part: paths must be TOP/FILE",
+        ),
+    )
+
+
+def _first_fault(*checks: tuple[bool, str]) -> str | None:
+    return next((fault for is_faulty, fault in checks if is_faulty), None)
+
+
+def _is_macos_extra(name: str) -> bool:
+    parts = name.split("/")
+    return parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
+
+
+def _check_collisions(names: Iterable[str]) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name in names:
+        path = name.removesuffix("/")
+        key = unicodedata.normalize("NFC", path).casefold()
+        first = seen.get(key)
+        if first is None:
+            seen[key] = path
+        elif first == path:
+            yield Problem("error", name, "is in the zip more than once: make the zip again")
+        else:
+            what = f"differs from {shown(first)} only by case: Windows and macOS keep one of them"
+            yield Problem("error", name, f"{what}; remove the other")
+
+
+def _top_folder(names: Collection[str], problems: list[Problem]) -> str:
+    """The folder that everything is in; if there are several, the one with the most files.
+
+    "" stands for files that are in no folder.
+    """
+    tops = Counter(name.partition("/")[0] if "/" in name else "" for name in names)
+    if not tops:
+        problems.append(Problem("error", "zip", "holds no usable file"))
+        return ""
+    if len(tops) > 1 or "" in tops:
+        found = listed(f"{top}/" if top else "files in no folder" for top in tops)
+        what = f"must hold exactly one top folder, named after the students; it holds: {found}"
+        problems.append(Problem("error", "zip", what))
+    return tops.most_common(1)[0][0]
+
+
+# --- contents ---
+
+
+def _read_files(
+    archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], problems: list[Problem]
+) -> dict[str, bytes]:
+    files = {}
+    left = MAX_TOTAL_BYTES
+    for path, info in entries.items():
+        if fault := _content_fault(info):
+            problems.append(Problem("error", path, fault))
+            continue
+        left -= info.file_size
+        if left < 0:
+            what = f"unpacks to more than {MAX_TOTAL_BYTES:,} bytes: {shown(path)} and what follows"
+            what += " was not read; leave out what is not asked for"
+            problems.append(Problem("error", "zip", what))
+            break
+        try:
+            files[path] = _read_entry(archive, info)
+        except UNREADABLE as error:
+            what = f"cannot be unpacked ({error}): make the zip again"
+            problems.append(Problem("error", path, what))
+    return files
+
+
+def _content_fault(info: zipfile.ZipInfo) -> str | None:
+    """Bounds are set on the size that an entry claims: `_read_entry` holds it to that."""
+    largest = max(RATIO_FREE_BYTES, MAX_RATIO * info.compress_size)
+    return _first_fault(
+        (
+            stat.S_IFMT(info.external_attr >> 16) not in PLAIN_KINDS,
+            "is a symbolic link or a special file: put the file itself into the zip",
+        ),
+        (
+            bool(info.flag_bits & ENCRYPTED_FLAG),
+            "is encrypted: make the zip without a password",
+        ),
+        (
+            info.compress_type not in METHODS,
+            f"is compressed with method {info.compress_type}: only stored (0) and deflate (8)",
+        ),
+        (
+            info.file_size > MAX_FILE_BYTES,
+            f"unpacks to {info.file_size:,} bytes, allowed are {MAX_FILE_BYTES:,}",
+        ),
+        (
+            info.file_size > largest,
+            f"unpacks to more than {MAX_RATIO} times its size in the zip, as a zip bomb does",
+        ),
+    )
+
+
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with archive.open(info) as file:
+        # Given a size, zipfile unpacks no more than that and compares the CRC at the claimed end;
+        # without one it unpacks all there is before it cuts.
+        data = file.read(info.file_size + 1)
+    if len(data) != info.file_size:
+        raise ValueError(f"{len(data):,} bytes where the directory claims {info.file_size:,}")
+    return data
+
+
+# --- words ---
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8 text, strictly. Raises ValueError that names the line of the first other byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{data[error.start]:02x}"
+        raise ValueError(f"line {line}: {byte} is not UTF-8: save the file as UTF-8") from error
+
+
+def shorten(text: str, length: int = 100) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def shown(text: str) -> str:
+    """Quoted, escaped and cut, so that a stranger's text cannot pass for ours."""
+    return ascii(shorten(text, 60))
+
+
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def one_line(text: str) -> str:
+    """Printable ASCII: no terminal takes it for commands, and every encoding can print it."""
+    return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,83 @@
+"""What a training run leaves to look at: metrics.jsonl, loss.png and, where asked, TensorBoard.
+
+It knows numbers and steps, not what is trained.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from utils import atomic_write
+
+
+def import_optional(module: str, package: str, purpose: str) -> Any:
+    """A module of an optional package. Raises ValueError naming the install command."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(f"{purpose} needs {package}: pip install {package}") from None
+
+
+class TrainingLog:
+    """Appends records to `folder`/metrics.jsonl, and to TensorBoard's files beside it.
+
+    With `resume_step` the records of later steps, which an interrupted run wrote, are dropped.
+    Raises ValueError if TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool, resume_step: int = 0) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.records = [r for r in read_metrics(self.path) if r["step"] <= resume_step]
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(record) + "\n" for record in self.records)
+        self.writer = None
+        if tensorboard:
+            module = import_optional("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+            self.writer = module.SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        """Record values of one step. A number that is not finite is written as null."""
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self.records.append({"step": step, **finite})
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(self.records[-1]) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; a last line that a crash cut short is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
+    """Training and validation loss over steps, as a PNG. Raises ValueError without matplotlib."""
+    matplotlib = import_optional("matplotlib", "matplotlib", "the loss curve")
+    matplotlib.use("Agg")
+    pyplot = import_optional("matplotlib.pyplot", "matplotlib", "the loss curve")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for name, style in (("train_loss", {"alpha": 0.6}), ("val_loss", {"marker": "o"})):
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)
+    axes.set(xlabel="optimizer step", ylabel="cross-entropy, nats a token", title="Pre-training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
