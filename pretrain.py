@@ -454,6 +454,11 @@ def train(
 def check_progress(trainer: Trainer, tokenizer: Any, val_windows: TokenWindows) -> dict[str, float]:
     """Evaluate, show a sample, and save: the best model by validation loss, and the progress."""
     val_loss = trainer.evaluate(val_windows)
+    if not math.isfinite(val_loss):
+        raise ValueError(
+            f"the validation loss is {val_loss} at step {trainer.step}: lower --lr "
+            f"{trainer.options.lr}; {trainer.folder} keeps the last good checkpoint"
+        )
     perplexity = math.exp(min(val_loss, 700))
     is_best = val_loss < trainer.best_loss
     report(

@@ -5,11 +5,14 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
+from bundled import stand_in
 from command_line import OneLineParser, one_line_errors
 from config import ATTENTIONS, EDITIONS, NORMS
 from options import OPTIONS, Options
 
+PROGRAM = "run_llama.py"
 # Each option is one module's `run`; only the module that is asked for is imported.
 MODULES = {
     "generate": "completion",
@@ -61,7 +64,7 @@ HYPHENATED = ("label_names", "pretrained_model_path")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     for field in fields(Options):
         name, default = field.name, field.default
         flag = "--" + (name.replace("_", "-") if name in HYPHENATED else name)
@@ -88,11 +91,22 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def parse(argv: Sequence[str] | None) -> dict[str, Any]:
+    """All options by name; where the real files are missing, those of the bundled ones."""
+    parser = make_parser()
+    # argparse leaves an attribute alone that is there already: what is still unset was not given.
+    unset = object()
+    names = [field.name for field in fields(Options)]
+    args = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset))))
+    given = {name: value for name, value in args.items() if value is not unset}
+    defaults = {field.name: field.default for field in fields(Options)}
+    return defaults | stand_in(given) | given
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, then hand over to one option; what a user can mend is one line on standard error."""
-    parser = make_parser()
-    args = vars(parser.parse_args(argv))
-    with one_line_errors(parser.prog):
+    args = parse(argv)
+    with one_line_errors(PROGRAM):
         options = Options(**args)
         print(f"args: {args}", flush=True)
         from utils import raise_on_sigterm  # torch comes with it: after the quick checks

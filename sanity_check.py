@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import bundled
 from checkpoint import load_plain
 from config import EDITIONS
 from llama import load_pretrained
@@ -55,13 +56,15 @@ def load_reference(path: str | Path) -> dict[str, torch.Tensor]:
 def embed(checkpoint: str | Path, edition: str) -> dict[str, torch.Tensor]:
     """What the model gives for the check's token ids."""
     model = load_pretrained(checkpoint, edition=edition)
-    if model.config.vocab_size <= TOKENS.max():
+    is_bundled = Path(checkpoint) == bundled.CHECKPOINT
+    tokens = TOKENS % model.config.vocab_size if is_bundled else TOKENS
+    if model.config.vocab_size <= tokens.max():
         raise ValueError(
             f"{checkpoint} has a vocabulary of {model.config.vocab_size}, and the check's token "
             f"ids reach {TOKENS.max()}: name the checkpoint that the reference is of"
         )
     with torch.inference_mode():
-        logits, hidden_states = model(TOKENS)
+        logits, hidden_states = model(tokens)
     return {"logits": logits, "hidden_states": hidden_states}
 
 
@@ -104,13 +107,25 @@ def test_sanity_check() -> None:
     assert any(row.matches for row in comparisons), comparisons
 
 
+def choose_files(args: argparse.Namespace) -> None:
+    """Fill in the default files, the bundled ones where neither is here and none was named."""
+    is_named = args.checkpoint is not None or args.reference is not None
+    is_real = Path(CHECKPOINT).exists() or Path(REFERENCE).exists()
+    if not (is_named or is_real) and bundled.REFERENCE.exists():
+        bundled.announce("model and its reference embeddings")
+        args.checkpoint, args.reference = bundled.CHECKPOINT, bundled.REFERENCE
+    args.checkpoint = args.checkpoint or CHECKPOINT
+    args.reference = args.reference or REFERENCE
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", default=CHECKPOINT)
-    parser.add_argument("--reference", default=REFERENCE)
+    parser.add_argument("--checkpoint", help=f"the model (default: {CHECKPOINT})")
+    parser.add_argument("--reference", help=f"what it should give (default: {REFERENCE})")
     args = parser.parse_args()
+    choose_files(args)
     for path in (args.checkpoint, args.reference):
         if not Path(path).exists():
             print(f"sanity_check.py: {path} does not exist: {HELP}", file=sys.stderr)

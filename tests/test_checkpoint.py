@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, random_llama, random_tokens, tiny_config
 
 from checkpoint import expected_shapes, fit_tensors, read_checkpoint, save_checkpoint
 from config import NORMS
+from conftest import ROOT, random_llama, random_tokens, tiny_config
 from llama import Llama, load_pretrained
 
 TRUE_42M_ARGS = {

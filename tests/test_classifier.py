@@ -1,11 +1,10 @@
 """Both classifiers against their formulas in NumPy over the float64 oracle."""
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from conftest import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
 
+import oracle
 from checkpoint import save_checkpoint
 from classifier import (
     ClassifierConfig,
@@ -14,6 +13,7 @@ from classifier import (
     load_classifier,
     save_classifier,
 )
+from conftest import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
 from llama import Llama
 from tokenizer import Tokenizer
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_llama, tiny_config
 from sentencepiece import SentencePieceProcessor
 
 import run_llama
 from checkpoint import save_checkpoint
 from config import LlamaConfig
+from conftest import random_llama, tiny_config
 from llama import Llama
 
 FRANKENSTEIN = (

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, random_llama, tiny_config
 from sentencepiece import SentencePieceProcessor
 from torch.utils.data import DataLoader
 
@@ -29,6 +28,7 @@ import finetune
 import run_llama
 from checkpoint import save_checkpoint
 from classifier import LlamaEmbeddingClassifier, load_classifier
+from conftest import ROOT, random_llama, tiny_config
 from llama import load_pretrained
 from optimizer import AdamW
 

@@ -1,11 +1,11 @@
 """Cached, uncached and oracle generation give the same tokens, also past the context's end."""
 
-import oracle
 import pytest
 import torch
-from conftest import numpy_weights, random_llama, random_tokens, tiny_config
 
+import oracle
 from config import ATTENTIONS, NORMS
+from conftest import numpy_weights, random_llama, random_tokens, tiny_config
 from generation import generate, stream
 from kv_cache import KVCache
 from sampling import Sampler

@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import numpy as np
-import oracle
 import pytest
 import torch
+
+import oracle
+from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig
 from conftest import (
     assert_relative,
     numpy_weights,
@@ -15,8 +17,6 @@ from conftest import (
     random_tokens,
     tiny_config,
 )
-
-from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig
 from llama import (
     Attention,
     FeedForward,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import random_llama, random_tokens, tiny_config
 
 import lora
+from conftest import random_llama, random_tokens, tiny_config
 from lora import LoRALayer, apply_lora, merge_lora_weights
 
 

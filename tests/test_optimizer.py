@@ -4,10 +4,10 @@ import copy
 import itertools
 
 import numpy as np
-import oracle
 import pytest
 import torch
 
+import oracle
 from optimizer import AdamW
 
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from conftest import WORDS
 
 import pretrain_data
+from conftest import WORDS
 from pretrain_data import (
     TokenFile,
     TokenWindows,

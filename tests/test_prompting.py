@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, random_llama, tiny_config
 from sentencepiece import SentencePieceProcessor
 
 import run_llama
 from checkpoint import save_checkpoint
 from config import EDITIONS
+from conftest import WORDS, random_llama, tiny_config
 from llama import Llama, load_pretrained
 
 # The assignment's two data sets and their questions, as the contract writes them.

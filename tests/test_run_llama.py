@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, random_llama, tiny_config
 
 import run_llama
 from checkpoint import save_checkpoint
+from conftest import ROOT, random_llama, tiny_config
 
 SCRIPT = ROOT / "run_llama.py"
 

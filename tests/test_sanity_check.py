@@ -4,13 +4,13 @@ import subprocess
 import sys
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from conftest import ROOT, numpy_weights, random_llama, tiny_config
 
+import oracle
 import sanity_check
 from config import EDITIONS
+from conftest import ROOT, numpy_weights, random_llama, tiny_config
 
 
 @pytest.fixture

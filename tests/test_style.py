@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from options import Options
 from run_llama import HYPHENATED
 
@@ -19,7 +19,8 @@ CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 ROWS = [
     {"config", "utils", "command_line"},
     {"rope", "kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"},
-    {"base_llama", "checkpoint", "sentiment_data", "generation", "pretrain_data", "linear_loss"},
+    {"base_llama", "checkpoint", "sentiment_data", "generation", "pretrain_data", "linear_loss"}
+    | {"bundled"},
     {"llama", "model_plan"},
     {"classifier"},
     {"evaluation"},
