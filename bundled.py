@@ -42,7 +42,6 @@ def stand_in(given: Mapping[str, Any]) -> dict[str, Any]:
     is_real = any(Path(default_of(name)).exists() for name in PATHS)
     if is_real or given.keys() & PATHS.keys() or not CHECKPOINT.exists():
         return {}
-    announce("model and data")
     values = {name: str(path) for name, path in PATHS.items()} | {"prompt_text": PROMPT_TEXT}
     ending = OUTPUT_ENDINGS.get(given.get("option", ""))
     if ending:

@@ -23,18 +23,21 @@ from typing import Any
 
 import torch
 
-from config import FIELD_NAMES, LlamaConfig
+from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig
 from utils import atomic_write
 
 REMEDY = "check the path, or get the file again (bash setup.sh)"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 OWN_MODEL_TYPE = "mini-llama"
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
-IGNORED_ARGS = {"position_embedding_type", "use_cache"}  # constants of the courses' LlamaConfig
 LLAMA2C_HEADER = struct.Struct("<7i")
 LLAMA2C_VERSIONED_MAGIC = b"24ka"  # 0x616b3432, little-endian: version 1 and later
 LARGEST_DIMENSION = 2**24  # more than any vocabulary or context; a random header is above it
 TENSOR_ALIGNMENT = 4
+
+
+class WrongNormError(ValueError):
+    """A checkpoint has LayerNorm biases that matter, and RMSNorm was asked for."""
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Checkpoint:
 
     def make_config(self, **overrides: Any) -> LlamaConfig:
         """The file's configuration, with overrides. Raises ValueError naming the file."""
-        args = {k: v for k, v in self.model_args.items() if k not in IGNORED_ARGS}
+        args = {k: v for k, v in self.model_args.items() if k not in IGNORED_NAMES}
         unknown = sorted(str(k) for k in args if k not in FIELD_NAMES)
         if unknown:
             raise ValueError(f"{self.path}: unknown model_args {', '.join(unknown)}; {REMEDY}")
@@ -223,7 +226,7 @@ def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.
 def _drop_norm_biases(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     for name in [name for name in tensors if name.endswith("norm.bias")]:
         if tensors[name].count_nonzero():
-            raise ValueError(
+            raise WrongNormError(
                 f"{path}: {name} is not 0, and RMSNorm has no bias; "
                 "use --norm layernorm or another edition"
             )

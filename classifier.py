@@ -10,7 +10,7 @@ Shapes: B batch, T tokens, C the model's width, V vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import nn
 from base_llama import shapes_only
 from checkpoint import Checkpoint, fit_tensors, read_checkpoint, save_checkpoint
 from config import LlamaConfig
-from llama import Llama, last_column, load_pretrained
+from llama import Llama, load_pretrained
 from tokenizer import Tokenizer
 
 BACKBONE_PREFIX = "llama."
@@ -42,14 +42,7 @@ class ClassifierConfig:
     attention: str | None = None
 
 
-class SavedClassifier(Protocol):
-    """The attributes that the assignment's own code gives a classifier's configuration."""
-
-    pretrained_model_path: str
-    num_labels: int
-
-
-def load_backbone(config: ClassifierConfig | SavedClassifier) -> Llama:
+def load_backbone(config: ClassifierConfig) -> Llama:
     """The pretrained Llama that a classifier configuration names."""
     arithmetic = {name: getattr(config, name, None) for name in ("edition", "norm", "attention")}
     return load_pretrained(config.pretrained_model_path, **arithmetic)
@@ -77,8 +70,8 @@ class LlamaZeroShotClassifier(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) of BOS + sentence + question → scores (B, num_labels)."""
-        logits, _ = self.llama(input_ids, lengths=lengths)
-        log_probs = F.log_softmax(logits[:, 0], dim=-1)  # (B, V)
+        last = self.llama.last_hidden_state(input_ids, lengths)  # (B, 1, C)
+        log_probs = F.log_softmax(self.llama.output(last)[:, 0], dim=-1)  # (B, V)
         scores = [log_probs[:, ids].sum(dim=-1) for ids in self.label_name_ids]
         return torch.stack(scores, dim=-1)
 
@@ -96,8 +89,7 @@ class LlamaEmbeddingClassifier(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) of BOS + sentence → log-probabilities (B, num_labels)."""
-        _, hidden_states = self.llama(input_ids, lengths=lengths)
-        last = last_column(hidden_states, lengths)[:, 0]  # (B, C)
+        last = self.llama.last_hidden_state(input_ids, lengths)[:, 0]  # (B, C)
         return F.log_softmax(self.classifier_head(self.dropout(last)), dim=-1)
 
 

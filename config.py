@@ -4,7 +4,7 @@ Every default of the model, of LoRA and of the editions stands here and nowhere 
 read them from here. The file knows no tensors and reads no files.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 
 NORMS = ("layernorm", "rmsnorm")
 ATTENTIONS = ("bidirectional", "causal")
@@ -73,8 +73,11 @@ class LlamaConfig:
     norm: str = EDITIONS[DEFAULT_EDITION].norm
     attention: str = EDITIONS[DEFAULT_EDITION].attention
     tie_word_embeddings: bool = True
+    # Constants of the courses' own configuration: taken, and of no effect.
+    position_embedding_type: InitVar[str] = "rotary"
+    use_cache: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, position_embedding_type: str, use_cache: bool) -> None:
         for name in ("vocab_size", "dim", "n_layers", "n_heads", "multiple_of", "max_seq_len"):
             self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, ">= 1")
         if self.n_kv_heads is None:
@@ -127,6 +130,7 @@ PRESETS = {
     "llama2-70b": _LLAMA2 | dict(dim=8192, n_layers=80, n_heads=64, n_kv_heads=8, hidden_dim=28672),
 }
 FIELD_NAMES = frozenset(field.name for field in fields(LlamaConfig))
+IGNORED_NAMES = frozenset(("position_embedding_type", "use_cache"))
 
 
 def feed_forward_hidden_dim(dim: int, multiple_of: int) -> int:

@@ -25,7 +25,7 @@ from sentiment_data import (
     read_examples,
     read_label_names,
 )
-from tokenizer import Tokenizer, check_vocabulary, find_tokenizer
+from tokenizer import AnyTokenizer, check_vocabulary, find_tokenizer, load_tokenizer
 from utils import atomic_write, check_outputs, choose_device
 
 
@@ -34,7 +34,7 @@ class Task:
     """The data of one run, read and checked."""
 
     device: torch.device
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     train: list[Example]
     dev: list[Example]
     test: list[Example]
@@ -63,7 +63,7 @@ def prepare(options: Options, outputs: Sequence[str | Path] = ()) -> Task:
 
 def prepare_model(
     options: Options, outputs: Sequence[str | Path]
-) -> tuple[torch.device, Tokenizer]:
+) -> tuple[torch.device, AnyTokenizer]:
     """The device and the tokenizer, once the output files are known to be possible.
 
     Raises OSError or ValueError with one line that says what to do.
@@ -71,7 +71,7 @@ def prepare_model(
     device = choose_device(options.use_gpu)
     tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
     check_outputs(outputs, [*options.inputs, tokenizer_path])
-    return device, Tokenizer(options.max_sentence_len, tokenizer_path)
+    return device, load_tokenizer(tokenizer_path, options.max_sentence_len)
 
 
 def _label_names(options: Options, train: Sequence[Example]) -> list[str] | None:
@@ -105,7 +105,7 @@ def classifier_config(options: Options, task: Task) -> ClassifierConfig:
     )
 
 
-def announce(llama: Llama, tokenizer: Tokenizer, path: str | Path) -> None:
+def announce(llama: Llama, tokenizer: AnyTokenizer, path: str | Path) -> None:
     """Say which model and arithmetic are in force, once the tokenizer is known to be its own.
 
     Raises ValueError for a tokenizer with another vocabulary.
@@ -137,7 +137,7 @@ class Progress:
 def predict(
     model: torch.nn.Module,
     examples: Sequence[Example],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     options: Options,
     description: str,
 ) -> list[int]:
@@ -195,7 +195,13 @@ def write_predictions(
             file.write(f"{guess}{SEPARATOR}{example.sentence}\n")
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+def digest(path: str | Path) -> str:
+    """SHA-256, in hexadecimal: of a file, of a folder's files, or of a name (tiktoken:gpt2)."""
+    path = Path(path)
+    if path.is_dir():
+        parts = [f"{file.name} {digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if not path.exists():
+        return hashlib.sha256(str(path).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

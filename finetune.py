@@ -23,7 +23,7 @@ from evaluation import (
     accuracy,
     announce,
     classifier_config,
-    file_digest,
+    digest,
     predict,
     prepare,
     write_predictions,
@@ -89,7 +89,11 @@ def check_free_disk(path: Path, model: torch.nn.Module) -> None:
     """Raise ValueError unless the checkpoint and the state to resume from, old and new, fit."""
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in trainable_parameters(model).values())
-    needed = 2 * (total + 4 * trained) + 10**6  # two moments, LoRA's adapters, and file headers
+    state = 3 * trained  # two moments a parameter
+    # All files, one of them a second time while it is written; LoRA's adapters, and file headers.
+    needed = total + state + max(total, state) + trained + 10**6
+    there = [path, beside(path, "resume")]
+    needed -= sum(file.stat().st_size for file in there if file.exists())
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise ValueError(
@@ -106,8 +110,8 @@ def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None
     epochs_done, best_accuracy = 0, -1.0
     if options.resume:
         epochs_done, best_accuracy = load_progress(options, settings, parameters, optimizer)
-    else:  # an older run's state would no longer fit the checkpoint that is written next
-        progress_path(options).unlink(missing_ok=True)
+    elif progress_path(options).exists():
+        print(f"{progress_path(options)} is of an interrupted run: --resume would go on with it")
     for epoch in range(epochs_done, options.epochs):
         shuffle = seed_epoch(options.seed, epoch)
         batches = make_batches(task.train, task.tokenizer, options.batch_size, shuffle)
@@ -117,6 +121,8 @@ def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None
             for name, examples in (("train", task.train), ("dev", task.dev))
         )
         if dev_accuracy > best_accuracy:
+            if epoch == 0:  # an older run's state does not fit the checkpoint that is written next
+                progress_path(options).unlink(missing_ok=True)
             best_accuracy = dev_accuracy
             save_best(options, model, epoch, dev_accuracy)
         save_progress(options, settings, parameters, optimizer, epoch + 1, best_accuracy)
@@ -223,7 +229,7 @@ def resume_settings(
         ("train", options.train),
         ("dev", options.dev),
     ):
-        settings[name] = f"{Path(path).name} (SHA-256 {file_digest(path)[:16]})"
+        settings[name] = f"{Path(path).name} (SHA-256 {digest(path)[:16]})"
     return settings
 
 

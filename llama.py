@@ -109,6 +109,10 @@ class Attention(nn.Module):
         self.dropout = config.dropout
         self.resid_dropout = nn.Dropout(config.dropout)
 
+    def rotary_tables(self, start: int, end: int, device: torch.device) -> RotaryTables:
+        """RoPE's tables, each (T, D/2), for positions start to end - 1."""
+        return tables_for(self.head_dim, self.max_seq_len, start, end, self.rope_theta, device)
+
     def compute_query_key_value_scores(
         self,
         query: torch.Tensor,
@@ -147,7 +151,7 @@ class Attention(nn.Module):
         key = self.compute_key(x).view(batch, length, self.n_kv_heads, self.head_dim)
         value = self.compute_value(x).view(batch, length, self.n_kv_heads, self.head_dim)
         if tables is None:
-            tables = rotary_window(self, 0, length, x.device)
+            tables = self.rotary_tables(0, length, x.device)
         query, key = rotate(query, *tables), rotate(key, *tables)
         query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # (B, H, T, D)
         if cache is not None:
@@ -155,6 +159,25 @@ class Attention(nn.Module):
         attended = self.compute_query_key_value_scores(query, key, value, mask)
         attended = attended.transpose(1, 2).reshape(batch, length, -1)  # (B, T, C)
         return self.resid_dropout(self.compute_output(attended))
+
+    def read_last(
+        self, x: torch.Tensor, tables: RotaryTables, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """forward's last column, or each row's last real token, and nothing else: (B, 1, C).
+
+        That query sees every real key whatever the mask, since all of them are in its past.
+        """
+        batch, length, _ = x.shape
+        query = self.compute_query(last_column(x, lengths)).view(1, batch, -1, self.head_dim)
+        key = self.compute_key(x).view(batch, length, self.n_kv_heads, self.head_dim)
+        value = self.compute_value(x).view(batch, length, self.n_kv_heads, self.head_dim)
+        end = slice(-1, None) if lengths is None else lengths - 1
+        query = rotate(query, *(table[end] for table in tables))  # rows take the place of T
+        query, key = query.transpose(0, 1), rotate(key, *tables)
+        query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # (B, H, 1 or T, D)
+        mask = None if lengths is None else padding_mask(lengths, length)
+        attended = self.compute_query_key_value_scores(query, key, value, mask)
+        return self.resid_dropout(self.compute_output(attended.reshape(batch, 1, -1)))
 
 
 class FeedForward(nn.Module):
@@ -206,6 +229,14 @@ class LlamaLayer(nn.Module):
         h = x + self.attention(self.attention_norm(x), tables, mask, cache, self.layer_id)
         return h + self.feed_forward(self.ffn_norm(h))
 
+    def read_last(
+        self, x: torch.Tensor, tables: RotaryTables, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """forward's last column, or each row's last real token, and nothing else: (B, 1, C)."""
+        attended = self.attention.read_last(self.attention_norm(x), tables, lengths)
+        h = last_column(x, lengths) + attended
+        return h + self.feed_forward(self.ffn_norm(h))
+
 
 class Llama(LlamaPreTrainedModel):
     """The whole network, freshly initialised. `load_pretrained` gives one with trained weights."""
@@ -255,7 +286,7 @@ class Llama(LlamaPreTrainedModel):
         if cache is not None and not (self.config.is_causal and lengths is None):
             raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
         start, length = cache.position if cache else 0, tokens.shape[1]
-        tables = rotary_window(self.layers[0].attention, start, length, tokens.device)
+        tables = self.layers[0].attention.rotary_tables(start, start + length, tokens.device)
         mask = self._mask(start, length, lengths, tokens.device)
         h = self.dropout(self.tok_embeddings(tokens))
         for layer in self.layers:
@@ -263,6 +294,22 @@ class Llama(LlamaPreTrainedModel):
         if cache is not None:
             cache.advance(length)
         return self.norm(h)
+
+    def last_hidden_state(
+        self, tokens: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """last_column(hidden_states(tokens, lengths), lengths), (B, 1, C), for less work.
+
+        It is all that a classifier reads, so the last layer computes queries, output projection
+        and feed-forward for that column alone.
+        """
+        length = tokens.shape[1]
+        tables = self.layers[0].attention.rotary_tables(0, length, tokens.device)
+        mask = self._mask(0, length, lengths, tokens.device)
+        h = self.dropout(self.tok_embeddings(tokens))
+        for layer in self.layers[:-1]:
+            h = layer(h, tables, mask)
+        return self.norm(self.layers[-1].read_last(h, tables, lengths))
 
     def _mask(
         self, start: int, length: int, lengths: torch.Tensor | None, device: torch.device
@@ -276,7 +323,7 @@ class Llama(LlamaPreTrainedModel):
             return mask.tril(diagonal=start)
         if lengths is None:
             return None
-        return (torch.arange(length, device=device) < lengths[:, None])[:, None, None, :]
+        return padding_mask(lengths, length)
 
     def generate(
         self,
@@ -303,15 +350,9 @@ class Llama(LlamaPreTrainedModel):
             self.train(was_training)
 
 
-def rotary_window(
-    attention: Attention, start: int, length: int, device: torch.device
-) -> RotaryTables:
-    """RoPE's tables, each (T, D/2), for positions start to start + length - 1."""
-    end = start + length
-    cos, sin = tables_for(
-        attention.head_dim, attention.max_seq_len, end, attention.rope_theta, device
-    )
-    return cos[start:end], sin[start:end]
+def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:
+    """(B, 1, 1, T): True for the first `lengths` (B,) keys of each row."""
+    return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
 
 
 def last_column(h: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:

@@ -52,7 +52,9 @@ def apply_lora(
     alpha: float = LORA_ALPHA,
     target_modules: Sequence[str] = LORA_TARGETS,
 ) -> nn.Module:
-    """Freeze `model` and wrap its linear layers whose own name is in `target_modules`, in place.
+    """Freeze all of `model` and wrap its linear layers whose own name is in `target_modules`.
+
+    It is done in place; of a classifier pass the backbone, so that its head stays trainable.
 
     A layer that is wrapped already is left as it is. Returns the model. Raises ValueError if a
     target names no linear layer of the model.
@@ -101,8 +103,8 @@ def merge_lora_weights(model: nn.Module) -> nn.Module:
         parent_name, _, child_name = name.rpartition(".")
         layer = model.get_submodule(name)
         merged = layer.original_layer
-        with torch.no_grad():
-            merged.weight.copy_(layer.merged_weight())
+        # A new parameter: the old one may be tied to another layer's, which is not adapted.
+        merged.weight = nn.Parameter(layer.merged_weight().detach(), requires_grad=False)
         setattr(model.get_submodule(parent_name), child_name, merged)
     return model
 

@@ -113,7 +113,9 @@ class Options:
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where training writes its best model, by default a name that no other run shares."""
+        """Where training writes its best model, by default a name that runs with other data, other
+        epochs or another learning rate do not share.
+        """
         default = f"{self.option}-{self.dataset}-{self.epochs}-{self.lr}.pt"
         return Path(self.checkpoint_out or default)
 

@@ -26,7 +26,14 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from checkpoint import load_plain, save_checkpoint, save_folder, save_plain
+from checkpoint import (
+    fit_tensors,
+    load_plain,
+    read_checkpoint,
+    save_checkpoint,
+    save_folder,
+    save_plain,
+)
 from command_line import OneLineParser, one_line_errors
 from config import ATTENTIONS, NORMS, PRESETS, LlamaConfig
 from linear_loss import linear_cross_entropy
@@ -60,6 +67,7 @@ class PretrainOptions:
     tokenizer: str | None = None
     vocab_size: int | None = None
     val_fraction: float = 0.01
+    init: str | None = None
     preset: str = "15m"
     dim: int | None = None
     n_layers: int | None = None
@@ -75,6 +83,7 @@ class PretrainOptions:
     accumulation: int = 1
     lr: float = 3e-4
     min_lr: float = 0.0
+    decay_steps: int | None = None
     warmup: int = 100
     schedule: str = "cosine"
     weight_decay: float = 0.1
@@ -197,7 +206,8 @@ def learning_rate(options: PretrainOptions, step: int) -> float:
         return options.lr * (step + 1) / options.warmup
     if options.schedule == "constant":
         return options.lr
-    progress = (step - options.warmup) / max(1, options.steps - options.warmup)
+    decay_steps = (options.decay_steps or options.steps) - options.warmup
+    progress = min(1.0, (step - options.warmup) / max(1, decay_steps))
     return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -321,6 +331,14 @@ class Trainer:
             save_checkpoint(self.folder / f"{name}.pt", self.llama.config, tensors, **facts)
             save_folder(self.folder / name, self.llama.config, tensors)
 
+    def load_weights(self, path: str) -> None:
+        """Start from a model instead of from random weights. Raises ValueError if it has another
+        shape.
+        """
+        checkpoint = read_checkpoint(path)
+        tensors = fit_tensors(checkpoint, self.llama.config)
+        load_training_state(self, {"model": tensors})
+
     @property
     def progress_path(self) -> Path:
         return self.folder / "progress.pt"
@@ -363,20 +381,20 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def load_training_state(trainer: Trainer, saved: dict[str, Any]) -> None:
-    """The inverse of training_state."""
+    """The inverse of training_state; without "optimizer" the moments stay at 0."""
     if not trainer.options.shard:
         trainer.llama.load_state_dict(saved["model"])
-        trainer.optimizer.load_state_dict(saved["optimizer"])
+        if "optimizer" in saved:
+            trainer.optimizer.load_state_dict(saved["optimizer"])
         return
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint import state_dict as api
 
-    set_state_dict(
-        trainer.llama,
-        trainer.optimizer,
-        model_state_dict=saved["model"],
-        optim_state_dict=saved["optimizer"],
-        options=StateDictOptions(full_state_dict=True),
-    )
+    whole = api.StateDictOptions(full_state_dict=True)
+    api.set_model_state_dict(trainer.llama, saved["model"], options=whole)
+    if "optimizer" in saved:
+        api.set_optimizer_state_dict(
+            trainer.llama, trainer.optimizer, saved["optimizer"], options=whole
+        )
 
 
 # A resumed run may ask for more or fewer evaluations, other samples or outputs, but not for these.
@@ -514,6 +532,8 @@ def run(options: PretrainOptions) -> int:
         trainer = Trainer(options, process, options.model_config(tokenizer.n_words))
         if options.resume and trainer.progress_path.exists():
             trainer.load_progress()
+        elif options.init is not None:
+            trainer.load_weights(options.init)
         parameters = f"{count_parameters(trainer.llama.config):,} parameters"
         report(process, f"{parameters}, {train_file.count:,} training tokens")
         log = None
@@ -549,6 +569,8 @@ HELP = {
     "accumulation": "parts that a process's batch is computed in, to save memory",
     "lr": "largest learning rate",
     "min_lr": "learning rate at the end of the cosine",
+    "decay_steps": "steps that the cosine is laid out for (--steps)",
+    "init": "a checkpoint to start from instead of random weights",
     "warmup": "steps of linear warmup",
     "weight_decay": "on matrices; norms and biases have none",
     "max_grad_norm": "gradients are scaled down to this norm",
@@ -570,7 +592,7 @@ CHOICES = {
     "schedule": SCHEDULES,
     "dtype": tuple(DTYPES),
 }
-INTEGERS = {"vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim"}
+INTEGERS = {"vocab_size", "decay_steps", "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim"}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -26,10 +26,8 @@ from sentencepiece import SentencePieceTrainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from tokenizer import TiktokenTokenizer, Tokenizer
+from tokenizer import AnyTokenizer
 from utils import atomic_write
-
-AnyTokenizer = Tokenizer | TiktokenTokenizer
 
 FORMAT = 1  # raise it when the documents made of a text, or the token files, change
 MAX_DOCUMENT = 1 << 20  # characters: bounds the memory of a text in which no separator comes

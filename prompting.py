@@ -3,10 +3,14 @@
 The reading position and the padding are the classifier's; here is only the order of work.
 """
 
+import sys
+from collections.abc import Sequence
+
 from classifier import LlamaZeroShotClassifier
 from evaluation import announce, classifier_config, predict, prepare, write_predictions
 from options import Options
-from sentiment_data import with_prompt
+from sentiment_data import Example, with_prompt
+from tokenizer import AnyTokenizer
 from utils import seed_everything
 
 
@@ -23,7 +27,24 @@ def run(options: Options) -> None:
     results = []
     for split, path in (("dev", options.dev_out), ("test", options.test_out)):
         examples = with_prompt(getattr(task, split), task.label_names)
+        warn_of_lost_questions(split, examples, task.tokenizer)
         predictions = predict(model, examples, task.tokenizer, options, f"eval {split}")
         results.append((split, path, examples, predictions))
     for result in results:
         write_predictions(*result)
+
+
+def warn_of_lost_questions(
+    split: str, examples: Sequence[Example], tokenizer: AnyTokenizer
+) -> None:
+    """--max_sentence_len cuts the question as well, as in the assignment: say how often it does."""
+    if tokenizer.max_len is None:
+        return
+    counts = (len(tokenizer.encode(e.sentence, bos=False, eos=False)) for e in examples)
+    lost = sum(count == tokenizer.max_len for count in counts)
+    if lost:
+        print(
+            f"warning: --max_sentence_len {tokenizer.max_len} cuts the question, or a part of it, "
+            f"off {lost} of {len(examples)} {split} texts",
+            file=sys.stderr,
+        )

@@ -31,15 +31,21 @@ def rotary_tables(
 
 
 def tables_for(
-    head_dim: int, max_seq_len: int, end: int, theta: float, device: torch.device | str
+    head_dim: int,
+    max_seq_len: int,
+    start: int,
+    end: int,
+    theta: float,
+    device: torch.device | str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tables that reach at least to position `end`, from the cache wherever that is possible.
+    """cos and sin, each (end - start, head_dim/2), for positions start to end - 1.
 
     A batch may be longer than `max_seq_len` (reviews are); lengths are then rounded up to its
     next multiple, so that few different tables are ever made.
     """
     length = max_seq_len * max(1, -(-end // max_seq_len))
-    return rotary_tables(head_dim, length, theta, device)
+    cos, sin = rotary_tables(head_dim, length, theta, device)
+    return cos[start:end], sin[start:end]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -62,6 +68,5 @@ def apply_rotary_emb(
     `max_seq_len` only sizes the tables; a longer T is rotated as well.
     """
     length = query.shape[1]
-    cos, sin = tables_for(head_dim, max_seq_len, length, theta, query.device)
-    cos, sin = cos[:length], sin[:length]
+    cos, sin = tables_for(head_dim, max_seq_len, 0, length, theta, query.device)
     return rotate(query, cos, sin), rotate(key, cos, sin)

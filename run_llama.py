@@ -2,24 +2,16 @@
 """The assignment's command line: python run_llama.py --option {generate,prompt,finetune,lora}."""
 
 import argparse
-import importlib
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from bundled import stand_in
+import bundled
 from command_line import OneLineParser, one_line_errors
 from config import ATTENTIONS, EDITIONS, NORMS
 from options import OPTIONS, Options
 
 PROGRAM = "run_llama.py"
-# Each option is one module's `run`; only the module that is asked for is imported.
-MODULES = {
-    "generate": "completion",
-    "prompt": "prompting",
-    "finetune": "finetune",
-    "lora": "finetune",
-}
 HELP = {
     "option": "generate text, classify by prompt, or train a classifier: all weights or LoRA",
     "train": "training data, lines LABEL ||| SENTENCE",
@@ -91,8 +83,8 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def parse(argv: Sequence[str] | None) -> dict[str, Any]:
-    """All options by name; where the real files are missing, those of the bundled ones."""
+def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
+    """All options by name, and whether the bundled files stand in for missing real ones."""
     parser = make_parser()
     # argparse leaves an attribute alone that is there already: what is still unset was not given.
     unset = object()
@@ -100,19 +92,33 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     args = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset))))
     given = {name: value for name, value in args.items() if value is not unset}
     defaults = {field.name: field.default for field in fields(Options)}
-    return defaults | stand_in(given) | given
+    bundled_values = bundled.stand_in(given)
+    return defaults | bundled_values | given, bool(bundled_values)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, then hand over to one option; what a user can mend is one line on standard error."""
-    args = parse(argv)
+    args, is_bundled = parse(argv)
     with one_line_errors(PROGRAM):
         options = Options(**args)
+        if is_bundled:
+            bundled.announce("model and data")
         print(f"args: {args}", flush=True)
         from utils import raise_on_sigterm  # torch comes with it: after the quick checks
 
         raise_on_sigterm()
-        importlib.import_module(MODULES[options.option]).run(options)
+        run(options)
+
+
+def run(options: Options) -> None:
+    """Hand over to the option's module; only the one that is asked for is imported."""
+    if options.option == "generate":
+        import completion as module
+    elif options.option == "prompt":
+        import prompting as module
+    else:
+        import finetune as module
+    module.run(options)
 
 
 if __name__ == "__main__":

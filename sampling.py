@@ -69,6 +69,9 @@ class Sampler:
         check_sampling(self.temperature, self.epsilon, self.top_p)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Raises ValueError for logits that are not numbers."""
+        if logits.isnan().any():
+            raise ValueError("the model's logits are not numbers (NaN): its checkpoint is damaged")
         if self.temperature == 0:
             return logits.argmax(dim=-1, keepdim=True)
         probs = logits_to_probs(logits, self.temperature, self.epsilon, self.top_p)

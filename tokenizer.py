@@ -166,9 +166,13 @@ def load_tokenizer(name: str | Path, max_len: int | None = None) -> Tokenizer | 
     return Tokenizer(max_len, name)
 
 
+AnyTokenizer = Tokenizer | TiktokenTokenizer
+
+
 def find_tokenizer(checkpoint: str | Path, explicit: str | Path | None = None) -> Path:
     """The tokenizer file for a checkpoint: the explicit one, else <checkpoint stem>.model, else the
-    only .model file beside the checkpoint, else tokenizer.model in the current folder.
+    only .model file beside the checkpoint (of a folder: in or beside it), else tokenizer.model in
+    the current folder.
     """
     if explicit is not None:
         return Path(explicit)
@@ -176,13 +180,12 @@ def find_tokenizer(checkpoint: str | Path, explicit: str | Path | None = None) -
     same_stem = checkpoint.with_suffix(".model")
     if same_stem.is_file():
         return same_stem
-    beside = list(checkpoint.parent.glob("*.model"))
+    beside = list(checkpoint.glob("*.model")) if checkpoint.is_dir() else []
+    beside = beside or list(checkpoint.parent.glob("*.model"))
     return beside[0] if len(beside) == 1 else Path(TOKENIZER_MODEL)
 
 
-def check_vocabulary(
-    tokenizer: Tokenizer | TiktokenTokenizer, vocab_size: int, checkpoint: str | Path
-) -> None:
+def check_vocabulary(tokenizer: AnyTokenizer, vocab_size: int, checkpoint: str | Path) -> None:
     """Raise ValueError unless the tokenizer has exactly the model's `vocab_size` pieces."""
     if tokenizer.n_words != vocab_size:
         raise ValueError(

@@ -55,7 +55,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     A reader, a crash or a kill -9 sees the old file or the new one, never a part. Text is UTF-8
     with "\\n" line ends on every platform. Raises OSError if the folder cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays, and what it leads to is replaced
+    _check_regular(path)
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
@@ -67,6 +68,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_regular(path: Path) -> None:
+    """Raise ValueError for a folder, a pipe or a device: a rename would put a file in its place."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; give a file name")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file; give another name")
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -104,8 +113,7 @@ def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -
 
 
 def _check_writable(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; give a file name")
+    _check_regular(path)
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: folder {path.parent} does not exist; create it")
     probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -41,6 +41,10 @@ def test_stories42m_shape():
     assert config.layer_norm_eps == 1e-5
 
 
+def test_the_courses_own_constants_are_taken():
+    assert LlamaConfig(position_embedding_type="rotary", use_cache=True) == LlamaConfig()
+
+
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         LlamaConfig().dim = 3

@@ -831,8 +831,17 @@ def test_resuming_on_another_pretrained_model_is_refused(
 def test_a_run_that_starts_anew_forgets_the_state_of_an_older_one(
     stopped_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else resuming the older run could end with the newer one's checkpoint."""
-    monkeypatch.setattr(F, "nll_loss", call_that_fails(F.nll_loss, 1, RuntimeError("power cut")))
+    """Else resuming the older run could end with the newer one's checkpoint; but not before the
+    newer run has a checkpoint.
+    """
+    older = (stopped_folder / "best.resume.pt").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "nll_loss", call_that_fails(F.nll_loss, 1, RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train("lora", "--checkpoint_out", "best.pt", "--seed", "7")
+    assert (stopped_folder / "best.resume.pt").read_bytes() == older
+    failing = call_that_fails(finetune.save_progress, 1, RuntimeError("power cut"))
+    monkeypatch.setattr(finetune, "save_progress", failing)
     with pytest.raises(RuntimeError, match="power cut"):
         train("lora", "--checkpoint_out", "best.pt", "--seed", "7")
     assert not (stopped_folder / "best.resume.pt").exists()

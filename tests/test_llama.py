@@ -24,6 +24,7 @@ from llama import (
     Llama,
     RMSNorm,
     attention_by_hand,
+    last_column,
     load_pretrained,
 )
 
@@ -108,6 +109,28 @@ def test_mask_padding_equals_float64(norm: str, attention: str):
     assert_relative(actual_logits[:, 0], logits[rows, lengths.numpy() - 1], 1e-5)
     for row, length in enumerate(lengths):  # padding positions mean nothing
         assert_relative(h[row, :length], hidden_states[row, :length], 1e-5)
+
+
+@pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)
+@pytest.mark.parametrize("lengths", [None, torch.tensor([10, 4, 1])], ids=["all", "padded"])
+def test_last_hidden_state_is_the_full_forwards(norm: str, attention: str, lengths):
+    """Values and gradients of every parameter."""
+    llama = random_llama(tiny_config(norm=norm, attention=attention))
+    tokens = random_tokens(llama.config, 3, 10)
+    weights = torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for last in (
+        llama.last_hidden_state(tokens, lengths),
+        last_column(llama.hidden_states(tokens, lengths), lengths),
+    ):
+        llama.zero_grad()
+        (last * weights).sum().backward()
+        gradients = {n: p.grad.clone() for n, p in llama.named_parameters()}
+        results.append((last.detach(), gradients))
+    (fast, fast_gradients), (slow, slow_gradients) = results
+    assert_relative(fast, slow, 1e-5)
+    for name, gradient in slow_gradients.items():
+        assert_relative(fast_gradients[name], gradient, 1e-5)
 
 
 @pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)

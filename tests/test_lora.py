@@ -84,6 +84,15 @@ def test_merging_is_exact_and_idempotent():
     assert torch.equal(logits(merge_lora_weights(llama)), once)
 
 
+def test_merging_a_tied_layer_leaves_its_twin_alone():
+    llama = adapted(target_modules=["output"])
+    embedding, before = llama.tok_embeddings.weight.clone(), logits(llama)
+    assert torch.equal(lora.merged_state_dict(llama)["tok_embeddings.weight"], embedding)
+    merge_lora_weights(llama)
+    torch.testing.assert_close(logits(llama), before, atol=1e-4, rtol=1e-4)
+    assert torch.equal(llama.tok_embeddings.weight, embedding)
+
+
 def test_applying_twice_is_applying_once():
     llama = adapted()
     before = logits(llama)

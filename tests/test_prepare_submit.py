@@ -11,6 +11,7 @@ import pytest
 import prepare_submit as ps
 import sentiment_data
 from config import FRANKENSTEIN, THRILLER
+from conftest import ROOT
 from submission_zip import Submission
 
 # written out from the assignment, not taken from the module
@@ -343,3 +344,11 @@ def test_exit_status(folder, capsys, arguments, expected, part):
     status, out, err = run(capsys, *arguments)
     assert status == expected
     assert part in out + err
+
+
+def test_with_imports_takes_all_that_the_options_need():
+    """The project's own command line imports its options' modules only when they are asked for."""
+    names = set(ps.collect_files(ROOT, True))
+    modules = {"completion.py", "prompting.py", "finetune.py", "evaluation.py", "sentiment_data.py"}
+    assert modules | {"options.py", "checkpoint.py", "generation.py"} <= names
+    assert not {"pretrain.py", "download.py"} & names

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import bundled
 import run_llama
 from checkpoint import save_checkpoint
 from conftest import ROOT, random_llama, tiny_config
@@ -75,6 +76,12 @@ COMMANDS = {
     "finetune": f"--option finetune {TINY} {OUTPUTS.format('finetuning')}",
     "lora": f"--option lora {TINY} {OUTPUTS.format('lora')}",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are of the assignment's own defaults; test_bundled.py is of the stand-in."""
+    monkeypatch.setattr(bundled, "CHECKPOINT", tmp_path / "no bundled model.pt")
 
 
 @pytest.fixture(autouse=True)

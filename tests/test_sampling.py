@@ -84,6 +84,12 @@ def test_only_the_generator_is_random():
     assert draw() == first
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_are_refused(temperature: float):
+    with pytest.raises(ValueError, match="not numbers"):
+        Sampler(temperature)(torch.tensor([[1.0, float("nan")]]))
+
+
 def test_bounds():
     with pytest.raises(ValueError, match=r"top_p 0 is not allowed: it must be above 0"):
         Sampler(top_p=0)

@@ -9,6 +9,7 @@ import torch
 
 import oracle
 import sanity_check
+from checkpoint import save_checkpoint
 from config import EDITIONS
 from conftest import ROOT, numpy_weights, random_llama, tiny_config
 
@@ -68,6 +69,16 @@ def test_names_the_edition(tmp_path, monkeypatch, capsys, model_file, edition, s
     errors = {line.split()[0]: float(line.split()[1]) for line in output.splitlines()[1:6]}
     assert all(error < 1e-5 for name, error in errors.items() if name in same)
     assert all(error > 1e-2 for name, error in errors.items() if name not in same)
+
+
+def test_biases_rule_out_only_the_editions_without(tmp_path, monkeypatch, capsys):
+    llama = random_llama(tiny_config(vocab_size=18000, norm="layernorm"))
+    save_checkpoint(tmp_path / "m.pt", llama.config, llama.state_dict())
+    reference = write_reference(tmp_path / "r.data", numpy_weights(llama), "mmia")
+    code = run(monkeypatch, "--checkpoint", tmp_path / "m.pt", "--reference", reference)
+    assert code == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:6]}
+    assert rows["mmia"].endswith("matches") and "inf" in rows["llama2"]
 
 
 def test_fails_when_none_matches(tmp_path, monkeypatch, capsys, model_file):

@@ -66,6 +66,9 @@ def test_find_tokenizer(tmp_path):
     assert find_tokenizer(checkpoint) == tmp_path / "tok512.model"
     (tmp_path / "other.model").touch()
     assert str(find_tokenizer(checkpoint)) == "tokenizer.model"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside.model").touch()
+    assert find_tokenizer(tmp_path / "folder") == tmp_path / "folder" / "inside.model"
     (tmp_path / "m.model").touch()
     assert find_tokenizer(checkpoint) == tmp_path / "m.model"
     assert str(find_tokenizer(checkpoint, "mine.model")) == "mine.model"
