@@ -1,5 +1,6 @@
 """Atomic writes, devices and seeds."""
 
+import errno
 import os
 import random
 import subprocess
@@ -74,6 +75,13 @@ def test_check_outputs(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             check_outputs(outputs, inputs)
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+    message = r"No space left on device: '.*out\.txt'"
+    with pytest.raises(OSError, match=message), atomic_write(tmp_path / "out.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not os.listdir(tmp_path)
 
 
 def test_only_regular_files_are_replaced(tmp_path):
