@@ -81,12 +81,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     with it and a remedy.
     """
     path = Path(path)
+    check_exists(path)
     if path.is_dir():
         if not (path / CONFIG_FILE).exists():
             raise IsADirectoryError(f"{path} is a directory without {CONFIG_FILE}; {REMEDY}")
         return _read_folder(path)
-    if not path.exists():
-        raise FileNotFoundError(f"checkpoint {path} does not exist; {REMEDY}")
     with open(path, "rb") as file:
         start = file.read(LLAMA2C_HEADER.size)
     if not start:
@@ -96,6 +95,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if _is_llama2c_header(start):
         return _read_llama2c(path, start)
     raise ValueError(f"{path} is neither a torch checkpoint nor a llama2.c .bin file; {REMEDY}")
+
+
+def check_exists(path: str | Path) -> None:
+    """Raise FileNotFoundError, with a remedy, for a checkpoint that is not there."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist; {REMEDY}")
 
 
 def _read_torch(path: Path) -> Checkpoint:

@@ -31,6 +31,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         return
     try:
         yield
+    except BrokenPipeError:  # whoever read our output has enough: no message, and none at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError) as error:
         sys.exit(f"{program}: error: {describe(error)}")
     except (MemoryError, RuntimeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from checkpoint import check_exists
 from classifier import ClassifierConfig
 from llama import Llama
 from options import Options, default_of
@@ -69,6 +70,7 @@ def prepare_model(
     Raises OSError or ValueError with one line that says what to do.
     """
     device = choose_device(options.use_gpu)
+    check_exists(options.pretrained_model_path)
     tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
     check_outputs(outputs, [*options.inputs, tokenizer_path])
     return device, load_tokenizer(tokenizer_path, options.max_sentence_len)

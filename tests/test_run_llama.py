@@ -177,7 +177,7 @@ def test_the_graded_commands_pass_every_check_of_their_options(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # What stops them is the first thing that is missing from an empty folder.
-    assert_names(refusal(command + gpu, capfd), "tokenizer.model", "setup.sh")
+    assert_names(refusal(command + gpu, capfd), "stories42M.pt", "setup.sh")
 
 
 # Values out of bounds and names that are not known: (option, arguments, parts of the message)
@@ -626,3 +626,12 @@ def test_a_developer_can_ask_for_the_traceback(
     monkeypatch.setenv("MINI_LLAMA_TRACEBACK", "1")
     with pytest.raises(ValueError, match="--epochs 0"):
         run_llama.main(["--epochs", "0"])
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    arguments = "--pretrained-model-path nothere.pt --tokenizer x.model"
+    command = f"{sys.executable} {SCRIPT} {arguments} | true"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert "Broken pipe" not in done.stderr and "Traceback" not in done.stderr
