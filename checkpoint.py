@@ -343,13 +343,14 @@ def save_folder(folder: str | Path, config: LlamaConfig, tensors: dict[str, torc
     if config.tie_word_embeddings:
         tensors.pop("output.weight", None)
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
-        file.write(_import_safetensors().save(tensors))
+        file.write(import_safetensors().save(tensors))
     with atomic_write(folder / CONFIG_FILE) as file:
         content = {"model_type": OWN_MODEL_TYPE, **dataclasses.asdict(config)}
         file.write(json.dumps(content, indent=2) + "\n")
 
 
-def _import_safetensors() -> Any:
+def import_safetensors() -> Any:
+    """safetensors.torch. Raises ValueError naming the install command if it is not installed."""
     try:
         import safetensors.torch
     except ImportError:
@@ -361,7 +362,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     """What save_folder wrote."""
     try:
         content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = _import_safetensors().load_file(folder / WEIGHTS_FILE)
+        tensors = import_safetensors().load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} is a folder without {CONFIG_FILE} and {WEIGHTS_FILE}"

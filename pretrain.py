@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from checkpoint import (
     fit_tensors,
+    import_safetensors,
     load_plain,
     read_checkpoint,
     save_checkpoint,
@@ -523,6 +524,7 @@ def run(options: PretrainOptions) -> int:
         return 0
     if not options.input:
         raise ValueError("--input is needed: text files or folders to train on")
+    import_safetensors()  # missing, it would be missed at the first save
     torch.set_float32_matmul_precision("high")
     with join_processes(options.use_gpu) as process:
         folder = Path(options.out)

@@ -314,6 +314,12 @@ def test_bad_input_is_one_line(corpus, tmp_path, changes: dict, parts: list):
     assert all(part in message for part in parts), message
 
 
+def test_a_missing_package_is_one_line_before_any_work(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert "pip install safetensors" in run(corpus, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_empty_corpus_is_one_line(tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n \n\n")
     assert "no text" in run(tmp_path / "empty.txt", tmp_path / "run")
