@@ -164,12 +164,26 @@ def join_processes(use_gpu: bool) -> Iterator[Process]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make the folder if it is not there; take it away again if an error leaves it empty."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty, or another process was faster
+                folder.rmdir()
+        raise
+
+
 def prepare_data(options: PretrainOptions, process: Process) -> tuple[Any, TokenFile, TokenFile]:
     """The tokenizer, and the files of training and validation tokens, made if they are not there.
 
     With several processes the first makes them and the others wait.
     """
-    out, paths = Path(options.out), [Path(path) for path in options.input]
+    out, paths = Path(options.out), options.input
     tokenizer_path = options.tokenizer or out / "tokenizer.model"
 
     def documents() -> Iterator[str]:
@@ -528,8 +542,8 @@ def run(options: PretrainOptions) -> int:
     torch.set_float32_matmul_precision("high")
     with join_processes(options.use_gpu) as process:
         folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer, train_file, val_file = prepare_data(options, process)
+        with new_folder(folder):
+            tokenizer, train_file, val_file = prepare_data(options, process)
         seed_everything(options.seed)
         trainer = Trainer(options, process, options.model_config(tokenizer.n_words))
         if options.resume and trainer.progress_path.exists():
@@ -558,7 +572,8 @@ def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
 
 
 HELP = {
-    "input": "text files, or folders of .txt files",
+    "input": "text files, folders of .txt files, or generated text: tales:COUNT, reviews:COUNT, "
+    "each with :SEED if you like",
     "out": "folder for tokenizer, token files, checkpoints, metrics and loss curve",
     "separator": "what stands between two documents",
     "tokenizer": "an existing SentencePiece model, or tiktoken:gpt2; else one is trained",

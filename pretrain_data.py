@@ -26,6 +26,7 @@ from sentencepiece import SentencePieceTrainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from bundled import generated_documents, generator_sources, is_generated
 from tokenizer import AnyTokenizer
 from utils import atomic_write
 
@@ -41,8 +42,9 @@ _CHUNK = 1 << 20  # bytes
 _BATCH_CHARACTERS = 1 << 16
 
 
-def read_documents(paths: Sequence[Path], separator: str = "\n\n") -> Iterator[str]:
-    """The documents of text files, and of all .txt files below folders, in sorted order.
+def read_documents(paths: Sequence[str | Path], separator: str = "\n\n") -> Iterator[str]:
+    """The documents of text files, of all .txt files below folders, in sorted order, and of what
+    the bundled generators are asked for, such as tales:10000 (bundled.GENERATED).
 
     Documents are stripped, empty ones skipped; one of more than MAX_DOCUMENT characters is cut.
     Line ends become "\\n", as Python reads text; a file named twice is read once. Raises OSError
@@ -51,26 +53,31 @@ def read_documents(paths: Sequence[Path], separator: str = "\n\n") -> Iterator[s
     """
     if not separator:
         raise ValueError("the document separator is empty; give at least one character")
-    files, separator = _text_files(paths), separator.replace("\r\n", "\n")
-    return (document for file in files for document in _split(_read_text(file), separator))
+    separator = separator.replace("\r\n", "\n")
+    files, generated = _text_files(paths), list(filter(is_generated, paths))
+    read = (document for file in files for document in _split(_read_text(file), separator))
+    return itertools.chain(read, *map(generated_documents, generated))
 
 
-def fingerprint_paths(paths: Sequence[Path], separator: str) -> str:
+def fingerprint_paths(paths: Sequence[str | Path], separator: str) -> str:
     """A hash of the files' resolved names, sizes and times of change, and of the separator.
 
     Raises OSError or ValueError as a call of `read_documents` does.
     """
-    stats = [(os.path.realpath(file), file.stat()) for file in _text_files(paths)]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256(json.dumps([separator, files]).encode()).hexdigest()
+    files, generated = _text_files(paths), [str(path) for path in paths if is_generated(path)]
+    if generated:
+        files += generator_sources()
+    stats = [(os.path.realpath(file), file.stat()) for file in files]
+    marks = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(json.dumps([separator, marks, generated]).encode()).hexdigest()
 
 
-def _text_files(paths: Sequence[Path]) -> list[Path]:
+def _text_files(paths: Sequence[str | Path]) -> list[Path]:
     def fail(error: OSError) -> None:
         raise OSError(f"cannot read folder {error.filename}: {error.strerror}; leave it out")
 
     files: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, itertools.filterfalse(is_generated, paths)):
         found = [path]
         if path.is_dir():  # rglob would pass over an unreadable folder in silence
             walk = os.walk(path, onerror=fail)

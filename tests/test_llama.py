@@ -24,8 +24,10 @@ from llama import (
     Llama,
     RMSNorm,
     attention_by_hand,
+    is_faster_by_hand,
     last_column,
     load_pretrained,
+    padding_mask,
 )
 
 ARITHMETICS = [(norm, attention) for norm in NORMS for attention in ATTENTIONS]
@@ -257,6 +259,27 @@ def test_blockwise_attention_equals_the_formula(attention: str):
     assert_relative(actual, expected, 1e-5)
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_bfloat16_training_by_hand_equals_float32(attention: str, is_padded: bool):
+    """Values and gradients, to bfloat16's 8 bits; T > 1 and the one query of a last column."""
+    layer = Attention(tiny_config(attention=attention))
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, 20, 8), (2, 2, 20, 8), (2, 2, 20, 8)]
+    exact = [torch.randn(s, generator=generator).bfloat16().float() for s in shapes]
+    mask = padding_mask(torch.tensor([20, 9]), 20) if is_padded else None
+    for first in (0, 19):
+        results = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            inputs = [t.to(dtype, copy=True).requires_grad_() for t in exact]
+            query = inputs[0][:, :, first:]
+            assert is_faster_by_hand(query) == (dtype == torch.bfloat16)
+            layer.compute_query_key_value_scores(query, *inputs[1:], mask).square().sum().backward()
+            results[dtype] = [t.grad.float() for t in inputs]
+        for actual, expected in zip(*results.values(), strict=True):
+            assert_relative(actual, expected.numpy(), 0.02)
+
+
 def test_repeated_heads_are_the_course_calling_convention():
     layer = Attention(tiny_config())
     query = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
@@ -275,6 +298,9 @@ def test_attention_dropout_is_on_the_probabilities_while_training():
     dropped = layer.train().compute_query_key_value_scores(query, key, value)
     # kept probabilities are 1/16 scaled by 1/(1 - 0.5), the others 0
     assert set(dropped.flatten().tolist()) == {0.0, 0.125}
+    halves = (t.bfloat16().requires_grad_() for t in (query, key, value))
+    by_hand = layer.compute_query_key_value_scores(*halves)
+    assert set(by_hand.flatten().tolist()) == {0.0, 0.125}
     kept = layer.eval().compute_query_key_value_scores(query, key, value)
     torch.testing.assert_close(kept, torch.full((1, 4, 1, 8), 1 / 16))
 

@@ -312,6 +312,8 @@ def test_bad_input_is_one_line(corpus, tmp_path, changes: dict, parts: list):
     message = run(corpus, tmp_path / "run", **changes)
     assert isinstance(message, str) and len(message.splitlines()) == 1
     assert all(part in message for part in parts), message
+    left = list((tmp_path / "run").iterdir()) if (tmp_path / "run").exists() else ["something"]
+    assert left, "an empty folder stays behind"
 
 
 def test_a_missing_package_is_one_line_before_any_work(corpus, tmp_path, monkeypatch):

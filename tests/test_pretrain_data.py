@@ -21,6 +21,7 @@ import sentencepiece
 import torch
 
 import pretrain_data
+import tales
 from conftest import WORDS
 from pretrain_data import (
     TokenFile,
@@ -89,6 +90,21 @@ def test_folders_and_order(tmp_path):
     names = list(read_documents([tmp_path / "first", tmp_path / "d", tmp_path / "d" / "a.txt"]))
     assert names == ["first", "d/B.txt", "d/a.txt", "d/b.txt", "d/sub/c.txt"]
     assert list(read_documents([write(tmp_path / "empty", "")])) == []
+
+
+def test_generated_text_is_read_like_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "a", "one")
+    expected = ["one", *itertools.islice(tales.tales(3), 5)]
+    assert list(read_documents([file, "tales:5:3"])) == expected
+    expected = list(itertools.islice(tales.unlabelled_reviews(0), 4))
+    assert list(read_documents(["reviews:4"])) == expected
+    prints = {fingerprint_paths([name], "\n\n") for name in ("tales:5:3", "tales:5", "tales:6")}
+    assert len(prints) == 3
+    with pytest.raises(FileNotFoundError, match="poems:5 does not exist"):
+        read_documents(["poems:5"])
+    write(tmp_path / "tales:5", "a file of that name")
+    assert list(read_documents(["tales:5"])) == ["a file of that name"]
 
 
 def test_path_errors(tmp_path):

@@ -19,9 +19,8 @@ CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 ROWS = [
     {"config", "utils", "command_line"},
     {"rope", "kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"},
-    {"base_llama", "checkpoint", "sentiment_data", "generation", "pretrain_data", "linear_loss"}
-    | {"bundled"},
-    {"llama", "model_plan"},
+    {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"},
+    {"llama", "model_plan", "pretrain_data"},
     {"classifier"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},
