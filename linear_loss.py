@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from linear import linear
+
 CHUNK_ROWS = 256
 
 
@@ -26,21 +28,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight)
         for start in range(0, count, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            logits = hidden[rows] @ weight.T  # (rows, V)
+            logits = linear(hidden[rows], weight)  # (rows, V)
             log_probs = F.log_softmax(logits.float(), dim=-1)
             total -= log_probs.gather(1, targets[rows, None]).sum()
-            gradient = log_probs.exp_()  # softmax - one_hot, over the mean
+            gradient = log_probs.exp_()  # softmax - one_hot; the mean's 1/N is left to backward
             gradient[torch.arange(len(gradient), device=gradient.device), targets[rows]] -= 1
-            gradient = gradient.div_(count).to(hidden.dtype)
-            torch.matmul(gradient, weight, out=hidden_gradient[rows])
-            weight_gradient.addmm_(gradient.T, hidden[rows])
+            gradient = gradient.to(hidden.dtype)
+            hidden_gradient[rows] = linear(gradient, weight.T)
+            if gradient.dtype == torch.float32:
+                weight_gradient += linear(hidden[rows].T, gradient.T).T
+            else:
+                weight_gradient.addmm_(gradient.T, hidden[rows])
+        ctx.count = count
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return total / count
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * upstream, weight_gradient * upstream, None
+        scale = upstream / ctx.count
+        return hidden_gradient * scale, weight_gradient * scale, None
 
 
 def linear_cross_entropy(

@@ -27,6 +27,7 @@ from config import (
     resolve_arithmetic,
 )
 from kv_cache import KVCache
+from linear import Linear
 from rope import rotate, tables_for
 from sampling import Sampler
 
@@ -117,10 +118,10 @@ class Attention(nn.Module):
         self.head_dim, self.max_seq_len = config.head_dim, config.max_seq_len
         self.rope_theta, self.is_causal = config.rope_theta, config.is_causal
         kv_dim = config.n_kv_heads * config.head_dim
-        self.compute_query = nn.Linear(config.dim, config.dim, bias=False)
-        self.compute_key = nn.Linear(config.dim, kv_dim, bias=False)
-        self.compute_value = nn.Linear(config.dim, kv_dim, bias=False)
-        self.compute_output = nn.Linear(config.dim, config.dim, bias=False)
+        self.compute_query = Linear(config.dim, config.dim)
+        self.compute_key = Linear(config.dim, kv_dim)
+        self.compute_value = Linear(config.dim, kv_dim)
+        self.compute_output = Linear(config.dim, config.dim)
         self.dropout = config.dropout
         self.resid_dropout = nn.Dropout(config.dropout)
 
@@ -214,9 +215,9 @@ class FeedForward(nn.Module):
         super().__init__()
         if hidden_dim is None:
             hidden_dim = feed_forward_hidden_dim(dim, multiple_of)
-        self.w1 = nn.Linear(dim, hidden_dim, bias=False)
-        self.w2 = nn.Linear(hidden_dim, dim, bias=False)
-        self.w3 = nn.Linear(dim, hidden_dim, bias=False)
+        self.w1 = Linear(dim, hidden_dim)
+        self.w2 = Linear(hidden_dim, dim)
+        self.w3 = Linear(dim, hidden_dim)
         self.dropout = nn.Dropout(dropout)
 
     def SwiGLU(self, x: torch.Tensor) -> torch.Tensor:  # noqa: N802 (the assignment's name)
@@ -270,7 +271,7 @@ class Llama(LlamaPreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(LlamaLayer(i, config) for i in range(config.n_layers))
         self.norm = make_norm(config)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = Linear(config.dim, config.vocab_size)
         self.tie_weights()
         self.init_weights()
 

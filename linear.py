@@ -1,0 +1,69 @@
+"""The linear layer, with float32 products on a CPU taken by oneDNN instead of MKL.
+
+PyTorch ships with both, and multiplies float32 matrices with MKL. On AMD processors MKL leaves half
+of the vector unit idle, and on all of them it is slow for a single row, which is what decoding
+multiplies with. The values are the same to float32's rounding. The file knows no network.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x (…, K) times weight (N, K) transposed: (…, N)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether this PyTorch has the product above, and it is right. It is not a public function."""
+    x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+    try:
+        return torch.equal(_product(x, weight), x @ weight.T)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+class _Linear(torch.autograd.Function):
+    """_product with gradients; what a frozen weight or a constant input needs not is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        wants_x, wants_weight = ctx.needs_input_grad
+        ctx.save_for_backward(x if wants_weight else None, weight if wants_x else None)
+        return _product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        x_gradient = None if weight is None else _product(upstream, weight.T)
+        if x is None:
+            return x_gradient, None
+        x, upstream = x.flatten(0, -2).T, upstream.flatten(0, -2).T  # (K, M) and (N, M)
+        if len(x) < len(upstream):  # oneDNN likes the smaller matrix on the left
+            return x_gradient, _product(x, upstream).T
+        return x_gradient, _product(upstream, x)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x (…, K) times weight (N, K) transposed: (…, N); F.linear, by the fastest route there is."""
+    is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    if not is_plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not has_onednn():
+        return F.linear(x, weight)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Linear.apply(x, weight)
+    return _product(x, weight)
+
+
+class Linear(nn.Linear):
+    """nn.Linear without bias."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight)
