@@ -71,7 +71,7 @@ class LlamaZeroShotClassifier(nn.Module):
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) of BOS + sentence + question → scores (B, num_labels)."""
         last = self.llama.last_hidden_state(input_ids, lengths)  # (B, 1, C)
-        log_probs = F.log_softmax(self.llama.output(last)[:, 0], dim=-1)  # (B, V)
+        log_probs = F.log_softmax(self.llama.output(last)[:, 0].float(), dim=-1)  # (B, V)
         scores = [log_probs[:, ids].sum(dim=-1) for ids in self.label_name_ids]
         return torch.stack(scores, dim=-1)
 
@@ -90,7 +90,7 @@ class LlamaEmbeddingClassifier(nn.Module):
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) of BOS + sentence → log-probabilities (B, num_labels)."""
         last = self.llama.last_hidden_state(input_ids, lengths)[:, 0]  # (B, C)
-        return F.log_softmax(self.classifier_head(self.dropout(last)), dim=-1)
+        return F.log_softmax(self.classifier_head(self.dropout(last)).float(), dim=-1)
 
 
 def save_classifier(

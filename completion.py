@@ -29,6 +29,8 @@ def run(options: Options) -> None:
     )
     announce(llama, tokenizer, options.pretrained_model_path)
     llama = llama.to(device)
+    if options.dtype == "bfloat16" and not llama.config.is_causal:
+        llama = llama.bfloat16()  # all of it: there is no decoding step whose weights to round
     for temperature, samples, path in (
         (0.0, 1, low),
         (options.temperature, options.num_samples, high),
@@ -50,7 +52,7 @@ def complete(
     edition: Edition = options.edition_in_force
     text = edition.prompt_text if options.prompt_text is None else options.prompt_text
     prompt = tokenizer.encode(text, bos=True, eos=False)
-    device = next(llama.parameters()).device
+    device = llama.tok_embeddings.weight.device
     start = time.perf_counter()
     tokens = llama.generate(
         torch.tensor([prompt] * samples, device=device),
@@ -60,6 +62,7 @@ def complete(
         top_p=edition.top_p if options.top_p is None else options.top_p,
         generator=torch.Generator(device).manual_seed(options.seed),
         stop_id=tokenizer.eos_id if options.stop_at_eos else None,
+        precision=options.quantize or (options.dtype if llama.config.is_causal else "float32"),
     )
     seconds = time.perf_counter() - start
     new_tokens = tokens[:, len(prompt) :].numel()

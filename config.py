@@ -7,6 +7,8 @@ read them from here. The file knows no tensors and reads no files.
 from dataclasses import InitVar, dataclass, fields
 
 NORMS = ("layernorm", "rmsnorm")
+DTYPES = ("float32", "bfloat16")
+QUANTIZATIONS = ("int8",)
 ATTENTIONS = ("bidirectional", "causal")
 
 FRANKENSTEIN = (

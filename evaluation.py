@@ -27,7 +27,7 @@ from sentiment_data import (
     read_label_names,
 )
 from tokenizer import AnyTokenizer, check_vocabulary, find_tokenizer, load_tokenizer
-from utils import atomic_write, check_outputs, choose_device
+from utils import atomic_write, autocast, check_outputs, choose_device
 
 
 @dataclass(frozen=True)
@@ -143,23 +143,26 @@ def predict(
     options: Options,
     description: str,
 ) -> list[int]:
-    """The most probable label of every example, in input order; batches are taken in that order.
+    """The most probable label of every example, in input order; batches are taken in that order,
+    or, where padding is masked and they do not matter, by length.
 
     Raises ValueError if the model gives NaN.
     """
     model.eval()
     device = next(model.parameters()).device
-    predictions: list[int] = []
-    batches = make_batches(examples, tokenizer, options.batch_size)
+    predictions = [0] * len(examples)
+    batches = make_batches(examples, tokenizer, options.batch_size, by_length=options.mask_padding)
     for batch in Progress(batches, description):
         lengths = batch.lengths.to(device) if options.mask_padding else None
-        scores = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
+        with autocast(device, options.dtype):
+            scores = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
         if scores.isnan().any():
             raise ValueError(
                 "the model's scores are not numbers: its checkpoint is damaged, or training "
                 f"diverged (then lower --lr {options.lr})"
             )
-        predictions += scores.argmax(dim=-1).tolist()
+        for index, guess in zip(batch.indices, scores.argmax(dim=-1).tolist(), strict=True):
+            predictions[index] = guess
     return predictions
 
 

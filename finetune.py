@@ -31,7 +31,7 @@ from evaluation import (
 from optimizer import AdamW
 from options import Options
 from sentiment_data import make_batches
-from utils import seed_everything
+from utils import autocast, seed_everything
 
 # What a resumed run must share with the one that was interrupted.
 RESUME_FIELDS = (
@@ -42,6 +42,7 @@ RESUME_FIELDS = (
     "lr",
     "hidden_dropout_prob",
     "mask_padding",
+    "dtype",
     "lora_rank",
     "lora_alpha",
     "lora_targets",
@@ -114,7 +115,9 @@ def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None
         print(f"{progress_path(options)} is of an interrupted run: --resume would go on with it")
     for epoch in range(epochs_done, options.epochs):
         shuffle = seed_epoch(options.seed, epoch)
-        batches = make_batches(task.train, task.tokenizer, options.batch_size, shuffle)
+        batches = make_batches(
+            task.train, task.tokenizer, options.batch_size, shuffle, options.mask_padding
+        )
         loss = train_epoch(model, batches, optimizer, options, epoch)
         train_accuracy, dev_accuracy = (
             accuracy(examples, predict(model, examples, task.tokenizer, options, f"eval {name}"))
@@ -148,7 +151,8 @@ def train_epoch(
     losses = []
     for batch in progress:
         lengths = batch.lengths.to(device) if options.mask_padding else None
-        log_probs = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
+        with autocast(device, options.dtype):
+            log_probs = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
         # The last batch may be smaller and is still divided by batch_size, as in the assignment.
         loss = F.nll_loss(log_probs, batch.labels.to(device), reduction="sum")
         loss = loss / options.batch_size

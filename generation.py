@@ -8,13 +8,17 @@ cached or not. The file knows no tokenizer and no files.
 Shapes: B batch, T tokens so far, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from kv_cache import KVCache
 from sampling import Sampler
+
+# Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next.
+DecodeStep = Callable[[torch.Tensor, KVCache], torch.Tensor]
 
 
 class LanguageModel(Protocol):
@@ -24,13 +28,16 @@ class LanguageModel(Protocol):
 
     def __call__(self, tokens: torch.Tensor, *, cache: KVCache | None) -> tuple: ...
 
+    def next_token_logits(self, tokens: torch.Tensor) -> torch.Tensor: ...
+
 
 def prefill(
     model: LanguageModel, tokens: torch.Tensor, cache: KVCache | None = None
 ) -> torch.Tensor:
     """Read tokens (B, T) from position 0, filling the cache; logits (B, V) of the last one."""
-    if cache is not None:
-        cache.reset()
+    if cache is None:
+        return model.next_token_logits(tokens)
+    cache.reset()
     logits, _ = model(tokens, cache=cache)
     return logits[:, -1]
 
@@ -63,11 +70,13 @@ def stream(
     max_new_tokens: int,
     sampler: Sampler,
     use_cache: bool = True,
+    decode: DecodeStep | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the next token (B, 1) of tokens (B, T) again and again, `max_new_tokens` times.
 
     `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
-    cached path. A bidirectional model always does. Raises ValueError for an empty prompt.
+    cached path. A bidirectional model always does. `decode` reads single tokens with the cache, by
+    default the model itself. Raises ValueError for an empty prompt.
     """
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         shape = tuple(tokens.shape)
@@ -75,12 +84,13 @@ def stream(
     max_seq_len = model.config.max_seq_len
     use_cache = use_cache and model.config.is_causal
     cache = make_cache(model, tokens, max_new_tokens) if use_cache else None
+    decode = decode or partial(decode_one_token, model)
     context = tokens[:, -max_seq_len:]
     for step in range(max_new_tokens):
         if step == 0 or cache is None or cache.position == max_seq_len:
             logits = prefill(model, context, cache)
         else:
-            logits = decode_one_token(model, context[:, -1:], cache)
+            logits = decode(context[:, -1:], cache)
         token = sampler(logits)
         yield token
         context = torch.cat((context, token), dim=1)[:, -max_seq_len:]
@@ -94,15 +104,17 @@ def generate(
     sampler: Sampler,
     stop_id: int | None = None,
     use_cache: bool = True,
+    decode: DecodeStep | None = None,
 ) -> torch.Tensor:
     """Prompt (B, T) followed by up to `max_new_tokens` tokens: (B, T + new).
 
     With `stop_id` a row that has produced it goes on with `stop_id` only, and generation ends
-    early once every row has. Raises ValueError for an empty prompt.
+    early once every row has. The other arguments are stream's. Raises ValueError for an empty
+    prompt.
     """
     stopped = torch.zeros(tokens.shape[0], 1, dtype=torch.bool, device=tokens.device)
     pieces = [tokens]
-    for token in stream(model, tokens, max_new_tokens, sampler, use_cache):
+    for token in stream(model, tokens, max_new_tokens, sampler, use_cache, decode):
         if stop_id is not None:
             token = token.masked_fill(stopped, stop_id)
             stopped |= token == stop_id

@@ -5,6 +5,7 @@ of the vector unit idle, and on all of them it is slow for a single row, which i
 multiplies with. The values are the same to float32's rounding. The file knows no network.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -57,6 +58,23 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Linear.apply(x, weight)
     return _product(x, weight)
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `packed_linear` serves."""
+    is_known = dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return device.type == "cpu" and has_onednn() and is_known
+
+
+def packed_linear(weight: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x (rows, K) → x times weight (N, K) transposed, from a copy laid out for that many rows.
+
+    Without gradients, and only where `can_pack`.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda x: _product(x, packed)
 
 
 class Linear(nn.Linear):

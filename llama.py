@@ -26,6 +26,7 @@ from config import (
     feed_forward_hidden_dim,
     resolve_arithmetic,
 )
+from decoding import Decoder
 from kv_cache import KVCache
 from linear import Linear
 from rope import rotate, tables_for
@@ -333,6 +334,10 @@ class Llama(LlamaPreTrainedModel):
             h = layer(h, tables, mask)
         return self.norm(self.layers[-1].read_last(h, tables, lengths))
 
+    def next_token_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """forward's logits of the last column, (B, V), of token ids (B, T), for less work."""
+        return self.output(self.last_hidden_state(tokens))[:, 0]
+
     def _mask(
         self, start: int, length: int, lengths: torch.Tensor | None, device: torch.device
     ) -> torch.Tensor | None:
@@ -357,19 +362,31 @@ class Llama(LlamaPreTrainedModel):
         generator: torch.Generator | None = None,
         stop_id: int | None = None,
         use_cache: bool = True,
+        precision: str = "float32",
     ) -> torch.Tensor:
         """Token ids (B, T) continued: (B, T + max_new_tokens), without dropout.
 
-        sampling.Sampler and generation.generate say what the arguments mean and which ValueError
-        is raised.
+        sampling.Sampler and generation.generate say what the arguments mean; `precision` is that
+        of the weights behind the prompt (decoding.PRECISIONS), for causal attention only. Raises
+        ValueError as these do.
         """
         sampler = Sampler(temperature, epsilon, top_p, generator)
         was_training = self.training
         self.eval()
         try:
-            return generation.generate(self, idx, max_new_tokens, sampler, stop_id, use_cache)
+            decode = self._decoder(len(idx), precision) if use_cache else None
+            return generation.generate(
+                self, idx, max_new_tokens, sampler, stop_id, use_cache, decode
+            )
         finally:
             self.train(was_training)
+
+    def _decoder(self, rows: int, precision: str) -> Decoder | None:
+        """What reads single tokens faster than forward does, where there is such a thing."""
+        is_plain = precision == "float32"
+        if is_plain and not (self.config.is_causal and self.dtype == torch.float32):
+            return None
+        return Decoder(self, rows, precision)
 
 
 def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:

@@ -56,6 +56,8 @@ class Options:
     epsilon: float | None = None
     top_p: float | None = None
     mask_padding: bool = False
+    dtype: str = "float32"
+    quantize: str | None = None
     tokenizer: str | None = None
     prompt_text: str | None = None
     max_new_tokens: int = 75

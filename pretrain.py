@@ -36,7 +36,7 @@ from checkpoint import (
     save_plain,
 )
 from command_line import OneLineParser, one_line_errors
-from config import ATTENTIONS, NORMS, PRESETS, LlamaConfig
+from config import ATTENTIONS, DTYPES, NORMS, PRESETS, LlamaConfig
 from linear_loss import linear_cross_entropy
 from llama import Llama
 from model_plan import TrainingShape, count_parameters, describe
@@ -52,10 +52,9 @@ from pretrain_data import (
 )
 from tokenizer import load_tokenizer
 from training_log import TrainingLog, plot_losses
-from utils import choose_device, seed_everything
+from utils import autocast, choose_device, seed_everything
 
 SCHEDULES = ("cosine", "constant")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -293,8 +292,7 @@ class Trainer:
         self.step, self.best_loss = 0, math.inf
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        is_half = self.options.dtype != "float32"
-        return torch.autocast(self.process.device.type, DTYPES[self.options.dtype], enabled=is_half)
+        return autocast(self.process.device, self.options.dtype)
 
     def train_step(self, windows: torch.Tensor) -> tuple[float, float]:
         """One optimizer step on this process's windows (B, T + 1): (loss, gradient norm).
@@ -607,7 +605,7 @@ CHOICES = {
     "norm": NORMS,
     "attention": ATTENTIONS,
     "schedule": SCHEDULES,
-    "dtype": tuple(DTYPES),
+    "dtype": DTYPES,
 }
 INTEGERS = {"vocab_size", "decay_steps", "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim"}
 

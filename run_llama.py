@@ -8,7 +8,7 @@ from typing import Any
 
 import bundled
 from command_line import OneLineParser, one_line_errors
-from config import ATTENTIONS, EDITIONS, NORMS
+from config import ATTENTIONS, DTYPES, EDITIONS, NORMS, QUANTIZATIONS
 from options import OPTIONS, Options
 
 PROGRAM = "run_llama.py"
@@ -37,7 +37,10 @@ HELP = {
     "attention": "attention mask, whatever the edition says",
     "epsilon": "drop tokens less probable than this when sampling; 0 keeps all (edition's)",
     "top_p": "sample from the most probable tokens that reach this together (edition's)",
-    "mask_padding": "mask padding and read the last real token: no dependence on the batch",
+    "mask_padding": "mask padding, read the last real token, and batch texts of like length: "
+    "no dependence on the batch, and faster",
+    "dtype": "arithmetic of matrix products: bfloat16 is faster and less exact",
+    "quantize": "generate with 8-bit weights behind the prompt (causal attention, CPU)",
     "tokenizer": "SentencePiece model (the checkpoint's name with .model, the only .model beside "
     "it, or tokenizer.model)",
     "prompt_text": "text to continue; an empty one means BOS alone (edition's)",
@@ -51,6 +54,7 @@ HELP = {
 }
 TYPES = {"max_sentence_len": int, "epsilon": float, "top_p": float}
 CHOICES = {"option": OPTIONS, "edition": tuple(EDITIONS), "norm": NORMS, "attention": ATTENTIONS}
+CHOICES |= {"dtype": DTYPES, "quantize": QUANTIZATIONS}
 # The assignment spells these two with hyphens, and all others with underscores.
 HYPHENATED = ("label_names", "pretrained_model_path")
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tokenizer import Tokenizer
 
 SEPARATOR = " ||| "
+POOL = 50  # batches whose texts are sorted together
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,13 @@ def make_batches(
     tokenizer: Tokenizer,
     batch_size: int,
     shuffle: torch.Generator | None = None,
+    by_length: bool = False,
 ) -> DataLoader:
-    """Batches of BOS + sentence, tokenised once; in order, or in `shuffle`'s order."""
+    """Batches of BOS + sentence, tokenised once; in order, or in `shuffle`'s order.
+
+    With `by_length` texts of like length share a batch: fewer columns are padding, and the order
+    is another one (order_by_length).
+    """
     encoded = [tokenizer.encode(example.sentence, bos=True, eos=False) for example in examples]
 
     def collate(indices: list[int]) -> Batch:
@@ -130,6 +136,11 @@ def make_batches(
         labels = torch.tensor([examples[i].label for i in indices])
         return Batch(*pad_rows(rows, tokenizer.pad_id), labels, indices)
 
+    if by_length:
+        batches = order_by_length([len(row) for row in encoded], batch_size, shuffle)
+        return DataLoader(
+            range(len(examples)), batch_sampler=batches, collate_fn=collate, generator=shuffle
+        )
     return DataLoader(
         range(len(examples)),
         batch_size=batch_size,
@@ -137,6 +148,27 @@ def make_batches(
         generator=shuffle,
         collate_fn=collate,
     )
+
+
+def order_by_length(
+    lengths: Sequence[int], batch_size: int, shuffle: torch.Generator | None = None
+) -> list[list[int]]:
+    """Indices of all texts, each once, in batches of like length.
+
+    In `shuffle`'s order, texts are drawn into pools of POOL batches, each pool is sorted, and the
+    batches are shuffled: texts still come together by chance. Without it the longest come first,
+    so that too little memory shows at once.
+    """
+    count = len(lengths)
+    pool, order = count, list(range(count))
+    if shuffle is not None:
+        pool, order = POOL * batch_size, torch.randperm(count, generator=shuffle).tolist()
+    pools = (order[start : start + pool] for start in range(0, count, pool))
+    order = [i for one in pools for i in sorted(one, key=lambda i: -lengths[i])]
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    if shuffle is not None:
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=shuffle).tolist()]
+    return batches
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,6 +41,14 @@ def choose_device(use_gpu: bool) -> torch.device:
     )
 
 
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Matrix products in "bfloat16", the rest where it needs to be in float32; or all in "float32".
+
+    Weights, gradients and what is added up stay float32 (Micikevicius et al. 2018, section 3).
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype != "float32")
+
+
 def get_parameter_dtype(module: torch.nn.Module) -> torch.dtype:
     """dtype of the first parameter. Raises ValueError if the module has none."""
     for parameter in module.parameters():

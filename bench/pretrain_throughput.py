@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import transformers
 
-from config import PRESETS
+from config import DTYPES, PRESETS
 from linear import linear
 from model_plan import count_parameters, training_flops
-from pretrain import DTYPES, PretrainOptions, Process, Trainer
+from pretrain import PretrainOptions, Process, Trainer
 
 
 def our_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:
@@ -53,7 +53,7 @@ def their_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:
     def step(windows: torch.Tensor) -> None:
         inputs = windows[:, :-1]
         is_half = options.dtype != "float32"
-        with torch.autocast("cpu", DTYPES[options.dtype], enabled=is_half):
+        with torch.autocast("cpu", getattr(torch, options.dtype), enabled=is_half):
             loss = model(input_ids=inputs, labels=inputs).loss
         optimizer.zero_grad()
         loss.backward()
@@ -90,7 +90,7 @@ def compare(options: PretrainOptions, rounds: int) -> None:
     for _ in range(rounds):
         for name, step in steps.items():
             times[name].append(seconds(lambda step=step: step(windows)))
-    ceiling = matmul_flops(DTYPES[options.dtype])
+    ceiling = matmul_flops(getattr(torch, options.dtype))
     tokens = options.batch_size * options.context
     rates = {name: tokens / statistics.median(values) for name, values in times.items()}
     for name, rate in rates.items():

@@ -18,7 +18,7 @@ import run_llama
 from checkpoint import save_checkpoint
 from config import LlamaConfig
 from conftest import random_llama, tiny_config
-from llama import Llama
+from llama import Llama, load_pretrained
 
 FRANKENSTEIN = (
     "Victor Frankenstein, a young scientist obsessed with uncovering the secrets of life, "
@@ -364,3 +364,32 @@ def test_stories260k_tells_the_story_of_the_contract(
     generate(*arguments, checkpoint=str(shared / "checkpoints" / name))
     assert read_text(LOW) == LILY
     assert read_text(HIGH).startswith("Once upon a time")
+
+
+# Precision of the weights
+
+
+def test_rounded_weights_write_their_own_text(folder: Path) -> None:
+    """Behind the prompt, the most probable tokens of a model with rounded matrices."""
+    prompt = torch.tensor([SentencePieceProcessor(model_file="tokenizer.model").encode(PROMPT)])
+    prompt = torch.cat((torch.tensor([[1]]), prompt), dim=1)
+    for flags, precision in (
+        (["--quantize", "int8"], "int8"),
+        (["--dtype", "bfloat16"], "bfloat16"),
+        (["--dtype", "bfloat16", "--quantize", "int8"], "int8"),
+    ):
+        tokens = load_pretrained("model.pt").generate(prompt, NEW_TOKENS, 0.0, precision=precision)
+        pieces = SentencePieceProcessor(model_file="tokenizer.model")
+        assert short(*flags)[0] == pieces.decode(tokens[0].tolist())
+
+
+def test_bfloat16_serves_bidirectional_attention_as_well(folder: Path) -> None:
+    low, _ = short("--dtype", "bfloat16", "--edition", "fall2024")
+    assert low.startswith(PROMPT) and len(low) > len(PROMPT)
+
+
+def test_int8_weights_are_refused_where_they_cannot_serve(folder: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        short("--quantize", "int8", "--edition", "fall2024")
+    assert "--edition llama2" in stop.value.code and "\n" not in stop.value.code
+    assert not Path(LOW).exists()

@@ -31,6 +31,7 @@ from classifier import LlamaEmbeddingClassifier, load_classifier
 from conftest import ROOT, random_llama, tiny_config
 from llama import load_pretrained
 from optimizer import AdamW
+from sentiment_data import order_by_length
 
 ENDINGS = {"finetune": "finetuning", "lora": "lora"}
 PREFIXES = {"finetune": "epoch", "lora": "LoRA epoch"}
@@ -413,7 +414,10 @@ def plain_epoch(
     rows, labels, pad = encode(folder / "data" / "tiny-train.txt", folder / "model.model")
     order = finetune.seed_epoch(seed, 0)
     losses = []
-    for batch in DataLoader(range(len(rows)), batch_size, shuffle=True, generator=order):
+    batches = DataLoader(range(len(rows)), batch_size, shuffle=True, generator=order)
+    if mask_padding:
+        batches = map(torch.tensor, order_by_length(list(map(len, rows)), batch_size, order))
+    for batch in batches:
         indices = batch.tolist()
         batch_rows = [rows[i] for i in indices]
         if mask_padding:  # each row as if it were alone, without padding
@@ -466,6 +470,18 @@ def test_the_first_epoch_is_that_of_a_plain_loop(
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0)
     start = record["start"].state_dict()
     assert any((state[name] - start[name]).abs().max() > 1e-3 for name in state)
+
+
+@pytest.mark.parametrize("option", ENDINGS)
+def test_bfloat16_learns_about_the_same(option: str, folder: Path) -> None:
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        printed = train(option, "--dtype", dtype, "--hidden_dropout_prob", "0")
+        losses[dtype] = [float(x) for x in re.findall(r"train loss :: ([\d.]+)", printed)]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+    assert losses["bfloat16"] != losses["float32"]
+    model = load_classifier(folder / f"{option}-tiny-{EPOCHS}-{LR}.pt")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("option", ENDINGS)
@@ -785,6 +801,7 @@ OTHER_SETTINGS = [
     ("--lr 0.02", ["lr 0.01", "0.02"]),
     ("--hidden_dropout_prob 0.1", ["hidden_dropout_prob 0.3", "0.1"]),
     ("--mask_padding", ["mask_padding False", "True"]),
+    ("--dtype bfloat16", ["dtype float32", "bfloat16"]),
     ("--max_sentence_len 9", ["max_sentence_len None", "9"]),
     ("--norm layernorm", ["norm rmsnorm", "layernorm"]),
     ("--edition fall2024", ["attention causal", "bidirectional"]),

@@ -10,6 +10,7 @@ from sentiment_data import (
     Example,
     check_labels,
     make_batches,
+    order_by_length,
     pad_rows,
     prompt_suffix,
     read_examples,
@@ -145,3 +146,28 @@ def test_shuffled_batches_lose_nothing_and_repeat_by_seed(tokenizer_model):
     torch.rand(5)  # the global generator has no say
     assert sorted(first) == list(range(50)) != first
     assert order(1) == first != order(2)
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_batches_by_length_lose_nothing_and_pad_little(count: int):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 60, (count,), generator=generator).tolist()
+
+    def padded(batches: list) -> int:
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    in_order = order_by_length(lengths, 8)
+    assert [lengths[i] for batch in in_order for i in batch] == sorted(lengths, reverse=True)
+    orders = [
+        order_by_length(lengths, 8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1]
+    for batches in (in_order, *orders):
+        assert sorted(i for batch in batches for i in batch) == list(range(count))
+        assert sum(len(batch) == 8 for batch in batches) == count // 8
+        assert padded(batches) <= 1.1 * sum(lengths) or count < 100
+    if count > 8:
+        assert orders[0] != orders[2]
+        longest = [max(lengths[i] for i in batch) for batch in orders[0]]
+        if count > 100:
+            assert longest not in (sorted(longest), sorted(longest, reverse=True))

@@ -20,7 +20,8 @@ ROWS = [
     {"config", "utils", "command_line"},
     {"rope", "kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"}
     | {"linear"},
-    {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"},
+    {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"}
+    | {"decoding"},
     {"llama", "model_plan", "pretrain_data"},
     {"classifier"},
     {"evaluation"},

@@ -1,0 +1,137 @@
+"""Reading one more token with few and fast operations: Llama.forward's arithmetic, flattened.
+
+A decoding step is a few hundred small operations around products of one row with every weight, so
+what counts is the bytes of the weights and the number of operations. `Decoder` keeps the weights in
+the form that is read fastest and leaves out what a single position does not need. The weights may
+be rounded to bfloat16, or to 8 bits with a scale for each row (LLM.int8, Dettmers et al. 2022,
+section 2.1, of the weights only); norms, rotation, attention, and the sums between layers stay in
+float32. The file knows the names of the network's parts, not how the network is trained.
+
+Shapes: B batch, C the model's width, H query heads, H_kv key/value heads, D head_dim, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kv_cache import KVCache
+from linear import can_pack, linear, packed_linear
+from rope import rotary_tables
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight (N, K) → int8 (N, K) and float32 scales (N,), whose product is nearest to it.
+
+    Each row's largest magnitude becomes 127.
+    """
+    scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (weight / scales[:, None]).round().to(torch.int8), scales
+
+
+def int8_linear(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x (B, K) → x times weight (N, K) transposed, in bfloat16, with the weight in 8 bits."""
+    quantized, scales = quantize_rows(weight)
+    scales = scales.bfloat16()
+    # PyTorch's product reads the columns 32 at a time, and unchecked: beyond a row's end as well.
+    missing = -weight.shape[1] % 32
+    if not missing:
+        return lambda x: torch._weight_int8pack_mm(x.bfloat16(), quantized, scales)
+    quantized = F.pad(quantized, (0, missing))
+    return lambda x: torch._weight_int8pack_mm(F.pad(x.bfloat16(), (0, missing)), quantized, scales)
+
+
+def make_projection(weights: Sequence[torch.Tensor], rows: int, precision: str) -> Projection:
+    """Several linear maps of the same input: x (rows, K) → one (rows, N) in float32 for each."""
+    sizes = [len(weight) for weight in weights]
+    if precision == "int8":
+        product = int8_linear(torch.cat(list(weights)))
+        return lambda x: product(x).float().split(sizes, dim=-1)
+    dtype, device = getattr(torch, precision), weights[0].device
+    is_copied = rows > 1 or dtype != weights[0].dtype
+    if is_copied and can_pack(dtype, device):
+        product = packed_linear(torch.cat(list(weights)).to(dtype), rows)
+        return lambda x: product(x.to(dtype)).float().split(sizes, dim=-1)
+    weights = [weight.to(dtype) for weight in weights]  # those of that dtype are not copied
+    return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
+
+
+class LayerStep:
+    """One LlamaLayer, for one new position."""
+
+    def __init__(self, layer: nn.Module, rows: int, precision: str) -> None:
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self.layer_id = layer.layer_id
+        self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
+        self.heads = (rows, attention.n_heads, 1, attention.head_dim)
+        self.kv_heads = (rows, attention.n_kv_heads, 1, attention.head_dim)
+        self.enable_gqa = attention.n_heads != attention.n_kv_heads
+
+        def projection(*layers: nn.Linear) -> Projection:
+            return make_projection([layer.weight for layer in layers], rows, precision)
+
+        self.query_key_value = projection(
+            attention.compute_query, attention.compute_key, attention.compute_value
+        )
+        self.attention_output = projection(attention.compute_output)
+        self.gate_and_up = projection(feed_forward.w1, feed_forward.w3)
+        self.down = projection(feed_forward.w2)
+
+    def __call__(self, h: torch.Tensor, turn: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """h (B, C) → (B, C); `turn` (D/2,) is the position's rotation, as complex numbers."""
+        query, key, value = self.query_key_value(self.attention_norm(h))
+        query, key = rotate_pairs(query, turn), rotate_pairs(key, turn)
+        keys, values = cache.update(
+            self.layer_id, key.view(self.kv_heads), value.view(self.kv_heads)
+        )
+        attended = F.scaled_dot_product_attention(
+            query.view(self.heads), keys, values, enable_gqa=self.enable_gqa
+        )
+        h = h + self.attention_output(attended.view(h.shape))[0]
+        gate, up = self.gate_and_up(self.ffn_norm(h))
+        return h + self.down(F.silu(gate) * up)[0]
+
+
+def rotate_pairs(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """x (B, heads · D): each head's interleaved pairs, taken as complex numbers, times turn."""
+    pairs = torch.view_as_complex(x.reshape(x.shape[0], -1, len(turn), 2))  # (B, heads, D/2)
+    return torch.view_as_real(pairs * turn)  # (B, heads, D/2, 2)
+
+
+class Decoder:
+    """A causal Llama, in evaluation mode, made ready to read one token after another.
+
+    `rows` is the batch size. "bfloat16" and "int8" keep a rounded copy of the weights, "float32"
+    one of its own only for more than one row. Raises ValueError for another precision, for
+    attention that is not causal, or for int8 weights away from the CPU.
+    """
+
+    def __init__(self, llama: nn.Module, rows: int = 1, precision: str = "float32") -> None:
+        config, device = llama.config, llama.tok_embeddings.weight.device
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        if not config.is_causal:
+            raise ValueError(
+                f"{precision} weights need a key/value cache, and that causal attention: "
+                "choose --edition llama2 or spring2026"
+            )
+        if precision == "int8" and device.type != "cpu":
+            raise ValueError(f"int8 weights are for the CPU, not {device.type}: leave it out")
+        cos, sin = rotary_tables(config.head_dim, config.max_seq_len, config.rope_theta, device)
+        self.turns = torch.complex(cos, sin)  # (max_seq_len, D/2)
+        self.embeddings, self.norm = llama.tok_embeddings, llama.norm
+        self.layers = [LayerStep(layer, rows, precision) for layer in llama.layers]
+        self.output = make_projection([llama.output.weight], rows, precision)
+
+    def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next."""
+        turn = self.turns[cache.position]
+        h = self.embeddings(token)[:, 0]
+        for layer in self.layers:
+            h = layer(h, turn, cache)
+        cache.advance(1)
+        return self.output(self.norm(h))[0]
