@@ -1,0 +1,160 @@
+#!/usr/bin/env python
+"""Generated tokens per second, ours beside transformers, at one of the presets' shapes.
+
+python bench/decode_throughput.py [--preset 42m] [--prompt 30] [--tokens 128] [--rounds 5]
+                                  [--contexts 64 128 256 512 1024 --figure decode.png]
+
+All sides take turns in one process, greedily, with random weights; medians over the rounds are
+printed. "First token" is the prompt's reading; the rate is that of the tokens behind it. With
+--contexts the rate is taken at several lengths of the prompt as well, and drawn.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import transformers
+
+from config import PRESETS, LlamaConfig
+from llama import Llama
+
+Timing = tuple[float, float]  # seconds to the first token, tokens per second behind it
+Side = Callable[[int, int], Timing]  # (prompt length, new tokens) → Timing
+
+
+def timed(generate: Callable[[torch.Tensor, int], torch.Tensor], rows: int = 1) -> Side:
+    """Time one token and all of them: what lies between is decoding."""
+
+    def run(length: int, count: int) -> Timing:
+        prompt = torch.randint(3, 500, (1, length)).expand(rows, -1)
+        seconds = []
+        for n in (1, count):
+            start = time.perf_counter()
+            tokens = generate(prompt, n)
+            seconds.append(time.perf_counter() - start)
+            assert tokens.shape == (rows, length + n)
+        return seconds[0], rows * (count - 1) / (seconds[1] - seconds[0])
+
+    return run
+
+
+def our_sides(config: LlamaConfig, rows: int) -> dict[str, Side]:
+    llama = Llama(config).eval()
+
+    def side(rows: int = 1, **options: object) -> Side:
+        return timed(lambda prompt, n: llama.generate(prompt, n, 0.0, **options), rows)
+
+    return {
+        "ours, float32": side(),
+        "ours, bfloat16 weights": side(precision="bfloat16"),
+        "ours, int8 weights": side(precision="int8"),
+        f"ours, float32, {rows} texts": side(rows),
+        "ours, float32, no cache": side(use_cache=False),
+    }
+
+
+def their_side(config: LlamaConfig) -> Side:
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.dim,
+            intermediate_size=config.hidden_dim,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_kv_heads,
+            max_position_embeddings=config.max_seq_len,
+            tie_word_embeddings=config.tie_word_embeddings,
+            eos_token_id=None,
+        )
+    ).eval()
+
+    def generate(prompt: torch.Tensor, count: int) -> torch.Tensor:
+        return model.generate(
+            prompt, max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0
+        )
+
+    return timed(generate)
+
+
+def compare(sides: dict[str, Side], length: int, count: int, rounds: int) -> dict[str, Timing]:
+    """Medians of every side, after one round that does not count."""
+    timings: dict[str, list[Timing]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            timing = side(length, count)
+            if number:
+                timings[name].append(timing)
+    return {
+        name: tuple(statistics.median(column) for column in zip(*values, strict=True))
+        for name, values in timings.items()
+    }
+
+
+def draw(rates: dict[str, list[float]], contexts: list[int], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, values in rates.items():
+        axes.plot(contexts, values, marker="o", label=name)
+    axes.set(xlabel="tokens before", ylabel="tokens per second", xscale="log", ylim=(0, None))
+    axes.set_xticks(contexts, list(map(str, contexts)))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def scaling(sides: dict[str, Side], args: argparse.Namespace) -> None:
+    """The table, and the figure, of rates against the length of the context."""
+    names = [name for name in sides if "texts" not in name and "no cache" not in name]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for context in args.contexts:
+        # The cache holds 1,024 positions: the tokens end at the context's length, not begin there.
+        medians = compare({name: sides[name] for name in names}, context - 32, 32, args.rounds)
+        for name, (_, rate) in medians.items():
+            rates[name].append(rate)
+        print(context, *(f"{name}: {rates[name][-1]:.0f}" for name in names), sep=" | ", flush=True)
+    draw(rates, args.contexts, args.figure)
+    print(f"figure: {args.figure}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="42m")
+    parser.add_argument("--prompt", type=int, default=30)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contexts", type=int, nargs="+")
+    parser.add_argument("--figure", type=Path, default=Path("decode.png"))
+    args = parser.parse_args()
+    shape = PRESETS[args.preset] | {"norm": "rmsnorm", "attention": "causal"}
+    config = LlamaConfig(**shape | {"max_seq_len": 1024})
+    print(
+        f"{args.preset}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{torch.get_num_threads()} threads, {args.prompt} + {args.tokens} tokens"
+    )
+    sides = {"transformers, float32": their_side(config)} | our_sides(config, args.samples)
+    bidirectional = Llama(
+        LlamaConfig(**shape | {"norm": "layernorm", "attention": "bidirectional"})
+    )
+    sides["ours, bidirectional"] = timed(lambda prompt, n: bidirectional.generate(prompt, n, 0.0))
+    medians = compare(sides, args.prompt, args.tokens, args.rounds)
+    peer = medians["transformers, float32"][1]
+    for name, (first, rate) in medians.items():
+        print(f"{name:<26} first token {first * 1e3:>5.0f} ms, {rate:>6.1f}/s, {rate / peer:.2f}x")
+    if args.contexts:
+        scaling(sides, args)
+
+
+if __name__ == "__main__":
+    main()
