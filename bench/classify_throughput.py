@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 import transformers
+from peers import transformers_config
 
 import lora
 from classifier import ClassifierConfig, LlamaEmbeddingClassifier
@@ -66,18 +67,7 @@ def our_step(preset: str, dtype: str, with_lora: bool = False, mask: bool = Fals
 
 
 def their_config(preset: str) -> transformers.LlamaConfig:
-    config = our_config(preset)
-    return transformers.LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.dim,
-        intermediate_size=config.hidden_dim,
-        num_hidden_layers=config.n_layers,
-        num_attention_heads=config.n_heads,
-        num_key_value_heads=config.n_kv_heads,
-        tie_word_embeddings=config.tie_word_embeddings,
-        num_labels=5,
-        pad_token_id=3,
-    )
+    return transformers_config(our_config(preset), num_labels=5, pad_token_id=3)
 
 
 def their_step(preset: str, dtype: str) -> Step:

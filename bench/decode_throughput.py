@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import transformers
+from peers import transformers_config
 
 from config import PRESETS, LlamaConfig
 from llama import Llama
@@ -60,19 +61,7 @@ def our_sides(config: LlamaConfig, rows: int) -> dict[str, Side]:
 
 
 def their_side(config: LlamaConfig) -> Side:
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.dim,
-            intermediate_size=config.hidden_dim,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            max_position_embeddings=config.max_seq_len,
-            tie_word_embeddings=config.tie_word_embeddings,
-            eos_token_id=None,
-        )
-    ).eval()
+    model = transformers.LlamaForCausalLM(transformers_config(config, eos_token_id=None)).eval()
 
     def generate(prompt: torch.Tensor, count: int) -> torch.Tensor:
         return model.generate(

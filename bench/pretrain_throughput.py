@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import transformers
+from peers import transformers_config
 
 from config import DTYPES, PRESETS
 from linear import linear
@@ -34,20 +35,7 @@ def our_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:
 def their_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:
     """The same shape, loss, clipping and betas, as a plain loop with transformers' model."""
     config = options.model_config()
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.dim,
-            intermediate_size=config.hidden_dim,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            max_position_embeddings=config.max_seq_len,
-            rms_norm_eps=config.layer_norm_eps,
-            tie_word_embeddings=config.tie_word_embeddings,
-            use_cache=False,
-        )
-    ).train()
+    model = transformers.LlamaForCausalLM(transformers_config(config, use_cache=False)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95))
 
     def step(windows: torch.Tensor) -> None:

@@ -176,21 +176,10 @@ def huggingface_name(name: str) -> str:
 def huggingface_twin(llama: Llama):
     """transformers' LlamaForCausalLM with the same weights, its rows in split-halves order."""
     transformers = pytest.importorskip("transformers")
+    import peers  # bench/peers.py, which needs transformers
+
     config = llama.config
-    twin = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.dim,
-            intermediate_size=config.hidden_dim,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            max_position_embeddings=config.max_seq_len,
-            rms_norm_eps=config.layer_norm_eps,
-            rope_theta=config.rope_theta,
-            tie_word_embeddings=True,
-        )
-    ).eval()
+    twin = transformers.LlamaForCausalLM(peers.transformers_config(config)).eval()
     state = {}
     for name, tensor in llama.state_dict().items():
         if name.endswith(("compute_query.weight", "compute_key.weight")):
