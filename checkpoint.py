@@ -3,7 +3,8 @@
 Formats are told apart by content, never by a file's name:
 - a torch file, dict(model=tensors, model_args=…): the assignment's stories42M.pt, our own, and the
   llama2.c training checkpoints, whose other key names `migrate_names` turns into the assignment's;
-- a folder with model.safetensors and config.json, as pretrain.py writes it;
+- a folder with model.safetensors and config.json, as pretrain.py writes it, or of Hugging Face's
+  LlamaForCausalLM (huggingface.py), whole or in shards, also as pytorch_model.bin;
 - llama2.c's .bin, version 0: a header of seven int32 and float32 tensors in a fixed order.
 
 Nothing in a file is ever executed: torch files load with weights_only=True. Tensors are mapped from
@@ -12,10 +13,8 @@ the file, not copied. The file does not import the network: `expected_shapes` re
 
 import dataclasses
 import json
-import pickle
 import re
 import struct
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,18 @@ from typing import Any
 
 import torch
 
+import huggingface
 from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig
+from tensor_files import (
+    REMEDY,
+    import_safetensors,
+    load_plain,
+    read_json,
+    read_weights,
+    save_plain,
+)
 from utils import atomic_write
 
-REMEDY = "check the path, or get the file again (bash setup.sh)"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 OWN_MODEL_TYPE = "mini-llama"
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
@@ -88,6 +95,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _read_folder(path)
     with open(path, "rb") as file:
         start = file.read(LLAMA2C_HEADER.size)
+    if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).exists():
+        return _read_folder(path.parent)
     if not start:
         raise ValueError(f"{path} is empty; {REMEDY}")
     if start.startswith((b"PK", b"\x80")):
@@ -121,26 +130,6 @@ def _read_torch(path: Path) -> Checkpoint:
             raise ValueError(f"{path}: {name} is not a tensor of floating-point numbers; {REMEDY}")
     rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
     return Checkpoint(path, content["model_args"], tensors, rest)
-
-
-def load_plain(path: str | Path) -> Any:
-    """The tensors and plain data of a torch file. Raises ValueError where there is anything else.
-
-    Tensors are mapped from the file, copy on write, where its format (zip) allows.
-    """
-    with open(path, "rb") as file:
-        is_zip = file.read(2) == b"PK"
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of unusual pickles; the errors say enough
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} is damaged, or holds objects other than tensors and plain data; "
-            "nothing in a checkpoint is ever executed, so it is refused: get it from its source"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError):
-        # torch has no error of its own for a file that is cut short or is another kind of zip
-        raise ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}") from None
 
 
 def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -349,41 +338,21 @@ def save_folder(folder: str | Path, config: LlamaConfig, tensors: dict[str, torc
         file.write(json.dumps(content, indent=2) + "\n")
 
 
-def import_safetensors() -> Any:
-    """safetensors.torch. Raises ValueError naming the install command if it is not installed."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ValueError("safetensors files need a package: pip install safetensors") from None
-    return safetensors.torch
-
-
 def _read_folder(folder: Path) -> Checkpoint:
-    """What save_folder wrote."""
-    try:
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = import_safetensors().load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
+    """What save_folder wrote, or a Hugging Face folder."""
+    content = read_json(folder / CONFIG_FILE)
+    kind = content.pop("model_type", None)
+    if kind == OWN_MODEL_TYPE:
+        return Checkpoint(folder, content, migrate_names(folder, read_weights(folder)))
+    if kind != huggingface.MODEL_TYPE:
         raise ValueError(
-            f"{folder} is a folder without {CONFIG_FILE} and {WEIGHTS_FILE}"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{folder / CONFIG_FILE} is not JSON; {REMEDY}") from None
-    except Exception as error:  # safetensors has its own exception, which cannot be named here
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged ({error}); {REMEDY}") from None
-    if not isinstance(content, dict) or content.pop("model_type", None) != OWN_MODEL_TYPE:
-        raise ValueError(f"{folder / CONFIG_FILE} is not of a model that was trained here")
-    return Checkpoint(folder, content, migrate_names(folder, tensors))
-
-
-def save_plain(path: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain data as a torch file, atomically. Raises OSError."""
-    with atomic_write(path, "wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # how torch says that a write came to less than asked for
-            raise OSError(
-                f"{path} could not be written whole: is the disk full? What was there is untouched"
-            ) from error
+            f"{folder / CONFIG_FILE} is of a {kind!r} model; only {huggingface.MODEL_TYPE!r} and "
+            f"{OWN_MODEL_TYPE!r} are supported"
+        )
+    try:
+        args = huggingface.import_config(content)
+        tensors = huggingface.import_tensors(read_weights(folder), args)
+    except ValueError as error:
+        about = "" if str(folder) in str(error) else f"{folder}: "
+        raise ValueError(f"{about}{error}") from None
+    return Checkpoint(folder, args, tensors)
