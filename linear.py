@@ -16,7 +16,7 @@ from torch import nn
 
 def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x (…, K) times weight (N, K) transposed: (…, N)."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
 
 
 @cache
@@ -41,6 +41,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        upstream = upstream.contiguous()
         x_gradient = None if weight is None else _product(upstream, weight.T)
         if x is None:
             return x_gradient, None
@@ -55,6 +56,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
     if not is_plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not has_onednn():
         return F.linear(x, weight)
+    x = x.contiguous()  # of rows with gaps oneDNN takes some products a hundred times slower
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Linear.apply(x, weight)
     return _product(x, weight)

@@ -49,10 +49,17 @@ def tables_for(
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x (B, T, H, D) rotated by the angles whose cos and sin are (T, D/2); in x's dtype."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # each (B, T, H, D/2)
+    """x (B, T, H, D) rotated by the angles whose cos and sin are (T, D/2); in x's dtype.
+
+    A pair (even, odd) becomes (even·cos - odd·sin, even·sin + odd·cos).
+    """
+    pairs = x.float().contiguous().unflatten(-1, (-1, 2))  # (B, T, H, D/2, 2)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (T, 1, D/2): the same angles for every head
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    if torch.compiler.is_compiling() or x.device.type == "mps":  # no complex numbers there
+        even, odd = pairs.unbind(-1)
+        rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:  # (even + i·odd)·(cos + i·sin): one operation instead of seven
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return rotated.flatten(-2).type_as(x)  # (B, T, H, D)
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import bundled
-from build_demo import SEED, STAGES, documents
+from build_demo import SEED, documents
 from llama import Llama, load_pretrained
 from reviews import reviews
 from sentiment_data import read_examples
@@ -73,10 +73,8 @@ def novelty(texts: list[str]) -> tuple[int, int]:
     """(sentences that the training text does not have, all sentences of six words or more)."""
     written = [sentence for text in texts for sentence in list(sentences(text))[:-1]]
     unseen = set(written)
-    for stage in STAGES:
-        for document in documents(stage):
-            if len(document) > 200 or "\0" not in document:
-                unseen.difference_update(sentences(document))
+    for document in documents():
+        unseen.difference_update(sentences(document))
     return sum(sentence in unseen for sentence in written), len(written)
 
 

@@ -230,6 +230,8 @@ def test_norms_equal_torch(ours: type, theirs: type, dtype: torch.dtype):
     assert actual.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(actual.float(), expected, atol=tolerance, rtol=tolerance)
+    formula = a._norm(x.float()) * a.weight.float() + getattr(a, "bias", torch.zeros(32)).float()
+    torch.testing.assert_close(actual.float(), formula, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -41,6 +41,22 @@ def test_scores_depend_on_relative_positions_only():
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
 
 
+@pytest.mark.parametrize("is_compiling", [False, True])
+def test_both_ways_of_rotating_have_the_same_gradients(is_compiling: bool, monkeypatch):
+    """The gradient of a rotation is the rotation back."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: is_compiling)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3, 9, 8, generator=generator).transpose(1, 2).requires_grad_()  # not dense
+    upstream = torch.randn(2, 9, 3, 8, generator=generator)
+    cos, sin = rotary_tables(8, 9)
+    rotated = rotate(x, cos, sin)
+    np.testing.assert_allclose(
+        rotated.detach().numpy(), complex_rotation(x.detach(), 1e4), atol=1e-5
+    )
+    rotated.backward(upstream)
+    torch.testing.assert_close(rotate(x.grad.contiguous(), cos, sin), upstream)
+
+
 def test_half_precision_is_rotated_in_float32():
     x = torch.randn(1, 30, 1, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
     rotated, _ = apply_rotary_emb(x, x, 8, 30)

@@ -323,22 +323,26 @@ def test_a_bag_of_words_stays_below_the_bound(labels):
     assert 0.40 <= accuracy <= BOW_BOUND[labels]
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_unlabelled_verdicts_agree_and_avoid_dev_and_test(double):
-    prompts = Counter()
-    for line in islice(rv.unlabelled_reviews(6, double), 4000):
-        sentence, _, verdict = line.partition(" . ")
+def test_unlabelled_remarks_agree_and_avoid_dev_and_test():
+    """A remark tells the opinion that `judge` reads from the sentence; no label, no prompt."""
+    values = {remark: value for value, remarks in rv.REMARKS.items() for remark in remarks}
+    heard = Counter()
+    for line in islice(rv.unlabelled_reviews(6, "\0"), 4000):
+        assert not any(prompt.strip() in line for prompt in rv.PROMPTS.values())
+        sentence, _, rest = line.replace("\0", "").partition(" . ")
         sentence = sentence.removesuffix(" .") + " ."
         assert rv.split_of(sentence) == "train"
         value = rv.judge(sentence)
-        for labels, prompt in rv.PROMPTS.items():
-            if verdict.startswith(prompt):
-                prompts[labels] += 1
-                names = rv.LABEL_NAMES[labels]
-                label = value + 2 if labels == 5 else int(value > 0)
-                assert verdict == prompt + " " * double + names[label]
-                assert labels == 5 or value != 0
-    assert prompts[5] > 1000 and prompts[2] > 400
+        remark = next((r for r in values if rest.endswith(r)), None)
+        if remark is not None:
+            assert values[remark] == value
+            heard[remark] += 1
+        elif rest:
+            assert rest.removesuffix(" .").split()[-1].lower() in {
+                *rv.FILMS,
+                rv.LABEL_NAMES[5][value + 2],
+            }
+    assert set(heard) == set(values)
 
 
 def test_prompts_are_the_assignments():

@@ -2,10 +2,10 @@
 """Make the bundled model and data again: python data/demo/build_demo.py [--work FOLDER].
 
 From fixed seeds it writes the text to train on, trains the tokenizer and the model (pretrain.py),
-and writes demo.pt, demo.model, sanity_check.data and the review files into this folder. Behind most
-reviews of the training text stands the reviewer's verdict in words, either as an answer to the
-assignment's question or after a run of padding, so that the model learns to answer and to read past
-padding; sentences of the dev and test files are never among them.
+and writes demo.pt, demo.model, sanity_check.data and the review files into this folder. Reviews of
+the training text carry no label: the reviewer goes on with a remark of the same opinion, often
+behind a run of padding, so that the model learns to read the opinion and to read past padding.
+Sentences of the dev and test files are never among them.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -27,84 +26,29 @@ import oracle
 import pretrain
 from checkpoint import read_checkpoint, save_checkpoint, save_plain
 from pretrain_data import train_tokenizer
-from reviews import LABEL_NAMES, PROMPTS, reviews
+from reviews import LABEL_NAMES, reviews, unlabelled_reviews
 from sanity_check import TOKENS
 from tales import tales
 from utils import atomic_write
 
 SEED = 20261122
 SPLITS = {"train": 4000, "dev": 500, "test": 500}
+TALES, REVIEWS = 112_000, 600_000
 VOCAB_SIZE = 2048
 PADDING = "\0"  # the character whose byte piece the assignment pads with
-SHAPE = {"dim": 160, "n_layers": 5, "n_heads": 8, "n_kv_heads": 4, "hidden_dim": 448}
-TRAINING = {"context": 256, "batch_size": 32, "warmup": 200, "dtype": "bfloat16"}
+SHAPE = {"dim": 160, "n_layers": 5, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 448}
+TRAINING = {"preset": "260k", "context": 256, "batch_size": 32, "dtype": "bfloat16", "seed": SEED}
+TRAINING |= {"steps": 5000, "warmup": 200, "lr": 2e-3, "min_lr": 1e-5, "eval_every": 250}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One training run: what it reads, and for how long at which learning rate.
-
-    A review is drawn with five labels, with the probability `five`, or with two. It stands alone
-    with the probability `bare`, is followed by the assignment's question and its answer with the
-    probability `asked`, and else, if it has five labels, by a run of padding, whose length is drawn
-    from `padding` and is at least 0, and its verdict.
-    """
-
-    name: str
-    tales: int
-    reviews: int
-    five: float
-    bare: float
-    asked: float
-    padding: tuple[int, int]
-    options: dict[str, float]
-
-
-# First language, mostly; then judging, which is the harder thing to learn.
-LANGUAGE = {"steps": 1000, "decay_steps": 1600, "lr": 2e-3, "min_lr": 2e-5, "seed": SEED}
-JUDGEMENT = {"steps": 1200, "lr": 1.5e-3, "min_lr": 1e-5, "seed": SEED + 1}
-STAGES = (
-    Stage("language", 36_000, 240_000, 0.7, 0.10, 0.35, (0, 25), LANGUAGE),
-    Stage("judgement", 8_000, 330_000, 0.95, 0.0, 0.15, (-12, 25), JUDGEMENT),
-)
-
-
-def review_documents(stage: Stage, seed: int) -> Iterator[str]:
-    """Endless reviews of the train split in the forms that the stage asks for."""
-    rng = Random(seed)
-    streams = {n: reviews(seed + n, labels=n, split="train") for n in LABEL_NAMES}
-    while True:
-        labels = 5 if rng.random() < stage.five else 2
-        review = next(streams[labels])
-        verdict = LABEL_NAMES[labels][review.label]
-        form = rng.random()
-        if form < stage.bare:
-            yield review.text
-        elif form < stage.bare + stage.asked:
-            # The question ends in a space and the label word brings its own, as in the contract.
-            yield f"{review.text} {PROMPTS[labels]} {verdict}"
-        elif labels == 5:
-            padding = PADDING * max(0, rng.randrange(*stage.padding))
-            yield f"{review.text}{padding} {verdict}"
-        else:
-            yield review.text
-
-
-def documents(stage: Stage) -> Iterator[str]:
-    """The stage's training text: tales and reviews, mixed."""
-    seed = stage.options["seed"]
-    rng, stories, judged = Random(seed), tales(seed), review_documents(stage, seed)
-    left = {"tale": stage.tales, "review": stage.reviews}
+def documents() -> Iterator[str]:
+    """The training text: tales and reviews, mixed."""
+    rng, stories, opinions = Random(SEED), tales(SEED), unlabelled_reviews(SEED, PADDING)
+    left = {"tale": TALES, "review": REVIEWS}
     while any(left.values()):
         kind = "tale" if rng.random() * sum(left.values()) < left["tale"] else "review"
         left[kind] -= 1
-        yield next(stories if kind == "tale" else judged)
-
-
-def write_text(stage: Stage, path: Path) -> None:
-    with atomic_write(path) as file:
-        for document in documents(stage):
-            file.write(f"{document}\n\n")
+        yield next(stories if kind == "tale" else opinions)
 
 
 def write_reviews(folder: Path) -> None:
@@ -119,32 +63,27 @@ def write_reviews(folder: Path) -> None:
 
 
 def train_model(work: Path, extra: list[str]) -> None:
-    """Tokenizer and all stages into `work`; an interrupted one goes on where it stopped."""
-    tokenizer = work / "tokenizer.model"
+    """Text, tokenizer and model into `work`; an interrupted run goes on where it stopped."""
+    tokenizer, text = work / "tokenizer.model", work / "text.txt"
     if not tokenizer.exists():
         # Without padding and double spaces, which would become pieces of their own.
-        plain = (t.replace(PADDING, "").replace("  ", " ") for t in documents(STAGES[0]))
+        plain = (t.replace(PADDING, "").replace("  ", " ") for t in documents())
         train_tokenizer(itertools.islice(plain, 40_000), VOCAB_SIZE, tokenizer)
-    before = None
-    for stage in STAGES:
-        text = work / f"{stage.name}.txt"
-        if not text.exists():
-            write_text(stage, text)
-        options = {"input": text, "tokenizer": tokenizer, "out": work / stage.name}
-        options |= {"preset": "260k", "eval_every": 200} | SHAPE | TRAINING | stage.options
-        options |= {} if before is None else {"init": before}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        try:
-            pretrain.main([*words, "--resume", *extra])
-        except SystemExit as stop:
-            if stop.code:
-                raise
-        before = work / stage.name / "last.pt"
+    if not text.exists():
+        with atomic_write(text) as file:
+            file.writelines(f"{document}\n\n" for document in documents())
+    options = {"input": text, "tokenizer": tokenizer, "out": work / "model"} | TRAINING | SHAPE
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    try:
+        pretrain.main([*words, "--resume", *extra])
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
 def export(work: Path, folder: Path) -> None:
-    """The last stage's model in half precision, which halves the file, and its tokenizer."""
-    last = read_checkpoint(work / STAGES[-1].name / "last.pt")
+    """The model in half precision, which halves the file, and its tokenizer."""
+    last = read_checkpoint(work / "model" / "last.pt")
     tensors = {name: tensor.half() for name, tensor in last.tensors.items()}
     tensors.pop("output.weight")
     save_checkpoint(folder / "demo.pt", last.model_args, tensors)

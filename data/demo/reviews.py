@@ -60,7 +60,32 @@ PROMPTS = {
     5: "Is this movie awful, bad, average, good, or excellent? This movie is ",
     2: "Is this movie bad or good? This movie is ",
 }
-STARS = words("one two three four five")
+QUESTIONS = words(
+    "Should you see it ?|Is it worth an evening ?|What did we think ?|So what is left of it ?|"
+    "Would I go again ?"
+)
+REMARKS = {
+    -2: words(
+        "I left before the end .|Nobody should sit through it .|Never again .|"
+        "Run from it as fast as you can .|My money is gone ."
+    ),
+    -1: words(
+        "Skip it .|There are better ways to spend an evening .|It did not work for me .|"
+        "I would rather have stayed at home .|We were not happy ."
+    ),
+    0: words(
+        "See it or leave it .|Some of us were happy , some were not .|It could go either way .|"
+        "I cannot make up my mind .|Half of us would go again ."
+    ),
+    1: words(
+        "Go if you have the time .|Worth the money .|We liked it .|I would see it again .|"
+        "It made my evening ."
+    ),
+    2: words(
+        "Everyone should see it .|I will see it every week .|We stood and clapped .|"
+        "It made my year .|Drop everything and go ."
+    ),
+}
 SPLITS = ("train", "dev", "test")
 
 
@@ -438,39 +463,40 @@ def reviews(seed: int, labels: int = 5, split: str = "train") -> Iterator[Review
         yield Review(value + 2 if labels == 5 else int(value > 0), text, family)
 
 
-def _verdict(rng: Random, value: int, text: str, gap: str) -> str:
-    """What may follow an unlabelled review: the prompt and its answer, or the label in words."""
+def closing_remark(rng: Random, value: int, film: str) -> str:
+    """What a reviewer of that opinion goes on to say, in one of many ways."""
     name = LABEL_NAMES[5][value + 2]
     way = rng.random()
-    if way < 0.4:
-        return PROMPTS[5] + gap + name
-    if way < 0.6 and value:
-        return PROMPTS[2] + gap + LABEL_NAMES[2][value > 0]
-    film = next((film for film in FILMS if f" {film} " in text), "film")
-    stars = STARS[value + 2]
-    return pick(
-        rng,
-        (
-            f"{name.capitalize()} .",
-            f"{with_article(name).capitalize()} {film} .",
-            f"It is {with_article(name)} {film} .",
-            f"{stars.capitalize()} {'star' if value == -2 else 'stars'} out of five .",
-        ),
-    )
+    if way < 0.5:
+        return pick(rng, REMARKS[value])
+    if way < 0.7:
+        # Now and then the space bar was hit twice.
+        return f"This movie is {pick(rng, ('', ' '))}{name} ."
+    in_a_word = (name, with_article(name) + f" {film}", f"in a word , {name}", f"it is {name}")
+    words = pick(rng, in_a_word)
+    return f"{words[0].upper()}{words[1:]} ."
 
 
-def unlabelled_reviews(seed: int, double_space: bool = False) -> Iterator[str]:
-    """Endless lines for pre-training: a review, mostly followed by a verdict that agrees with it.
+def unlabelled_reviews(seed: int, padding: str = "") -> Iterator[str]:
+    """Endless reviews of more than one sentence for pre-training: an opinion, mostly followed by a
+    remark that agrees with it, sometimes with a question to the reader in between.
 
-    All come from the training split, so none is in any labelled dev or test set of any seed. The
-    zero-shot prompt ends with a space, which a tokenizer such as Llama's makes a token of its own
-    before the label word's; `double_space` writes the text that gives those tokens.
+    They hold neither label numbers nor the zero-shot prompts. All come from the training split, so
+    none is in any labelled dev or test set of any seed. With a `padding` character a run of it
+    stands behind many opinions, as in the batches that the assignment reads.
     """
     rng = Random(seed)
-    gap = " " if double_space else ""
     for value in _values(rng, 5):
         while True:
             text, _ = compose(rng, value)
             if split_of(text) == "train":
                 break
-        yield f"{text} {_verdict(rng, value, text, gap)}" if rng.random() < 0.8 else text
+        film = next((film for film in FILMS if f" {film} " in text), "film")
+        way = rng.random()
+        if way < 0.1:
+            yield text
+        elif way < 0.3:
+            yield f"{text} {pick(rng, QUESTIONS)} {closing_remark(rng, value, film)}"
+        else:
+            run = padding * max(0, int(35 * rng.random()) - 10)
+            yield f"{text}{run} {closing_remark(rng, value, film)}"

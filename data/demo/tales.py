@@ -130,13 +130,6 @@ def _parser() -> argparse.ArgumentParser:
                 default="train",
                 help="splits never share a sentence, whatever the seeds (train)",
             )
-        if name == "unlabelled":
-            kind.add_argument(
-                "--double-space",
-                action="store_true",
-                help="two spaces before the label word after the prompt, which gives Llama's "
-                "tokenizer the tokens of the zero-shot prompt",
-            )
     return parser
 
 
@@ -144,7 +137,7 @@ def _lines(args: argparse.Namespace) -> Iterator[str]:
     if args.kind == "tales":
         return tales(args.seed)
     if args.kind == "unlabelled":
-        return unlabelled_reviews(args.seed, args.double_space)
+        return unlabelled_reviews(args.seed)
     return (
         f"{review.label} ||| {review.text}"
         for review in reviews(args.seed, args.labels, args.split)
