@@ -102,25 +102,32 @@ def rotate_pairs(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(pairs * turn)  # (B, heads, D/2, 2)
 
 
+def check_precision(llama: nn.Module, precision: str) -> None:
+    """Raise ValueError for another precision, for attention that is not causal, or for int8 weights
+    away from the CPU.
+    """
+    device = llama.tok_embeddings.weight.device
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if not llama.config.is_causal:
+        raise ValueError(
+            f"{precision} weights need a key/value cache, and that causal attention: "
+            "choose --edition llama2 or spring2026"
+        )
+    if precision == "int8" and device.type != "cpu":
+        raise ValueError(f"int8 weights are for the CPU, not {device.type}: leave it out")
+
+
 class Decoder:
     """A causal Llama, in evaluation mode, made ready to read one token after another.
 
     `rows` is the batch size. "bfloat16" and "int8" keep a rounded copy of the weights, "float32"
-    one of its own only for more than one row. Raises ValueError for another precision, for
-    attention that is not causal, or for int8 weights away from the CPU.
+    one of its own only for more than one row. Raises ValueError as check_precision does.
     """
 
     def __init__(self, llama: nn.Module, rows: int = 1, precision: str = "float32") -> None:
+        check_precision(llama, precision)
         config, device = llama.config, llama.tok_embeddings.weight.device
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-        if not config.is_causal:
-            raise ValueError(
-                f"{precision} weights need a key/value cache, and that causal attention: "
-                "choose --edition llama2 or spring2026"
-            )
-        if precision == "int8" and device.type != "cpu":
-            raise ValueError(f"int8 weights are for the CPU, not {device.type}: leave it out")
         cos, sin = rotary_tables(config.head_dim, config.max_seq_len, config.rope_theta, device)
         self.turns = torch.complex(cos, sin)  # (max_seq_len, D/2)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm

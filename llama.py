@@ -9,6 +9,7 @@ H query heads, H_kv key/value heads, D head_dim, C = H·D the model's width, V v
 Masks are boolean and True where attention is allowed.
 """
 
+import functools
 import math
 
 import torch
@@ -26,7 +27,7 @@ from config import (
     feed_forward_hidden_dim,
     resolve_arithmetic,
 )
-from decoding import Decoder
+from decoding import Decoder, check_precision
 from kv_cache import KVCache
 from linear import Linear
 from rope import rotate, tables_for
@@ -384,12 +385,16 @@ class Llama(LlamaPreTrainedModel):
         finally:
             self.train(was_training)
 
-    def _decoder(self, rows: int, precision: str) -> Decoder | None:
-        """What reads single tokens faster than forward does, where there is such a thing."""
+    def _decoder(self, rows: int, precision: str) -> generation.DecodeStep | None:
+        """What reads single tokens faster than forward does, where there is such a thing; it is
+        made when the first one comes, behind the prompt.
+        """
         is_plain = precision == "float32"
         if is_plain and not (self.config.is_causal and self.dtype == torch.float32):
             return None
-        return Decoder(self, rows, precision)
+        check_precision(self, precision)
+        decoder = functools.cache(lambda: Decoder(self, rows, precision))
+        return lambda token, cache: decoder()(token, cache)
 
 
 def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:

@@ -38,8 +38,11 @@ class LoRALayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, in) → (…, out)."""
-        update = (x @ self.lora_A.T) @ self.lora_B.T
-        return self.original_layer(x) + self.scaling * update
+        result = self.original_layer(x)
+        # Scaled while it is small, and added by the product itself: nothing of x's size is made.
+        low = self.scaling * (x @ self.lora_A.T)  # (…, rank)
+        rows = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), self.lora_B.T)
+        return rows.view(result.shape)
 
     def merged_weight(self) -> torch.Tensor:
         """W + (alpha/rank)·B A, (out, in), as a new tensor."""

@@ -1,0 +1,46 @@
+"""The same figures on a GPU as on the CPU, where there is one (TF32 off, as it is by default)."""
+
+import pytest
+import torch
+
+from config import EDITIONS
+from conftest import assert_relative, random_llama, random_tokens, tiny_config
+from decoding import Decoder
+from utils import autocast
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_forward_and_gradients_equal_the_cpus(edition: str):
+    arithmetic = EDITIONS[edition]
+    config = tiny_config(norm=arithmetic.norm, attention=arithmetic.attention, n_kv_heads=2)
+    results = []
+    for device in ("cpu", "cuda"):
+        llama = random_llama(config).to(device)
+        tokens = random_tokens(config, 3, 17).to(device)
+        logits, hidden_states = llama(tokens, targets=tokens)
+        logits.logsumexp(-1).sum().backward()
+        gradient = llama.layers[0].attention.compute_key.weight.grad
+        results.append([t.detach().cpu() for t in (logits, hidden_states, gradient)])
+    for actual, expected in zip(results[1], results[0], strict=True):
+        assert_relative(actual, expected, 1e-4)
+
+
+def test_greedy_tokens_equal_the_cpus():
+    llama = random_llama(tiny_config(attention="causal"))
+    prompt = random_tokens(llama.config, 2, 5)
+    expected = llama.generate(prompt, 12, 0.0)
+    assert torch.equal(llama.cuda().generate(prompt.cuda(), 12, 0.0).cpu(), expected)
+
+
+def test_bfloat16_is_near_and_int8_is_refused():
+    llama = random_llama(tiny_config(attention="causal")).cuda()
+    tokens = random_tokens(llama.config, 2, 9).cuda()
+    exact, _ = llama(tokens, targets=tokens)
+    with autocast(tokens.device, "bfloat16"):
+        rounded, _ = llama(tokens, targets=tokens)
+    assert_relative(rounded.detach().float().cpu(), exact.detach().cpu(), 0.05)
+    assert llama.generate(tokens, 4, 0.0, precision="bfloat16").shape == (2, 13)
+    with pytest.raises(ValueError, match="for the CPU, not cuda"):
+        Decoder(llama, precision="int8")
