@@ -8,7 +8,8 @@ DATA is sst-train.txt, TOKENIZER the 32,000-piece model; weights are random. All
 the same batches in one process; printed are padded tokens a second (what the assignment's loop
 multiplies), real tokens a second (what is learned from), both over all steps, and the median step.
 The peer is LlamaForSequenceClassification with torch.optim.AdamW; it reads the last real token, so
-it is given the padding mask. Peak memory is measured in a process of its own for each side.
+it is given the padding mask. Peak memory is measured in a process of its own for each side. With
+--batch_sizes the time of an epoch at each is printed and drawn instead.
 """
 
 import argparse
@@ -186,6 +187,20 @@ def draw(seconds: dict[str, list[float]], batch_sizes: list[int], path: Path) ->
     figure.savefig(path, dpi=120)
 
 
+def scaling(args: argparse.Namespace, examples: list[Example]) -> None:
+    """The table, and the figure, of an epoch's time against the batch size."""
+    names = ("transformers, float32", "ours, float32", "ours, bfloat16, --mask_padding")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for size in args.batch_sizes:
+        rates = compare({name: TRAINING[name] for name in names}, args, examples, size)
+        for name in names:
+            seconds[name].append(len(examples) / rates[name][2])
+        line = (f"{name}: {seconds[name][-1]:.0f} s an epoch" for name in names)
+        print(size, *line, sep=" | ", flush=True)
+    draw(seconds, args.batch_sizes, args.figure)
+    print(f"figure: {args.figure}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -211,20 +226,13 @@ def main() -> None:
         f"{args.preset}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"{torch.get_num_threads()} threads, batch {args.batch_size}"
     )
+    if args.batch_sizes:
+        scaling(args, examples)
+        return
     report("training", compare(TRAINING, args, examples, args.batch_size))
     report("prompting", compare(PROMPTING, args, with_prompt(examples, LABELS), args.batch_size))
     for name in TRAINING:
         print(f"  {name:<32} {peak_memory(name, args):.2f} GB at the peak of training", flush=True)
-    if args.batch_sizes:
-        names = ("transformers, float32", "ours, float32", "ours, bfloat16, --mask_padding")
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for size in args.batch_sizes:
-            medians = compare({name: TRAINING[name] for name in names}, args, examples, size)
-            for name in names:
-                seconds[name].append(len(examples) / medians[name][2])
-            print(size, *(f"{n}: {seconds[n][-1]:.0f} s an epoch" for n in names), sep=" | ")
-        draw(seconds, args.batch_sizes, args.figure)
-        print(f"figure: {args.figure}")
 
 
 if __name__ == "__main__":
