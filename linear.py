@@ -54,6 +54,8 @@ class _Linear(torch.autograd.Function):
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x (…, K) times weight (N, K) transposed: (…, N); F.linear, by the fastest route there is."""
     is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    if torch.compiler.is_compiling():  # a compiler is to see through it
+        return F.linear(x, weight)
     if not is_plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not has_onednn():
         return F.linear(x, weight)
     x = x.contiguous()  # of rows with gaps oneDNN takes some products a hundred times slower

@@ -73,6 +73,20 @@ def test_autocast_is_heeded():
         assert linear(x, weight).dtype == torch.bfloat16
 
 
+def test_a_compiler_sees_through_it(monkeypatch: pytest.MonkeyPatch):
+    """One graph, without a break; the backend runs it as it is."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list):
+        graphs.append(graph)
+        return graph
+
+    x, weight = make((3, 8), 4)
+    compiled = torch.compile(lambda x: linear(linear(x, weight).sin(), weight.T), backend=backend)
+    torch.testing.assert_close(compiled(x), (x @ weight.T).sin() @ weight)
+    assert len(graphs) == 1
+
+
 def test_the_layer_is_torchs_without_bias():
     layer = Linear(8, 5)
     assert isinstance(layer, torch.nn.Linear) and layer.bias is None
