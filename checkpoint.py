@@ -1,6 +1,6 @@
 """Checkpoint files ↔ (model_args, tensors): formats, key names, strict rules, atomic saving.
 
-Formats are told apart by content, never by a file's name:
+Formats are told apart by content, not by a file's name (but model.safetensors means its folder):
 - a torch file, dict(model=tensors, model_args=…): the assignment's stories42M.pt, our own, and the
   llama2.c training checkpoints, whose other key names `migrate_names` turns into the assignment's;
 - a folder with model.safetensors and config.json, as pretrain.py writes it, or of Hugging Face's

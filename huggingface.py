@@ -45,6 +45,8 @@ FIELDS = {
 # Fields that would change the arithmetic, and the one value that leaves it ours.
 FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 DEFAULT_ROPE = (None, "default")
+# What a config.json that leaves a field out means by it.
+LEFT_OUT = {"num_key_value_heads": None, "rms_norm_eps": 1e-6}
 
 
 def their_name(name: str) -> str:
@@ -65,13 +67,13 @@ def our_names(n_layers: int) -> dict[str, str]:
 
 def interleave_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows of a query or key projection (heads · D, C): split halves → interleaved pairs."""
-    halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])
+    halves = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def split_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """The other way: interleaved pairs → split halves."""
-    pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])
+    pairs = weight.reshape(-1, head_dim // 2, 2, weight.shape[1])
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
@@ -88,12 +90,15 @@ def import_config(content: dict[str, Any]) -> dict[str, Any]:
     for name, value in FIXED.items():
         if content.get(name, value) != value:
             raise ValueError(f"{name} is {content[name]!r}, and only {value!r} is supported")
-    missing = [theirs for theirs in FIELDS.values() if content.get(theirs) is None]
-    missing = [name for name in missing if name not in ("num_key_value_heads", "rms_norm_eps")]
+    content = LEFT_OUT | content
+    needed = set(FIELDS.values()) - LEFT_OUT.keys()
+    missing = sorted(name for name in needed if content.get(name) is None)
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    args = {ours: content[theirs] for ours, theirs in FIELDS.items() if theirs in content}
+    args = {ours: content[theirs] for ours, theirs in FIELDS.items()}
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"its RoPE parameters are {rope!r}, which is no JSON object")
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in DEFAULT_ROPE:
         raise ValueError(f"RoPE scaling {kind!r} is not supported")

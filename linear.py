@@ -66,10 +66,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `packed_linear` serves."""
-    is_known = dtype == torch.float32 or (
+    if device.type != "cpu" or not has_onednn():
+        return False
+    return dtype == torch.float32 or (
         dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
-    return device.type == "cpu" and has_onednn() and is_known
 
 
 def packed_linear(weight: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:

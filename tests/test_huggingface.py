@@ -65,6 +65,17 @@ def test_theta_and_eps(tmp_path, theta: float, eps: float):
     assert (config.rope_theta, config.layer_norm_eps) == (theta, eps)
 
 
+def test_fields_that_may_be_left_out(tmp_path):
+    """As transformers fills them in: its eps is not our default."""
+    model = twin(rms_norm_eps=1e-6, num_key_value_heads=4)
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    for name in ("rms_norm_eps", "num_key_value_heads", "tie_word_embeddings"):
+        content.pop(name, None)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert assert_same(tmp_path, model).config.layer_norm_eps == 1e-6
+
+
 def test_the_older_place_of_theta(tmp_path):
     twin().save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
@@ -166,6 +177,7 @@ def refusal(folder: Path) -> str:
         ({"intermediate_size": 64}, "wrong shape layers.0.feed_forward"),
         ({"vocab_size": 97}, "wrong shape tok_embeddings"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
+        ({"rope_parameters": [1]}, "[1]"),
     ],
 )
 def test_a_config_that_contradicts_its_tensors_or_us(folder: Path, values: dict, part: str):
