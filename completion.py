@@ -63,6 +63,7 @@ def complete(
         generator=torch.Generator(device).manual_seed(options.seed),
         stop_id=tokenizer.eos_id if options.stop_at_eos else None,
         precision=options.quantize or (options.dtype if llama.config.is_causal else "float32"),
+        compiled=options.compile,
     )
     seconds = time.perf_counter() - start
     new_tokens = tokens[:, len(prompt) :].numel()

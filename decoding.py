@@ -111,8 +111,8 @@ def check_precision(llama: nn.Module, precision: str) -> None:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if not llama.config.is_causal:
         raise ValueError(
-            f"{precision} weights need a key/value cache, and that causal attention: "
-            "choose --edition llama2 or spring2026"
+            f"reading single tokens ({precision} weights) needs a key/value cache, and that causal "
+            "attention: choose --edition llama2 or spring2026"
         )
     if precision == "int8" and device.type != "cpu":
         raise ValueError(f"int8 weights are for the CPU, not {device.type}: leave it out")

@@ -48,10 +48,14 @@ def decode_one_token(model: LanguageModel, token: torch.Tensor, cache: KVCache) 
     return logits[:, -1]
 
 
-def make_cache(model: LanguageModel, tokens: torch.Tensor, max_new_tokens: int) -> KVCache:
-    """A cache for as much of prompt (B, T) and new tokens as the context can hold."""
+def make_cache(
+    model: LanguageModel, tokens: torch.Tensor, max_new_tokens: int, capacity: int | None = None
+) -> KVCache:
+    """A cache for as much of prompt (B, T) and new tokens as the context can hold, or with room for
+    `capacity` positions.
+    """
     config = model.config
-    max_len = min(tokens.shape[1] + max_new_tokens, config.max_seq_len)
+    max_len = capacity or min(tokens.shape[1] + max_new_tokens, config.max_seq_len)
     return KVCache(
         config.n_layers,
         tokens.shape[0],
@@ -71,19 +75,20 @@ def stream(
     sampler: Sampler,
     use_cache: bool = True,
     decode: DecodeStep | None = None,
+    capacity: int | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the next token (B, 1) of tokens (B, T) again and again, `max_new_tokens` times.
 
     `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
     cached path. A bidirectional model always does. `decode` reads single tokens with the cache, by
-    default the model itself. Raises ValueError for an empty prompt.
+    default the model itself; `capacity` is make_cache's. Raises ValueError for an empty prompt.
     """
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         shape = tuple(tokens.shape)
         raise ValueError(f"the prompt has shape {shape}: it must be (batch, 1 token or more)")
     max_seq_len = model.config.max_seq_len
     use_cache = use_cache and model.config.is_causal
-    cache = make_cache(model, tokens, max_new_tokens) if use_cache else None
+    cache = make_cache(model, tokens, max_new_tokens, capacity) if use_cache else None
     decode = decode or partial(decode_one_token, model)
     context = tokens[:, -max_seq_len:]
     for step in range(max_new_tokens):
@@ -105,6 +110,7 @@ def generate(
     stop_id: int | None = None,
     use_cache: bool = True,
     decode: DecodeStep | None = None,
+    capacity: int | None = None,
 ) -> torch.Tensor:
     """Prompt (B, T) followed by up to `max_new_tokens` tokens: (B, T + new).
 
@@ -114,7 +120,7 @@ def generate(
     """
     stopped = torch.zeros(tokens.shape[0], 1, dtype=torch.bool, device=tokens.device)
     pieces = [tokens]
-    for token in stream(model, tokens, max_new_tokens, sampler, use_cache, decode):
+    for token in stream(model, tokens, max_new_tokens, sampler, use_cache, decode, capacity):
         if stop_id is not None:
             token = token.masked_fill(stopped, stop_id)
             stopped |= token == stop_id

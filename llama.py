@@ -19,6 +19,7 @@ from torch import nn
 import generation
 from base_llama import LlamaPreTrainedModel, shapes_only
 from checkpoint import fit_tensors, read_checkpoint
+from compiled_decoding import CompiledDecoder, cache_capacity
 from config import (
     DEFAULT_EDITION,
     EDITIONS,
@@ -367,20 +368,25 @@ class Llama(LlamaPreTrainedModel):
         stop_id: int | None = None,
         use_cache: bool = True,
         precision: str = "float32",
+        compiled: bool = False,
     ) -> torch.Tensor:
         """Token ids (B, T) continued: (B, T + max_new_tokens), without dropout.
 
         sampling.Sampler and generation.generate say what the arguments mean; `precision` is that
-        of the weights behind the prompt (decoding.PRECISIONS), for causal attention only. Raises
-        ValueError as these do.
+        of the weights behind the prompt (decoding.PRECISIONS), for causal attention only;
+        `compiled` has single sequences read by compiled_decoding. Raises ValueError as these do.
         """
         sampler = Sampler(temperature, epsilon, top_p, generator)
         was_training = self.training
         self.eval()
         try:
-            decode = self._decoder(len(idx), precision) if use_cache else None
+            decode, capacity = None, None
+            if use_cache and compiled and len(idx) == 1:
+                decode, capacity = self._compiled_decoder(precision)
+            elif use_cache:
+                decode = self._decoder(len(idx), precision)
             return generation.generate(
-                self, idx, max_new_tokens, sampler, stop_id, use_cache, decode
+                self, idx, max_new_tokens, sampler, stop_id, use_cache, decode, capacity
             )
         finally:
             self.train(was_training)
@@ -395,6 +401,10 @@ class Llama(LlamaPreTrainedModel):
         check_precision(self, precision)
         decoder = functools.cache(lambda: Decoder(self, rows, precision))
         return lambda token, cache: decoder()(token, cache)
+
+    def _compiled_decoder(self, precision: str) -> tuple[generation.DecodeStep, int]:
+        """The compiled step, and the capacity of the cache that it works with."""
+        return CompiledDecoder(self, precision), cache_capacity(self.config)
 
 
 def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:

@@ -58,6 +58,7 @@ class Options:
     mask_padding: bool = False
     dtype: str = "float32"
     quantize: str | None = None
+    compile: bool = False
     tokenizer: str | None = None
     prompt_text: str | None = None
     max_new_tokens: int = 75

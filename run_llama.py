@@ -41,6 +41,8 @@ HELP = {
     "no dependence on the batch, and faster",
     "dtype": "arithmetic of matrix products: bfloat16 is faster and less exact",
     "quantize": "generate with 8-bit weights behind the prompt (causal attention, CPU)",
+    "compile": "generate with a compiled decoding step (causal attention, CPU): faster, and needs "
+    "a C++ compiler and half a minute once",
     "tokenizer": "SentencePiece model (the checkpoint's name with .model, the only .model beside "
     "it, or tokenizer.model)",
     "prompt_text": "text to continue; an empty one means BOS alone (edition's)",

@@ -6,7 +6,7 @@ python bench/decode_throughput.py [--preset 42m] [--prompt 30] [--tokens 128] [-
 
 All sides take turns in one process, greedily, with random weights; medians over the rounds are
 printed. "First" is the prompt's reading; "second" is the token behind it, before which weights are
-rounded or packed; the rate is that of all others. With --contexts the rate is taken at several
+rounded or packed, or a compiled step is loaded; the rate is that of all others. With --contexts the rate is taken at several
 lengths of the prompt as well, and drawn.
 """
 
@@ -57,6 +57,9 @@ def our_sides(config: LlamaConfig, rows: int) -> dict[str, Side]:
         "ours, float32": side(),
         "ours, bfloat16 weights": side(precision="bfloat16"),
         "ours, int8 weights": side(precision="int8"),
+        "ours, float32, compiled": side(compiled=True),
+        "ours, bfloat16, compiled": side(compiled=True, precision="bfloat16"),
+        "ours, int8, compiled": side(compiled=True, precision="int8"),
         f"ours, float32, {rows} texts": side(rows),
         "ours, float32, no cache": side(use_cache=False),
     }

@@ -23,7 +23,8 @@ ROWS = [
     | {"linear"},
     {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"}
     | {"decoding"},
-    {"llama", "model_plan", "pretrain_data"},
+    {"model_plan", "pretrain_data", "compiled_decoding"},
+    {"llama"},
     {"classifier"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},

@@ -1,0 +1,127 @@
+"""The compiled decoding step against the whole forward pass, with float32 and int8 weights."""
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+import compiled_decoding
+from compiled_decoding import CompiledDecoder, cache_capacity, cache_folder, fingerprint
+from conftest import assert_relative, random_llama, random_tokens, tiny_config
+from kv_cache import KVCache
+from llama import Llama
+from test_decoding import rounded
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
+
+
+@pytest.fixture(scope="module")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
+
+
+def make(norm: str = "rmsnorm", **changes) -> Llama:
+    shape = {"attention": "causal", "n_layers": 1, "hidden_dim": 40} | changes
+    return random_llama(tiny_config(norm=norm, **shape))
+
+
+@torch.inference_mode()
+def decode_all(llama: Llama, tokens: torch.Tensor, precision: str) -> torch.Tensor:
+    """Logits (1, T - 1, V): the first token by the forward pass, every other one on its own."""
+    config = llama.config
+    decoder = CompiledDecoder(llama, precision)
+    cache = KVCache(config.n_layers, 1, config.n_kv_heads, cache_capacity(config), config.head_dim)
+    rounded(llama, precision)(tokens[:, :1], cache=cache)
+    columns = [decoder(tokens[:, i : i + 1], cache) for i in range(1, tokens.shape[1])]
+    assert cache.position == tokens.shape[1]
+    return torch.stack(columns, dim=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("norm", "precision", "n_kv_heads"), [("rmsnorm", "float32", 2), ("layernorm", "int8", 4)]
+)
+def test_steps_equal_the_forward_pass(norm: str, precision: str, n_kv_heads: int):
+    """Rounded weights as well: everything else is in float32, so the tolerance is float32's."""
+    llama = make(norm, n_kv_heads=n_kv_heads)
+    tokens = random_tokens(llama.config, 1, llama.config.max_seq_len)
+    expected, _ = rounded(llama, precision)(tokens, targets=tokens)
+    actual = decode_all(llama, tokens, precision)
+    assert_relative(actual, expected[:, 1:].detach().numpy(), 1e-5)
+
+
+@needs_compiler
+def test_generation_past_the_context_and_from_a_damaged_cache(
+    cache_home: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    llama = make()
+    prompt = random_tokens(llama.config, 1, 5)
+    expected = llama.generate(prompt, 30, 0.0, use_cache=False)
+    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    capsys.readouterr()
+    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    assert capsys.readouterr().err == ""  # compiled once
+    package = cache_home / "mini-llama" / f"step-{fingerprint(llama.config, 'float32')}.pt2"
+    whole = package.read_bytes()
+    package.write_bytes(whole[:1000])
+    monkeypatch.setattr(
+        compiled_decoding, "compile_step", lambda *arguments: arguments[-1].write_bytes(whole)
+    )
+    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    assert "compiling the decoding step" in capsys.readouterr().err
+    assert not list(package.parent.glob(".compiling-*"))
+
+
+def test_several_sequences_take_the_plain_step(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled_decoding, "load_or_compile", None)
+    llama = make()
+    prompt = random_tokens(llama.config, 2, 5)
+    expected = llama.generate(prompt, 6, 0.0)
+    assert torch.equal(llama.generate(prompt, 6, 0.0, compiled=True), expected)
+
+
+def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(
+        ValueError, match=r"C.. compiler such as g..: install one, or leave"
+    ) as error:
+        CompiledDecoder(make(n_layers=1))
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "mini-llama").iterdir()) == []
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(ValueError, match="--edition llama2"):
+        CompiledDecoder(make(attention="bidirectional"))
+    with pytest.raises(ValueError, match="for the CPU, not meta"):
+        CompiledDecoder(make().to("meta"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+    cache_folder().chmod(0o777)
+    with pytest.raises(ValueError, match="others can write to: chmod 700"):
+        cache_folder()
+
+
+def test_fingerprints_differ_with_what_matters():
+    config = tiny_config(attention="causal")
+    prints = {
+        fingerprint(config, "float32"),
+        fingerprint(config, "int8"),
+        fingerprint(tiny_config(attention="causal", rope_theta=5e5), "int8"),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    prints.add(fingerprint(config, "int8"))
+    torch.set_num_threads(threads)
+    assert len(prints) == 4
+    assert fingerprint(config, "float32") in prints
