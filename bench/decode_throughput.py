@@ -6,8 +6,8 @@ python bench/decode_throughput.py [--preset 42m] [--prompt 30] [--tokens 128] [-
 
 All sides take turns in one process, greedily, with random weights; medians over the rounds are
 printed. "First" is the prompt's reading; "second" is the token behind it, before which weights are
-rounded or packed, or a compiled step is loaded; the rate is that of all others. With --contexts the rate is taken at several
-lengths of the prompt as well, and drawn.
+rounded or packed; the rate is that of all others; a compiled step is loaded before the first. With
+--contexts the rate is taken at several lengths of the prompt as well, and drawn.
 """
 
 import argparse
