@@ -24,7 +24,7 @@ ROWS = [
     {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"}
     | {"decoding"},
     {"llama", "model_plan", "pretrain_data"},
-    {"classifier"},
+    {"classifier", "task_heads"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
