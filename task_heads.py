@@ -131,8 +131,8 @@ class LlamaForSequenceClassification(LabelHead):
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) → logits (B, N), of the last real token.
 
-        Hugging Face takes the last token that is not `pad_token_id`, whatever the mask says: the
-        same, unless a text ends in that id.
+        Hugging Face takes the last token that is not `pad_token_id`, whatever its mask says: the
+        same one, unless a text ends in that id. Without the id it refuses batches.
         """
         return self.score(self.llama.last_hidden_state(tokens, lengths)[:, 0])
 
@@ -273,8 +273,10 @@ def load_task_head(folder: str | Path) -> TaskHead:
     content = checkpoint.metadata.get("task_head", {})
     architecture = huggingface.architecture_of(content)
     if architecture not in KINDS:
-        wanted = ", ".join(f"{huggingface.HEADS[kind][1][0]} of a {kind}" for kind in KINDS)
-        raise ValueError(f"{folder} has no task head: it lacks one of {wanted}")
+        raise ValueError(
+            f"{folder} has no task head, neither score.weight nor qa_outputs.weight; "
+            f"put a new one on load_pretrained's model: {', '.join(KINDS)}"
+        )
     _, names = huggingface.HEADS[architecture]
     missing = [name for name in names if name not in checkpoint.tensors]
     if missing:
