@@ -4,7 +4,8 @@ Formats are told apart by content, not by a file's name (but model.safetensors m
 - a torch file, dict(model=tensors, model_args=…): the assignment's stories42M.pt, our own, and the
   llama2.c training checkpoints, whose other key names `migrate_names` turns into the assignment's;
 - a folder with model.safetensors and config.json, as pretrain.py writes it, or of Hugging Face's
-  LlamaForCausalLM (huggingface.py), whole or in shards, also as pytorch_model.bin;
+  LlamaForCausalLM (huggingface.py), whole or in shards, also as pytorch_model.bin, or of its models
+  with another head, which task_heads.py loads;
 - llama2.c's .bin, version 0: a header of seven int32 and float32 tensors in a fixed order.
 
 Nothing in a file is ever executed: torch files load with weights_only=True. Tensors are mapped from
@@ -25,6 +26,7 @@ import torch
 import huggingface
 from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig
 from tensor_files import (
+    INDEX_SUFFIX,
     REMEDY,
     import_safetensors,
     load_plain,
@@ -214,7 +216,7 @@ def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.
     ]
     if problems:
         raise ValueError(f"{path} does not fit its model_args: {'; '.join(problems)}; {REMEDY}")
-    return {name: _usable(found[name]) for name in shapes}
+    return {name: usable(found[name]) for name in shapes}
 
 
 def _drop_norm_biases(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -232,7 +234,7 @@ def _first_few(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _usable(tensor: torch.Tensor) -> torch.Tensor:
+def usable(tensor: torch.Tensor) -> torch.Tensor:
     """float32, contiguous and aligned; the mapped tensor itself where it is that already."""
     tensor = tensor.detach().to(torch.float32).contiguous()
     return tensor if tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
@@ -326,15 +328,28 @@ def save_folder(folder: str | Path, config: LlamaConfig, tensors: dict[str, torc
 
     A tied output.weight is left out. Raises ValueError if safetensors is not installed, OSError.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     if config.tie_word_embeddings:
         tensors.pop("output.weight", None)
+    write_folder(folder, {"model_type": OWN_MODEL_TYPE, **dataclasses.asdict(config)}, tensors)
+
+
+def write_folder(
+    folder: str | Path, content: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    """Write model.safetensors and config.json, as they are given, each atomically.
+
+    Raises ValueError if safetensors is not installed or the folder has an index of shards, which
+    would be read instead; OSError.
+    """
+    folder, data = Path(folder), import_safetensors().save(tensors, metadata={"format": "pt"})
+    index = folder / (WEIGHTS_FILE + INDEX_SUFFIX)
+    if index.exists():
+        raise ValueError(f"{index} names shards, which would be read instead; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
-        file.write(import_safetensors().save(tensors))
+        file.write(data)
     with atomic_write(folder / CONFIG_FILE) as file:
-        content = {"model_type": OWN_MODEL_TYPE, **dataclasses.asdict(config)}
         file.write(json.dumps(content, indent=2) + "\n")
 
 
@@ -350,9 +365,11 @@ def _read_folder(folder: Path) -> Checkpoint:
             f"{OWN_MODEL_TYPE!r} are supported"
         )
     try:
+        architecture = huggingface.architecture_of(content)
         args = huggingface.import_config(content)
-        tensors = huggingface.import_tensors(read_weights(folder), args)
+        tensors = huggingface.import_tensors(read_weights(folder), args, architecture)
     except ValueError as error:
         about = "" if str(folder) in str(error) else f"{folder}: "
         raise ValueError(f"{about}{error}") from None
-    return Checkpoint(folder, args, tensors)
+    head = {"task_head": content} if architecture in huggingface.HEADS else {}
+    return Checkpoint(folder, args, tensors, head)

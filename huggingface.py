@@ -15,6 +15,13 @@ from config import LlamaConfig
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
+# Their models without an output layer: where their backbone's names begin, and the head's names.
+HEADS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "LlamaModel": ("", ()),
+    "LlamaForSequenceClassification": ("model.", ("score.weight",)),
+    "LlamaForTokenClassification": ("model.", ("score.weight", "score.bias")),
+    "LlamaForQuestionAnswering": ("transformer.", ("qa_outputs.weight", "qa_outputs.bias")),
+}
 NAMES = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
@@ -49,20 +56,34 @@ DEFAULT_ROPE = (None, "default")
 LEFT_OUT = {"num_key_value_heads": None, "rms_norm_eps": 1e-6}
 
 
-def their_name(name: str) -> str:
-    """Our tensor's name → theirs."""
+def architecture_of(content: dict[str, Any]) -> str:
+    """Which of their models a config.json is of. Raises ValueError for what is no list of names."""
+    names = content.get("architectures") or [ARCHITECTURE]
+    if not (isinstance(names, list) and isinstance(names[0], str)):
+        raise ValueError(f"architectures is {names!r}, which is no list of names")
+    return names[0]
+
+
+def their_name(name: str, architecture: str = ARCHITECTURE) -> str:
+    """Our tensor's name → theirs; a head's names are the same."""
+    prefix, head = HEADS.get(architecture, ("model.", ()))
+    if name in head:
+        return name
     if name in NAMES:
-        return NAMES[name]
+        return NAMES[name].replace("model.", prefix)
     layers, number, rest = name.split(".", 2)
     part, _, leaf = rest.rpartition(".")
-    return f"model.{layers}.{number}.{LAYER_NAMES[part]}.{leaf}"
+    return f"{prefix}{layers}.{number}.{LAYER_NAMES[part]}.{leaf}"
 
 
-def our_names(n_layers: int) -> dict[str, str]:
+def our_names(n_layers: int, architecture: str = ARCHITECTURE) -> dict[str, str]:
     """Their names → ours, of every tensor of a model."""
     names = list(NAMES)
+    if architecture in HEADS:
+        names.remove("output.weight")
+        names += HEADS[architecture][1]
     names += [f"layers.{i}.{part}.weight" for i in range(n_layers) for part in LAYER_NAMES]
-    return {their_name(name): name for name in names}
+    return {their_name(name, architecture): name for name in names}
 
 
 def interleave_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -125,21 +146,23 @@ def export_config(config: LlamaConfig) -> dict[str, Any]:
     return fixed | fields | tied | {"rope_theta": config.rope_theta, "rope_parameters": rope}
 
 
-def import_tensors(tensors: dict[str, torch.Tensor], args: dict[str, Any]) -> dict:
+def import_tensors(
+    tensors: dict[str, torch.Tensor], args: dict[str, Any], architecture: str = ARCHITECTURE
+) -> dict:
     """Their tensors → ours, query and key rows interleaved. Raises ValueError for unknown names.
 
     The RoPE frequencies that old files hold are dropped: they are computed here.
     """
     config = LlamaConfig(**args)
-    known = our_names(config.n_layers)
+    known = our_names(config.n_layers, architecture)
     tensors = {k: t for k, t in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
     unknown = [name for name in tensors if name not in known]
     if unknown:
-        raise ValueError(f"it holds {unknown[0]}, which {MODEL_TYPE} has not")
+        raise ValueError(f"it holds {unknown[0]}, which is not supported in a {architecture!r}")
     imported = {known[name]: tensor for name, tensor in tensors.items()}
     if config.tie_word_embeddings:
         imported.pop("output.weight", None)  # as there: what a tied model's file holds is not read
-    elif "output.weight" not in imported:
+    elif "output.weight" not in imported and architecture not in HEADS:
         raise ValueError(f"it lacks {their_name('output.weight')}, and says that it is not tied")
     for name, tensor in imported.items():
         if is_rotated(name) and tensor.ndim == 2 and len(tensor) % config.head_dim == 0:
@@ -147,7 +170,9 @@ def import_tensors(tensors: dict[str, torch.Tensor], args: dict[str, Any]) -> di
     return imported
 
 
-def export_tensors(tensors: dict[str, torch.Tensor], config: LlamaConfig) -> dict:
+def export_tensors(
+    tensors: dict[str, torch.Tensor], config: LlamaConfig, architecture: str = ARCHITECTURE
+) -> dict:
     """Our tensors → theirs; a tied output embedding is left out."""
     exported = {}
     for name, tensor in tensors.items():
@@ -155,5 +180,5 @@ def export_tensors(tensors: dict[str, torch.Tensor], config: LlamaConfig) -> dic
             continue
         if is_rotated(name):
             tensor = split_rows(tensor, config.head_dim)
-        exported[their_name(name)] = tensor.contiguous()
+        exported[their_name(name, architecture)] = tensor.contiguous()
     return exported

@@ -436,6 +436,12 @@ def load_pretrained(
     checkpoint = read_checkpoint(path)
     if "classifier" in checkpoint.metadata:
         raise ValueError(f"{path} is a trained classifier, not a pretrained model; name the latter")
+    if "task_head" in checkpoint.metadata:
+        kind = checkpoint.metadata["task_head"]["architectures"][0]
+        raise ValueError(
+            f"{path} is a {kind}: it has no output layer, so it cannot generate; "
+            "its head, if it has one, is loaded by task_heads.load_task_head"
+        )
     arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
     tensors = fit_tensors(checkpoint, config)

@@ -25,7 +25,7 @@ ROWS = [
     | {"decoding"},
     {"model_plan", "pretrain_data", "compiled_decoding"},
     {"llama"},
-    {"classifier"},
+    {"classifier", "task_heads"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
