@@ -92,7 +92,7 @@ class RopeScaling(_Checked):
     _place = "rope_scaling."
 
     def __post_init__(self) -> None:
-        kinds = tuple(ROPE_SCALINGS)  # of which one can ask for what is not hashable
+        kinds = tuple(ROPE_SCALINGS)  # in a dict, what is not hashable cannot be looked for
         self._check("rope_type", self.rope_type in kinds, f"one of {', '.join(kinds)}")
         needed = ROPE_SCALINGS[self.rope_type]
         for name in (field.name for field in fields(self)[1:]):
@@ -109,9 +109,10 @@ class RopeScaling(_Checked):
             self._check("original_max_seq_len", is_length, f"from 1 to {LARGEST_DIMENSION}")
         if "low_freq_factor" in needed:
             low, high = self.low_freq_factor, self.high_freq_factor
-            self._check("low_freq_factor", 0 < low < float("inf"), "above 0, and finite")
-            is_above = low < high < float("inf")
-            self._check("high_freq_factor", is_above, f"above low_freq_factor={low}, and finite")
+            self._check("low_freq_factor", low > 0, "above 0")
+            is_above = low < high <= LARGEST_ROPE_FACTOR
+            bound = f"above low_freq_factor={low}, and at most {LARGEST_ROPE_FACTOR}"
+            self._check("high_freq_factor", is_above, bound)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
 
 def position_interpolation(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """frequency / factor, which divides every position (Chen et al. 2023, eq. 4)."""
+    """frequency / factor, as if every position were divided by it (Chen et al. 2023)."""
     return frequencies / scaling.factor
 
 
@@ -28,8 +28,8 @@ def dynamic_ntk_theta(theta: float, head_dim: int, length: int, scaling: RopeSca
     """theta · (factor · L/L₀ - (factor - 1))^(D/(D-2)): the base for a sequence of L positions.
 
     L₀ is the original length; up to it theta is what it was. The slowest pair is interpolated, the
-    fastest is not (dynamic NTK-aware scaling; YaRN, Peng et al. 2023, tells of it; `factor` is
-    that of Hugging Face's transformers).
+    fastest is not (NTK-aware: bloc97 2023; dynamic: emozilla 2023; both in YaRN, Peng et al. 2023;
+    with the factor that transformers gives it).
     """
     stretch = max(length, scaling.original_max_seq_len) / scaling.original_max_seq_len
     return theta * (scaling.factor * (stretch - 1) + 1) ** (head_dim / (head_dim - 2))

@@ -133,6 +133,7 @@ def test_rope_scaling_is_plain_data_and_back(plain: dict):
         (LLAMA3 | {"low_freq_factor": 4.0}, "above low_freq_factor=4.0"),
         (LLAMA3 | {"high_freq_factor": float("nan")}, "high_freq_factor=nan"),
         (LLAMA3 | {"high_freq_factor": float("inf")}, "high_freq_factor=inf"),
+        (LLAMA3 | {"high_freq_factor": 10**400}, "at most 1048576"),
     ],
 )
 def test_rope_scaling_names_field_and_bound(scaling: object, part: str):
