@@ -358,6 +358,7 @@ def test_long_input_needs_no_square_matrix():
     assert int(done.stdout) < 300_000, "KiB"
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize(
     "scaling", [RopeScaling("dynamic", 2.0, 8), RopeScaling("llama3", 8.0, 8, 1.0, 4.0)], ids=str
 )
