@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import huggingface
-from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig
+from config import FIELD_NAMES, IGNORED_NAMES, LARGEST_DIMENSION, LlamaConfig
 from tensor_files import (
     INDEX_SUFFIX,
     REMEDY,
@@ -41,7 +41,6 @@ OWN_MODEL_TYPE = "mini-llama"
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
 LLAMA2C_HEADER = struct.Struct("<7i")
 LLAMA2C_VERSIONED_MAGIC = b"24ka"  # 0x616b3432, little-endian: version 1 and later
-LARGEST_DIMENSION = 2**24  # more than any vocabulary or context; a random header is above it
 TENSOR_ALIGNMENT = 4
 
 
@@ -245,7 +244,7 @@ def _is_llama2c_header(start: bytes) -> bool:
         return False
     *sizes, vocab_size, seq_len = LLAMA2C_HEADER.unpack(start)
     sizes += [abs(vocab_size), seq_len]  # negative: the output embedding is stored separately
-    return all(0 < size <= LARGEST_DIMENSION for size in sizes)
+    return all(0 < size <= LARGEST_DIMENSION for size in sizes)  # which random bytes are above
 
 
 def _read_llama2c(path: Path, start: bytes) -> Checkpoint:

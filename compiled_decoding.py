@@ -26,7 +26,7 @@ from torch import nn
 from config import LlamaConfig
 from decoding import check_precision, quantize_rows
 from kv_cache import KVCache
-from rope import rotary_tables, rotate
+from rope import rotate
 
 # What the compiled function depends on, besides configuration and machine.
 SOURCES = ("compiled_decoding.py", "decoding.py", "llama.py", "rope.py")
@@ -143,7 +143,7 @@ class CompiledDecoder:
         if device != "cpu":
             raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
         config = llama.config
-        self.cos, self.sin = rotary_tables(config.head_dim, config.max_seq_len, config.rope_theta)
+        self.rotary_tables = llama.layers[0].attention.rotary_tables
         self.positions = torch.arange(config.max_seq_len)
         step = Step(llama, precision).eval()
         self.function = load_or_compile(step, config, precision)
@@ -154,7 +154,7 @@ class CompiledDecoder:
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Token ids (1, 1) that follow what the cache holds → logits (1, V) of the next."""
         position = cache.position
-        tables = self.cos[position : position + 1], self.sin[position : position + 1]
+        tables = self.rotary_tables(position, position + 1, token.device)
         positions = self.positions[: position + 1]
         logits = self.function(token[0], positions, tables, list(cache.keys), list(cache.values))
         cache.advance(1)

@@ -10,6 +10,8 @@ NORMS = ("layernorm", "rmsnorm")
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("int8",)
 ATTENTIONS = ("bidirectional", "causal")
+LARGEST_DIMENSION = 2**24  # more than any vocabulary or context
+LARGEST_ROPE_FACTOR = 2**20
 
 FRANKENSTEIN = (
     "Victor Frankenstein, a young scientist obsessed with uncovering the secrets of life, "
@@ -53,12 +55,73 @@ EDITIONS = {
 DEFAULT_EDITION = "mmia"
 
 
+class _Checked:
+    """Raises the one ValueError that all wrong values of a configuration have in common."""
+
+    _place = ""
+
+    def _check(self, name: str, holds: bool, bound: str) -> None:
+        if not holds:
+            value = f"{self._place}{name}={getattr(self, name)!r}"
+            raise ValueError(f"{value} is not allowed: it must be {bound}")
+
+
+# What each rule of RoPE scaling needs besides its name; rope.py has the formulas.
+ROPE_SCALINGS = {
+    "linear": ("factor",),
+    "dynamic": ("factor", "original_max_seq_len"),
+    "llama3": ("factor", "original_max_seq_len", "low_freq_factor", "high_freq_factor"),
+}
+
+
 @dataclass(frozen=True)
-class LlamaConfig:
+class RopeScaling(_Checked):
+    """How RoPE's angles are changed for contexts longer than those that a model was trained on.
+
+    `original_max_seq_len` is the length before scaling, `LlamaConfig.max_seq_len` the one after
+    it. Fields that ROPE_SCALINGS does not list for a rule are None. Raises ValueError for a value
+    out of bounds.
+    """
+
+    rope_type: str
+    factor: float
+    original_max_seq_len: int | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+
+    _place = "rope_scaling."
+
+    def __post_init__(self) -> None:
+        kinds = tuple(ROPE_SCALINGS)  # in a dict, what is not hashable cannot be looked for
+        self._check("rope_type", self.rope_type in kinds, f"one of {', '.join(kinds)}")
+        needed = ROPE_SCALINGS[self.rope_type]
+        for name in (field.name for field in fields(self)[1:]):
+            if name not in needed:
+                is_left_out = getattr(self, name) is None
+                self._check(name, is_left_out, f"left out of {self.rope_type} scaling")
+            elif name != "original_max_seq_len":
+                self._check(name, _is_number(getattr(self, name)), "a number")
+        is_factor = 1 <= self.factor <= LARGEST_ROPE_FACTOR
+        self._check("factor", is_factor, f"from 1 to {LARGEST_ROPE_FACTOR}")
+        if "original_max_seq_len" in needed:
+            original = self.original_max_seq_len
+            is_length = _is_int(original) and 1 <= original <= LARGEST_DIMENSION
+            self._check("original_max_seq_len", is_length, f"from 1 to {LARGEST_DIMENSION}")
+        if "low_freq_factor" in needed:
+            low, high = self.low_freq_factor, self.high_freq_factor
+            self._check("low_freq_factor", low > 0, "above 0")
+            is_above = low < high <= LARGEST_ROPE_FACTOR
+            bound = f"above low_freq_factor={low}, and at most {LARGEST_ROPE_FACTOR}"
+            self._check("high_freq_factor", is_above, bound)
+
+
+@dataclass(frozen=True)
+class LlamaConfig(_Checked):
     """Shape and arithmetic of a Llama; the field names are those of a checkpoint's `model_args`.
 
     `n_kv_heads=None` means one key/value head per query head; `hidden_dim=None` means the rule
-    of `feed_forward_hidden_dim`. Both are filled in. Raises ValueError for a value out of bounds.
+    of `feed_forward_hidden_dim`. Both are filled in. `rope_scaling` may be given as a dict, as
+    files hold it. Raises ValueError for a value out of bounds.
     """
 
     vocab_size: int = 32000
@@ -75,6 +138,7 @@ class LlamaConfig:
     norm: str = EDITIONS[DEFAULT_EDITION].norm
     attention: str = EDITIONS[DEFAULT_EDITION].attention
     tie_word_embeddings: bool = True
+    rope_scaling: RopeScaling | None = None
     # Constants of the courses' own configuration: taken, and of no effect.
     position_embedding_type: InitVar[str] = "rotary"
     use_cache: InitVar[bool] = True
@@ -100,10 +164,26 @@ class LlamaConfig:
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._check("norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
         self._check("attention", self.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
+        self._check_rope_scaling()
 
-    def _check(self, name: str, holds: bool, bound: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {bound}")
+    def _check_rope_scaling(self) -> None:
+        scaling = self.rope_scaling
+        if isinstance(scaling, dict):
+            names = [field.name for field in fields(RopeScaling)]
+            unknown = [str(name) for name in scaling if name not in names]
+            self._check("rope_scaling", not unknown, f"without {', '.join(unknown)}")
+            scaling = RopeScaling(**dict.fromkeys(names) | scaling)
+            object.__setattr__(self, "rope_scaling", scaling)
+        is_scaling = scaling is None or isinstance(scaling, RopeScaling)
+        self._check("rope_scaling", is_scaling, f"a dict of one of {', '.join(ROPE_SCALINGS)}")
+        if scaling is None:
+            return
+        original = scaling.original_max_seq_len
+        is_within = original is None or original <= self.max_seq_len
+        bound = f"at least rope_scaling's original_max_seq_len={original}"
+        self._check("max_seq_len", is_within, bound)
+        is_defined = scaling.rope_type != "dynamic" or self.head_dim > 2
+        self._check("dim", is_defined, "n_heads times a head_dim above 2 (dynamic RoPE scaling)")
 
     @property
     def head_dim(self) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 
 from kv_cache import KVCache
 from linear import can_pack, linear, packed_linear
-from rope import rotary_tables
+from rope import fixed_positions
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
@@ -127,16 +127,24 @@ class Decoder:
 
     def __init__(self, llama: nn.Module, rows: int = 1, precision: str = "float32") -> None:
         check_precision(llama, precision)
-        config, device = llama.config, llama.tok_embeddings.weight.device
-        cos, sin = rotary_tables(config.head_dim, config.max_seq_len, config.rope_theta, device)
-        self.turns = torch.complex(cos, sin)  # (max_seq_len, D/2)
+        config = llama.config
+        self.rotary_tables = llama.layers[0].attention.rotary_tables
+        self.device = llama.tok_embeddings.weight.device
+        fixed = fixed_positions(config.max_seq_len, config.rope_scaling)
+        self.turns = self._turns(0, fixed)  # (fixed, D/2)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm
         self.layers = [LayerStep(layer, rows, precision) for layer in llama.layers]
         self.output = make_projection([llama.output.weight], rows, precision)
 
+    def _turns(self, start: int, end: int) -> torch.Tensor:
+        """The rotations (end - start, D/2) of positions, as complex numbers."""
+        return torch.complex(*self.rotary_tables(start, end, self.device))
+
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next."""
-        turn = self.turns[cache.position]
+        position = cache.position
+        is_known = position < len(self.turns)
+        turn = self.turns[position] if is_known else self._turns(position, position + 1)[0]
         h = self.embeddings(token)[:, 0]
         for layer in self.layers:
             h = layer(h, turn, cache)

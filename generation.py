@@ -80,8 +80,9 @@ def stream(
     """Yield the next token (B, 1) of tokens (B, T) again and again, `max_new_tokens` times.
 
     `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
-    cached path. A bidirectional model always does. `decode` reads single tokens with the cache, by
-    default the model itself; `capacity` is make_cache's. Raises ValueError for an empty prompt.
+    cached path (but for dynamic RoPE scaling: rope.tables_for). A bidirectional model always does.
+    `decode` reads single tokens with the cache, by default the model itself; `capacity` is
+    make_cache's. Raises ValueError for an empty prompt.
     """
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         shape = tuple(tokens.shape)

@@ -31,10 +31,8 @@ from config import (
 from decoding import Decoder, check_precision
 from kv_cache import KVCache
 from linear import Linear
-from rope import rotate, tables_for
+from rope import RotaryTables, rotate, tables_for
 from sampling import Sampler
-
-RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
 
 class LayerNorm(nn.Module):
@@ -122,7 +120,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.max_seq_len = config.head_dim, config.max_seq_len
-        self.rope_theta, self.is_causal = config.rope_theta, config.is_causal
+        self.rope_theta, self.rope_scaling = config.rope_theta, config.rope_scaling
+        self.is_causal = config.is_causal
         kv_dim = config.n_kv_heads * config.head_dim
         self.compute_query = Linear(config.dim, config.dim)
         self.compute_key = Linear(config.dim, kv_dim)
@@ -133,7 +132,8 @@ class Attention(nn.Module):
 
     def rotary_tables(self, start: int, end: int, device: torch.device) -> RotaryTables:
         """RoPE's tables, each (T, D/2), for positions start to end - 1."""
-        return tables_for(self.head_dim, self.max_seq_len, start, end, self.rope_theta, device)
+        theta, scaling = self.rope_theta, self.rope_scaling
+        return tables_for(self.head_dim, self.max_seq_len, start, end, theta, device, scaling)
 
     def compute_query_key_value_scores(
         self,

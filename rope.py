@@ -3,31 +3,101 @@
 Convention: a head's features are rotated in INTERLEAVED pairs (2i, 2i+1), not in split halves
 (i, i + head_dim/2) as Hugging Face does; the two differ by a permutation of the weights' rows.
 The rotation is counter-clockwise by position · theta^(-2i/head_dim), positions count from 0.
+For contexts longer than a model was trained on the angles can be scaled (config.RopeScaling).
 The file knows no attention and no model.
 
 Shapes: B batch, T positions, H heads (query or key/value heads), D head_dim.
 """
 
+import math
 from functools import lru_cache
 
 import torch
 
+from config import RopeScaling
+
+RotaryTables = tuple[torch.Tensor, torch.Tensor]
+
+
+def position_interpolation(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
+    """frequency / factor, as if every position were divided by it (Chen et al. 2023)."""
+    return frequencies / scaling.factor
+
+
+def dynamic_ntk_theta(theta: float, head_dim: int, length: int, scaling: RopeScaling) -> float:
+    """theta · (factor · L/L₀ - (factor - 1))^(D/(D-2)): the base for a sequence of L positions.
+
+    L₀ is the original length; up to it theta is what it was. The slowest pair is interpolated, the
+    fastest is not (NTK-aware: bloc97 2023; dynamic: emozilla 2023; both in YaRN, Peng et al. 2023;
+    with the factor that transformers gives it).
+    """
+    stretch = max(length, scaling.original_max_seq_len) / scaling.original_max_seq_len
+    return theta * (scaling.factor * (stretch - 1) + 1) ** (head_dim / (head_dim - 2))
+
+
+def llama3_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
+    """Pairs that turn often within the original length stay, slow ones are divided by factor.
+
+    Between `low_freq_factor` and `high_freq_factor` turns the two are mixed linearly (Llama 3.1,
+    Meta's reference implementation).
+    """
+    turns = scaling.original_max_seq_len * frequencies / (2 * math.pi)
+    width = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
+def inverse_frequencies(
+    head_dim: int,
+    length: int,
+    theta: float = 10000.0,
+    device: torch.device | str = "cpu",
+    scaling: RopeScaling | None = None,
+) -> torch.Tensor:
+    """Each pair's angle from one position to the next, theta^(-2i/head_dim), scaled: (D/2,).
+
+    In float32. `length`, the positions of the sequence, matters to dynamic NTK only.
+    """
+    kind = None if scaling is None else scaling.rope_type
+    if kind == "dynamic":
+        theta = dynamic_ntk_theta(theta, head_dim, length, scaling)
+    exponents = torch.arange(0, head_dim, 2, device=device).float() / head_dim  # (D/2,)
+    frequencies = 1 / theta**exponents
+    if kind == "linear":
+        return position_interpolation(frequencies, scaling)
+    return llama3_frequencies(frequencies, scaling) if kind == "llama3" else frequencies
+
+
+def make_tables(frequencies: torch.Tensor, start: int, end: int) -> RotaryTables:
+    """cos and sin of the angles of positions start to end - 1, each (end - start, D/2)."""
+    positions = torch.arange(start, end, device=frequencies.device).float()  # (T,)
+    angles = torch.outer(positions, frequencies)  # (T, D/2)
+    return angles.cos(), angles.sin()
+
 
 @lru_cache(maxsize=16)
 def rotary_tables(
-    head_dim: int, length: int, theta: float = 10000.0, device: torch.device | str = "cpu"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position's angles, float32, each (length, head_dim/2).
+    head_dim: int,
+    length: int,
+    theta: float = 10000.0,
+    device: torch.device | str = "cpu",
+    scaling: RopeScaling | None = None,
+) -> RotaryTables:
+    """cos and sin of every angle in a sequence of `length` positions: float32, (length, D/2) each.
 
     Computed once for a set of arguments and shared by all layers and calls: do not change the
     returned tensors in place.
     """
     # Made outside inference mode, whoever asks first: autograd must be able to save them later.
     with torch.inference_mode(False):
-        exponents = torch.arange(0, head_dim, 2, device=device).float() / head_dim  # (D/2,)
-        positions = torch.arange(length, device=device).float()  # (T,)
-        angles = torch.outer(positions, theta**-exponents)  # (T, D/2)
-        return angles.cos(), angles.sin()
+        frequencies = inverse_frequencies(head_dim, length, theta, device, scaling)
+        return make_tables(frequencies, 0, length)
+
+
+def fixed_positions(max_seq_len: int, scaling: RopeScaling | None) -> int:
+    """The positions, of `max_seq_len`, whose angles are the same in a sequence of any length."""
+    is_dynamic = scaling is not None and scaling.rope_type == "dynamic"
+    return scaling.original_max_seq_len if is_dynamic else max_seq_len
 
 
 def tables_for(
@@ -37,14 +107,25 @@ def tables_for(
     end: int,
     theta: float,
     device: torch.device | str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    scaling: RopeScaling | None = None,
+) -> RotaryTables:
     """cos and sin, each (end - start, head_dim/2), for positions start to end - 1.
 
     A batch may be longer than `max_seq_len` (reviews are); lengths are then rounded up to its
     next multiple, so that few different tables are ever made.
+
+    Dynamic NTK takes `end` as the sequence's length, padding included. Past the original length
+    each new position has other frequencies, and the keys that a cache holds stay as they were
+    rotated, as in transformers: decoding there is not what the whole forward pass computes.
     """
+    if scaling is not None and scaling.rope_type == "dynamic":
+        if end > scaling.original_max_seq_len:  # of this length alone: not worth keeping
+            with torch.inference_mode(False):
+                frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
+                return make_tables(frequencies, start, end)
+        max_seq_len, scaling = scaling.original_max_seq_len, None
     length = max_seq_len * max(1, -(-end // max_seq_len))
-    cos, sin = rotary_tables(head_dim, length, theta, device)
+    cos, sin = rotary_tables(head_dim, length, theta, device, scaling)
     return cos[start:end], sin[start:end]
 
 
@@ -69,11 +150,12 @@ def apply_rotary_emb(
     head_dim: int,
     max_seq_len: int,
     theta: float = 10000.0,
+    scaling: RopeScaling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate query (B, T, H, D) and key (B, T, H_kv, D), whose positions are 0 to T-1.
 
     `max_seq_len` only sizes the tables; a longer T is rotated as well.
     """
     length = query.shape[1]
-    cos, sin = tables_for(head_dim, max_seq_len, 0, length, theta, query.device)
+    cos, sin = tables_for(head_dim, max_seq_len, 0, length, theta, query.device, scaling)
     return rotate(query, cos, sin), rotate(key, cos, sin)

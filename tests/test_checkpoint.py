@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint import expected_shapes, fit_tensors, read_checkpoint, save_checkpoint
-from config import NORMS
+from checkpoint import (
+    expected_shapes,
+    fit_tensors,
+    read_checkpoint,
+    save_checkpoint,
+    save_folder,
+)
+from config import NORMS, RopeScaling
 from conftest import ROOT, random_llama, random_tokens, tiny_config
 from llama import Llama, load_pretrained
 
@@ -49,6 +55,34 @@ def assert_same_model(actual: Llama, expected: Llama) -> None:
     ours, theirs = actual.state_dict(), expected.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+SCALINGS = [
+    RopeScaling("linear", 2.0),
+    RopeScaling("dynamic", 2, 8),
+    RopeScaling("llama3", 8.0, 8, 1.0, 4.0),
+]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_rope_scaling_is_kept_as_plain_data(tmp_path, scaling: RopeScaling):
+    config = tiny_config(norm="rmsnorm", attention="causal", rope_scaling=scaling)
+    llama = random_llama(config)
+    tokens = random_tokens(config, 2, 16)
+    expected = llama(tokens, targets=tokens)[0]
+    save_checkpoint(tmp_path / "model.pt", config, llama.state_dict())
+    save_folder(tmp_path / "model", config, llama.state_dict())
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert type(content["model_args"]["rope_scaling"]) is dict
+    for path in (tmp_path / "model.pt", tmp_path / "model"):
+        loaded = load_pretrained(path)
+        assert loaded.config == config
+        assert torch.equal(loaded(tokens, targets=tokens)[0], expected)
+    damaged = content["model_args"] | {"rope_scaling": {"rope_type": "linear", "factor": "2"}}
+    save_checkpoint(tmp_path / "model.pt", damaged, llama.state_dict())
+    with pytest.raises(ValueError, match=r"model\.pt: model_args: rope_scaling\.factor='2'"):
+        load_pretrained(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -1,10 +1,11 @@
 """The editions' table and the configuration's bounds, against the assignment's contract."""
 
 import dataclasses
+import json
 
 import pytest
 
-from config import EDITIONS, LlamaConfig, check_sampling, resolve_arithmetic
+from config import EDITIONS, LlamaConfig, RopeScaling, check_sampling, resolve_arithmetic
 
 # contract: norm, attention, epsilon, top_p, first word of the prompt, reference embeddings
 CONTRACT = {
@@ -74,6 +75,79 @@ def test_config_names_field_and_bound(field: str, value: object, bound: str):
     with pytest.raises(ValueError, match=field) as error:
         LlamaConfig(**{field: value})
     assert bound in str(error.value)
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2, "original_max_seq_len": 512}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "original_max_seq_len": 512,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+
+
+@pytest.mark.parametrize("plain", [LINEAR, DYNAMIC, LLAMA3])
+def test_rope_scaling_is_plain_data_and_back(plain: dict):
+    config = LlamaConfig(rope_scaling=plain)
+    assert config.rope_scaling == RopeScaling(**plain)
+    assert config == LlamaConfig(rope_scaling=RopeScaling(**plain))
+    assert hash(config) != hash(LlamaConfig())
+    recorded = dataclasses.asdict(config)
+    assert type(recorded["rope_scaling"]) is dict
+    assert LlamaConfig(**json.loads(json.dumps(recorded))) == config
+    assert dataclasses.replace(config, norm="rmsnorm").rope_scaling == config.rope_scaling
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.rope_scaling.factor = 3
+    assert LlamaConfig().rope_scaling is None
+
+
+@pytest.mark.parametrize(
+    ("scaling", "part"),
+    [
+        ([], "rope_scaling=[]"),
+        ("linear", "a dict of one of linear, dynamic, llama3"),
+        ({}, "rope_scaling.rope_type=None"),
+        ({"factor": 2.0}, "rope_scaling.rope_type=None"),
+        (LINEAR | {"rope_type": "yarn"}, "one of linear, dynamic, llama3"),
+        (LINEAR | {"rope_type": ["linear"]}, "rope_scaling.rope_type=['linear']"),
+        (LINEAR | {"type": "linear", 3: 4}, "without type, 3"),
+        ({"rope_type": "linear"}, "rope_scaling.factor=None"),
+        (LINEAR | {"factor": "4"}, "rope_scaling.factor='4' is not allowed: it must be a number"),
+        (LINEAR | {"factor": True}, "factor=True"),
+        (LINEAR | {"factor": 0.5}, "from 1 to"),
+        (LINEAR | {"factor": float("nan")}, "factor=nan"),
+        (LINEAR | {"factor": float("inf")}, "factor=inf"),
+        (DYNAMIC | {"factor": 1e308}, "factor=1e+308"),
+        (LINEAR | {"original_max_seq_len": 512}, "left out of linear scaling"),
+        (DYNAMIC | {"low_freq_factor": 1.0}, "left out of dynamic scaling"),
+        (DYNAMIC | {"original_max_seq_len": None}, "original_max_seq_len=None"),
+        (DYNAMIC | {"original_max_seq_len": 512.0}, "original_max_seq_len=512.0"),
+        (DYNAMIC | {"original_max_seq_len": 0}, "original_max_seq_len=0"),
+        (DYNAMIC | {"original_max_seq_len": 10**30}, "from 1 to 16777216"),
+        (DYNAMIC | {"original_max_seq_len": 2048}, "max_seq_len=1024 is not allowed"),
+        (LLAMA3 | {"original_max_seq_len": 2048}, "original_max_seq_len=2048"),
+        (LLAMA3 | {"low_freq_factor": None}, "low_freq_factor=None"),
+        (LLAMA3 | {"low_freq_factor": 0}, "above 0"),
+        (LLAMA3 | {"low_freq_factor": 4.0}, "above low_freq_factor=4.0"),
+        (LLAMA3 | {"high_freq_factor": float("nan")}, "high_freq_factor=nan"),
+        (LLAMA3 | {"high_freq_factor": float("inf")}, "high_freq_factor=inf"),
+        (LLAMA3 | {"high_freq_factor": 10**400}, "at most 1048576"),
+    ],
+)
+def test_rope_scaling_names_field_and_bound(scaling: object, part: str):
+    with pytest.raises(ValueError) as caught:
+        LlamaConfig(rope_scaling=scaling)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dynamic_scaling_needs_two_pairs():
+    """Its exponent is head_dim / (head_dim - 2)."""
+    shape = {"dim": 16, "n_heads": 8}
+    with pytest.raises(ValueError, match="head_dim above 2"):
+        LlamaConfig(**shape, rope_scaling=DYNAMIC)
+    assert LlamaConfig(**shape, rope_scaling=LLAMA3).head_dim == 2
 
 
 @pytest.mark.parametrize("name", ["temperature", "epsilon", "top_p"])

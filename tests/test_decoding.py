@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import generation
-from config import NORMS
+from config import NORMS, RopeScaling
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
 from decoding import PRECISIONS, Decoder, int8_linear, quantize_rows
 from kv_cache import KVCache
@@ -92,6 +92,50 @@ def test_generation_behind_a_prompt_and_past_the_context(precision: str):
     assert torch.equal(tokens, llama.generate(prompt, 20, 0.0, precision=precision))
     if precision == "float32":
         assert torch.equal(tokens, llama.generate(prompt, 20, 0.0, use_cache=False))
+
+
+LINEAR = RopeScaling("linear", 3.0)
+DYNAMIC = RopeScaling("dynamic", 4.0, 8)
+LLAMA3 = RopeScaling("llama3", 8.0, 8, 1.0, 4.0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("scaling", [LINEAR, DYNAMIC, LLAMA3], ids=str)
+def test_steps_with_scaled_rope(scaling: RopeScaling, precision: str):
+    """The same as forward's own steps; past a dynamic rule's original length (8) these are not
+    the whole forward pass, because cached keys stay as they were rotated.
+    """
+    llama = make(rope_scaling=scaling, max_seq_len=32)
+    plain = make(max_seq_len=32)
+    tokens = random_tokens(llama.config, 2, 30)
+    exact = rounded(llama, precision)
+    cache = KVCache(llama.config.n_layers, 2, 2, 30, llama.config.head_dim)
+    steps = torch.stack([exact(tokens[:, i : i + 1], cache=cache)[0][:, 0] for i in range(30)], 1)
+    actual = decode_all(llama, tokens, precision)
+    assert_relative(actual, steps, TOLERANCE[precision])
+    whole, _ = exact(tokens, targets=tokens)
+    same = 8 if scaling is DYNAMIC else 30
+    assert_relative(
+        actual[:, :same], exact(tokens[:, :same], targets=tokens)[0], TOLERANCE[precision]
+    )
+    if scaling is DYNAMIC:
+        assert (steps[:, 8:] - whole[:, 8:]).abs().max() > 0.1
+    assert (whole - plain(tokens, targets=tokens)[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("scaling", [LINEAR, DYNAMIC, LLAMA3], ids=str)
+def test_generation_with_scaled_rope_past_the_context(scaling: RopeScaling):
+    """Where the window slides it is read as a whole: the same with a cache and without."""
+    llama = make(rope_scaling=scaling, max_seq_len=16)
+    prompt = random_tokens(llama.config, 2, 5)
+    cached = llama.generate(prompt, 30, 0.0)
+    sampler = generation.Sampler(0.0)
+    assert torch.equal(cached, generation.generate(llama, prompt, 30, sampler))  # forward's steps
+    whole = llama.generate(cached[:, :17], 18, 0.0, use_cache=False)
+    assert torch.equal(cached, whole)
+    if scaling is not DYNAMIC:
+        assert torch.equal(cached, llama.generate(prompt, 30, 0.0, use_cache=False))
 
 
 def test_float32_weights_of_one_row_are_not_copied():

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import huggingface
+from config import LlamaConfig
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
 from llama import Llama, load_pretrained
 
 transformers = pytest.importorskip("transformers")
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 SHAPE = {
     "vocab_size": 96,
@@ -142,6 +144,113 @@ def test_names_and_rows_are_the_same_way_back():
         assert torch.equal(tensor, state[name]), name
 
 
+# Scaled RoPE: 32 positions are the original length, our window is 128
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+SCALINGS = [
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "linear", "factor": 2.5},
+    {"rope_type": "dynamic", "factor": 4.0},
+    {"rope_type": "dynamic", "factor": 8},
+    LLAMA3,
+    LLAMA3 | {"factor": 32.0, "low_freq_factor": 0.5, "high_freq_factor": 2},
+]
+
+
+def scaled_shape(scaling: dict, theta: float = 1e4) -> dict:
+    length = 32 if scaling["rope_type"] == "dynamic" else 128
+    return {
+        "max_position_embeddings": length,
+        "rope_parameters": scaling | {"rope_theta": theta},
+        "hidden_size": 64,
+    }
+
+
+@torch.inference_mode()
+def assert_same_lengths(llama: Llama, model, tolerance: float = 1e-5) -> None:
+    """Logits within the original length, past it, and past max_position_embeddings."""
+    for length in (21, 32, 33, 100, 150):  # growing: theirs keeps what a longer one made of it
+        tokens = random_tokens(llama.config, 2, length)
+        logits, _ = llama(tokens, targets=tokens)
+        assert_relative(logits, model(tokens).logits.double(), tolerance)
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e5, 5e5])
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_scaled_rope_gives_the_logits_of_transformers(tmp_path, scaling: dict, theta: float):
+    model = twin(**scaled_shape(scaling, theta))
+    model.save_pretrained(tmp_path)
+    llama = load_pretrained(tmp_path)
+    found = llama.config.rope_scaling
+    assert (found.rope_type, found.factor) == (scaling["rope_type"], scaling["factor"])
+    assert llama.config.rope_theta == theta
+    assert_same_lengths(llama, model)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+@pytest.mark.parametrize(("rows", "length"), [(1, 5), (2, 40)])
+def test_scaled_rope_gives_the_greedy_tokens_of_transformers(tmp_path, scaling, rows, length):
+    """64 tokens, across the original length and from beyond it, with a cache and without."""
+    shape = scaled_shape(scaling)
+    twin(**shape).save_pretrained(tmp_path)
+    llama = load_pretrained(tmp_path)
+    prompt = random_tokens(llama.config, rows, length)
+    for use_cache in (True, False):
+        theirs = twin(**shape).generate(
+            prompt, max_new_tokens=64, do_sample=False, eos_token_id=None, use_cache=use_cache
+        )
+        assert torch.equal(llama.generate(prompt, 64, 0.0, use_cache=use_cache), theirs)
+
+
+def test_windows_of_scaled_models():
+    """max_position_embeddings is the original length to dynamic scaling, else the scaled one."""
+    for scaling in SCALINGS:
+        args = huggingface.import_config(SHAPE | {"rms_norm_eps": 1e-5, "rope_parameters": scaling})
+        expected = 128 * scaling["factor"] if scaling["rope_type"] == "dynamic" else 128
+        assert args["max_seq_len"] == expected
+        original = args["rope_scaling"]["original_max_seq_len"]
+        assert original == {"linear": None, "dynamic": 128, "llama3": 32}[scaling["rope_type"]]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_the_older_place_of_scaling(tmp_path, scaling: dict):
+    model = twin(**scaled_shape(scaling, 5e5))
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["rope_parameters"]
+    older = {"type": scaling["rope_type"]} | {k: v for k, v in scaling.items() if k != "rope_type"}
+    content |= {"rope_theta": 5e5, "rope_scaling": older}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert_same_lengths(load_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize("theta", [1e4, 5e5])
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_exported_scaling_is_what_transformers_loads(tmp_path, scaling: dict, theta: float):
+    args = huggingface.import_config(SHAPE | {"rms_norm_eps": 1e-5} | scaled_shape(scaling, theta))
+    llama = random_llama(LlamaConfig(**args))
+    content = huggingface.export_config(llama.config)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    tensors = huggingface.export_tensors(llama.state_dict(), llama.config)
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert model.config.rope_parameters == scaling | {"rope_theta": theta}
+    assert_same_lengths(llama, model)
+    assert load_pretrained(tmp_path).config == llama.config
+    assert huggingface.import_config(content) == args
+    # what transformers makes of it is read again, and so is the older half alone
+    model.config.save_pretrained(tmp_path)
+    assert load_pretrained(tmp_path).config == llama.config
+    del content["rope_parameters"]
+    assert huggingface.import_config(content) == args
+
+
 # What is wrong with a folder
 
 
@@ -163,6 +272,14 @@ def refusal(folder: Path) -> str:
     return message
 
 
+def rope(**parameters) -> dict:
+    return {"rope_parameters": parameters}
+
+
+def llama3(**changes) -> dict:
+    return rope(**LLAMA3 | changes)
+
+
 @pytest.mark.parametrize(
     ("values", "part"),
     [
@@ -178,6 +295,39 @@ def refusal(folder: Path) -> str:
         ({"vocab_size": 97}, "wrong shape tok_embeddings"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
         ({"rope_parameters": [1]}, "[1]"),
+        ({"rope_parameters": {"rope_type": ["linear"]}}, "['linear']"),
+        ({"rope_parameters": {"rope_type": ""}}, "RoPE scaling ''"),
+        (rope(rope_type="longrope", factor=2.0), "'longrope'"),
+        (rope(type="su"), "'su'"),
+        (rope(rope_type="linear"), "its linear RoPE scaling lacks factor"),
+        (rope(rope_type="linear", factor=None), "lacks factor"),
+        (rope(rope_type="linear", factor="2"), "factor='2'"),
+        (rope(rope_type="linear", factor=[2.0]), "factor=[2.0]"),
+        (rope(rope_type="linear", factor=True), "factor=True"),
+        (rope(rope_type="linear", factor=0.25), "factor=0.25"),
+        (rope(rope_type="linear", factor=float("nan")), "factor=nan"),
+        (rope(rope_type="dynamic", factor=float("inf")), "factor=inf"),
+        (rope(rope_type="dynamic", factor=1e300), "factor=1e+300"),
+        (rope(rope_type="linear", type="dynamic", factor=2.0), "rope_type 'linear' and 'dynamic'"),
+        (rope(factor=2.0), "factor: RoPE of type default"),
+        (rope(rope_type="linear", factor=2.0, beta_fast=32), "beta_fast: RoPE of type linear"),
+        (rope(rope_type="linear", factor=2.0, partial_rotary_factor=0.5), "partial_rotary_factor"),
+        (rope(rope_type="dynamic", factor=2.0, original_max_position_embeddings=64), "64 and 128"),
+        ({**rope(rope_type="dynamic", factor=2.0), "max_position_embeddings": "9"}, "='9'"),
+        ({**rope(rope_type="dynamic", factor=2.0), "max_position_embeddings": 10**400}, "from 1"),
+        (
+            rope(rope_type="llama3", factor=8.0),
+            "lacks high_freq_factor, low_freq_factor, original_max_position_embeddings",
+        ),
+        (llama3(original_max_position_embeddings=None), "lacks original_max_position_embeddings"),
+        (llama3(original_max_position_embeddings=32.0), "original_max_seq_len=32.0"),
+        (llama3(original_max_position_embeddings=256), "max_seq_len=128"),
+        (llama3(low_freq_factor=4.0), "high_freq_factor=4.0"),
+        (llama3(low_freq_factor=0), "low_freq_factor=0"),
+        ({**llama3(), "original_max_position_embeddings": 64}, "32 and 64"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'default' and 'linear'"),
+        ({**llama3(), "rope_scaling": {"factor": 4.0}}, "factor 8.0 and 4.0"),
+        (rope(rope_theta="1e4"), "rope_theta='1e4'"),
     ],
 )
 def test_a_config_that_contradicts_its_tensors_or_us(folder: Path, values: dict, part: str):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import oracle
-from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig
+from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig, RopeScaling
 from conftest import (
     assert_relative,
     numpy_weights,
@@ -356,3 +356,21 @@ def test_long_input_needs_no_square_matrix():
         check=True,
     )
     assert int(done.stdout) < 300_000, "KiB"
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize(
+    "scaling", [RopeScaling("dynamic", 2.0, 8), RopeScaling("llama3", 8.0, 8, 1.0, 4.0)], ids=str
+)
+def test_scaled_rope_is_compiled_and_trained(scaling: RopeScaling):
+    """In one graph a length, with the gradients of the uncompiled model."""
+    llama = random_llama(tiny_config(rope_scaling=scaling))
+    compiled = torch.compile(llama, backend="eager", fullgraph=True)
+    for length in (6, 8, 9, 12):
+        tokens = random_tokens(llama.config, 2, length)
+        gradients = []
+        for model in (llama, compiled):
+            llama.zero_grad()
+            model(tokens, targets=tokens)[0].square().sum().backward()
+            gradients.append(llama.layers[0].attention.compute_query.weight.grad.clone())
+        assert_relative(*gradients, 1e-5)

@@ -1,10 +1,13 @@
-"""RoPE against complex multiplication in float64, and its property of relative positions."""
+"""RoPE against complex multiplication in float64, its scaling against transformers, and its
+property of relative positions.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from rope import apply_rotary_emb, rotary_tables, rotate, tables_for
+from config import RopeScaling
+from rope import apply_rotary_emb, inverse_frequencies, rotary_tables, rotate, tables_for
 
 
 def complex_rotation(x: torch.Tensor, theta: float, start: int = 0) -> np.ndarray:
@@ -77,3 +80,94 @@ def test_tables_are_computed_once():
     short, long = (tables_for(8, 16, 0, end, 1e4, "cpu")[0] for end in (3, 16))
     assert short.data_ptr() == long.data_ptr()
     assert tables_for(8, 16, 5, 17, 1e4, "cpu")[0].shape == (12, 4)
+
+
+# Scaling
+
+ORIGINAL = 32
+LINEAR = [RopeScaling("linear", factor) for factor in (1, 2.0, 4.5, 8)]
+DYNAMIC = [RopeScaling("dynamic", factor, ORIGINAL) for factor in (1, 2.0, 3.5, 8)]
+LLAMA3 = [
+    RopeScaling("llama3", factor, ORIGINAL, low, high)
+    for factor, low, high in ((1, 1, 4), (8.0, 1.0, 4.0), (32.0, 1.0, 4.0), (2.5, 0.3, 1.7))
+]
+
+
+def theirs(head_dim: int, theta: float, scaling: RopeScaling | None):
+    """transformers' rotary embedding, freshly made: it keeps what a longer sequence made of it."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rope = {"rope_type": "default"}
+    if scaling is not None:
+        rope = {"rope_type": scaling.rope_type, "factor": scaling.factor}
+    if rope["rope_type"] == "llama3":
+        rope |= {
+            "original_max_position_embeddings": scaling.original_max_seq_len,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+        }
+    config = transformers.LlamaConfig(
+        hidden_size=4 * head_dim,
+        num_attention_heads=4,
+        max_position_embeddings=ORIGINAL * (1 if rope["rope_type"] == "dynamic" else 8),
+        rope_parameters=rope | {"rope_theta": theta},
+    )
+    return LlamaRotaryEmbedding(config)
+
+
+@pytest.mark.parametrize("scaling", [None, *LINEAR, *DYNAMIC, *LLAMA3], ids=str)
+@pytest.mark.parametrize("theta", [1e4, 1e5, 5e5])
+@pytest.mark.parametrize("head_dim", [8, 64])
+def test_frequencies_and_tables_are_those_of_transformers(head_dim, theta, scaling):
+    """Within the original length and past it: 5e-7 of each frequency, 1e-5 in the tables."""
+    for length in (7, ORIGINAL, ORIGINAL + 1, 3 * ORIGINAL):
+        rope = theirs(head_dim, theta, scaling)
+        cos, sin = rope(torch.zeros(1), torch.arange(length)[None])
+        actual = inverse_frequencies(head_dim, length, theta, scaling=scaling)
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, rope.inv_freq, rtol=5e-7, atol=0)
+        tables = tables_for(head_dim, ORIGINAL, 0, length, theta, "cpu", scaling)
+        for table, expected in zip(tables, (cos, sin), strict=True):
+            expected = expected[0, :, : head_dim // 2]
+            torch.testing.assert_close(table, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e5, 5e5])
+def test_unscaled_frequencies_are_theirs_to_the_last_bit(theta: float):
+    for head_dim in (8, 48, 64, 128):
+        expected = theirs(head_dim, theta, None).inv_freq
+        assert torch.equal(inverse_frequencies(head_dim, 1, theta), expected)
+
+
+def test_linear_scaling_divides_positions():
+    x = torch.randn(1, 40, 2, 8, generator=torch.Generator().manual_seed(4))
+    scaled, _ = apply_rotary_emb(x, x, 8, 16, 1e4, RopeScaling("linear", 4.0))
+    for position in (0, 3, 9):
+        there = slice(4 * position, 4 * position + 1)
+        expected = complex_rotation(x[:, there], 1e4, start=position)
+        np.testing.assert_allclose(scaled[:, there], expected, atol=1e-5)
+
+
+def test_tables_of_dynamic_scaling_are_kept_within_the_original_length_only():
+    scaling = RopeScaling("dynamic", 2.0, 16)
+    rotary_tables.cache_clear()
+    for end in (1, 9, 16):
+        within = tables_for(8, 1000, 0, end, 1e4, "cpu", scaling)
+        for table, plain in zip(within, tables_for(8, 16, 0, 16, 1e4, "cpu"), strict=True):
+            assert table.data_ptr() == plain.data_ptr()
+    for end in range(17, 60):  # a step of decoding each
+        last = tables_for(8, 1000, end - 1, end, 1e4, "cpu", scaling)
+        whole = tables_for(8, 1000, 0, end, 1e4, "cpu", scaling)
+        assert last[0].shape == (1, 4) and whole[0].shape == (end, 4)
+        assert torch.equal(last[0], whole[0][-1:]) and torch.equal(last[1], whole[1][-1:])
+    assert rotary_tables.cache_info().currsize == 1
+
+
+def test_scaled_tables_serve_autograd_after_inference_mode():
+    for scaling in (LINEAR[1], DYNAMIC[1], LLAMA3[1]):
+        with torch.inference_mode():
+            tables = tables_for(12, ORIGINAL, 0, 40, 778.0, "cpu", scaling)
+        x = torch.ones(1, 40, 1, 12, requires_grad=True)
+        rotate(x, *tables).sum().backward()
+        assert x.grad is not None
