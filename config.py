@@ -1,9 +1,11 @@
 """What fixes a model's arithmetic: its shape (`LlamaConfig`) and its edition (`EDITIONS`).
 
 Every default of the model, of LoRA and of the editions stands here and nowhere else; command lines
-read them from here. The file knows no tensors and reads no files.
+read them from here, and names and shapes of a model's tensors as well (`expected_shapes`). The file
+holds no tensors and reads no files.
 """
 
+from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, fields
 
 NORMS = ("layernorm", "rmsnorm")
@@ -139,6 +141,28 @@ def feed_forward_hidden_dim(dim: int, multiple_of: int) -> int:
     """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376."""
     hidden_dim = 8 * dim // 3
     return multiple_of * -(-hidden_dim // multiple_of)
+
+
+def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model, biases of LayerNorm included."""
+    dim, hidden_dim = config.dim, config.hidden_dim
+    kv_dim = config.n_kv_heads * config.head_dim
+    norm_parts = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
+    yield "tok_embeddings.weight", (config.vocab_size, dim)
+    for layer in (f"layers.{i}." for i in range(config.n_layers)):
+        yield layer + "attention.compute_query.weight", (dim, dim)
+        yield layer + "attention.compute_key.weight", (kv_dim, dim)
+        yield layer + "attention.compute_value.weight", (kv_dim, dim)
+        yield layer + "attention.compute_output.weight", (dim, dim)
+        yield layer + "feed_forward.w1.weight", (hidden_dim, dim)
+        yield layer + "feed_forward.w2.weight", (dim, hidden_dim)
+        yield layer + "feed_forward.w3.weight", (hidden_dim, dim)
+        for norm in ("attention_norm.", "ffn_norm."):
+            for part in norm_parts:
+                yield layer + norm + part, (dim,)
+    for part in norm_parts:
+        yield "norm." + part, (dim,)
+    yield "output.weight", (config.vocab_size, dim)
 
 
 def check_sampling(temperature: float, epsilon: float = 0.0, top_p: float = 1.0) -> None:
