@@ -5,6 +5,7 @@ Formats are told apart by content, not by a file's name (but model.safetensors m
   llama2.c training checkpoints, whose other key names `migrate_names` turns into the assignment's;
 - a folder with model.safetensors and config.json, as pretrain.py writes it, or of Hugging Face's
   LlamaForCausalLM (huggingface.py), whole or in shards, also as pytorch_model.bin;
+- a folder of Meta's, with params.json and consolidated.00.pth, … (meta_checkpoint.py);
 - llama2.c's .bin (llama2c.py), versions 0 and 1 in float32, and 2 in 8 bits.
 
 Nothing in a file is ever executed: torch files load with weights_only=True. Tensors are mapped from
@@ -24,9 +25,11 @@ import torch
 
 import huggingface
 import llama2c
+import meta_checkpoint
 from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig, expected_shapes
 from tensor_files import (
     REMEDY,
+    check_tensors,
     import_safetensors,
     load_plain,
     read_json,
@@ -91,10 +94,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     check_exists(path)
+    if meta_checkpoint.is_part(path):
+        return _read_meta(path.parent)
     if path.is_dir():
-        if not (path / CONFIG_FILE).exists():
-            raise IsADirectoryError(f"{path} is a directory without {CONFIG_FILE}; {REMEDY}")
-        return _read_folder(path)
+        if (path / CONFIG_FILE).exists():
+            return _read_folder(path)
+        if (path / meta_checkpoint.PARAMS_FILE).exists():
+            return _read_meta(path)
+        files = f"{CONFIG_FILE} or {meta_checkpoint.PARAMS_FILE}"
+        raise IsADirectoryError(f"{path} is a directory without {files}; {REMEDY}")
     with open(path, "rb") as file:
         start = file.read(llama2c.LEGACY_HEADER.size)
     if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).exists():
@@ -282,3 +290,15 @@ def _read_folder(folder: Path) -> Checkpoint:
         about = "" if str(folder) in str(error) else f"{folder}: "
         raise ValueError(f"{about}{error}") from None
     return Checkpoint(folder, args, tensors)
+
+
+def _read_meta(folder: Path) -> Checkpoint:
+    params = read_json(folder / meta_checkpoint.PARAMS_FILE)
+    shards = {
+        path.name: migrate_names(path, check_tensors(path, load_plain(path)))
+        for path in meta_checkpoint.shard_paths(folder)
+    }
+    try:
+        return Checkpoint(folder, *meta_checkpoint.import_shards(params, shards))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None

@@ -137,9 +137,14 @@ FIELD_NAMES = frozenset(field.name for field in fields(LlamaConfig))
 IGNORED_NAMES = frozenset(("position_embedding_type", "use_cache"))
 
 
-def feed_forward_hidden_dim(dim: int, multiple_of: int) -> int:
-    """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376."""
+def feed_forward_hidden_dim(dim: int, multiple_of: int, multiplier: float | None = None) -> int:
+    """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376.
+
+    `multiplier` is Meta's ffn_dim_multiplier, 1.3 in Llama 2 70B and Llama 3 8B.
+    """
     hidden_dim = 8 * dim // 3
+    if multiplier is not None:
+        hidden_dim = int(multiplier * hidden_dim)
     return multiple_of * -(-hidden_dim // multiple_of)
 
 

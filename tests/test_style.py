@@ -18,7 +18,7 @@ CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
     {"config", "utils", "command_line", "rope", "linear", "lazy_tensors"},
-    {"huggingface", "tensor_files", "llama2c"}
+    {"huggingface", "tensor_files", "llama2c", "meta_checkpoint"}
     | {"kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"},
     {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"}
     | {"decoding"},
@@ -77,7 +77,7 @@ def test_imports_come_from_rows_above(row: int):
 
 def test_lora_and_checkpoint_do_not_know_the_network():
     assert imported(MODULES["lora"]) == {"config"}
-    formats = {"huggingface", "llama2c", "tensor_files"}
+    formats = {"huggingface", "llama2c", "meta_checkpoint", "tensor_files"}
     assert imported(MODULES["checkpoint"]) == {"config", "utils"} | formats
 
 
