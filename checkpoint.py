@@ -6,17 +6,18 @@ Formats are told apart by content, not by a file's name (but model.safetensors m
 - a folder with model.safetensors and config.json, as pretrain.py writes it, or of Hugging Face's
   LlamaForCausalLM (huggingface.py), whole or in shards, also as pytorch_model.bin, or of its models
   with another head, which task_heads.py loads;
-- llama2.c's .bin, version 0: a header of seven int32 and float32 tensors in a fixed order.
+- a folder of Meta's, with params.json and consolidated.00.pth, … (meta_checkpoint.py);
+- llama2.c's .bin (llama2c.py), versions 0 and 1 in float32, and 2 in 8 bits.
 
 Nothing in a file is ever executed: torch files load with weights_only=True. Tensors are mapped from
-the file, not copied. The file does not import the network: `expected_shapes` restates its names.
+the file, not copied. The file does not import the network: config.expected_shapes restates its
+names.
 """
 
 import dataclasses
 import json
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from typing import Any
 import torch
 
 import huggingface
-from config import FIELD_NAMES, IGNORED_NAMES, LARGEST_DIMENSION, LlamaConfig
+import llama2c
+import meta_checkpoint
+from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig, expected_shapes
 from tensor_files import (
     INDEX_SUFFIX,
     REMEDY,
+    check_tensors,
     import_safetensors,
     load_plain,
     read_json,
@@ -39,8 +43,6 @@ from utils import atomic_write
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 OWN_MODEL_TYPE = "mini-llama"
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
-LLAMA2C_HEADER = struct.Struct("<7i")
-LLAMA2C_VERSIONED_MAGIC = b"24ka"  # 0x616b3432, little-endian: version 1 and later
 TENSOR_ALIGNMENT = 4
 
 
@@ -50,11 +52,14 @@ class WrongNormError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """What a file holds: `tensors` under the assignment's names, `model_args`, and the rest."""
+    """What a file holds: `tensors` under the assignment's names, `model_args`, and the rest.
+
+    Where reading a tensor is work, `tensors` are LazyTensors, made at each access.
+    """
 
     path: Path
     model_args: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,9 +81,10 @@ class Checkpoint:
 
     def _is_tied(self) -> bool:
         """Files may hold the one embedding twice: it is tied where the two are equal."""
+        if "output.weight" not in self.tensors:
+            return True
         embedding = self.tensors.get("tok_embeddings.weight")
-        output = self.tensors.get("output.weight")
-        return output is None or (embedding is not None and torch.equal(embedding, output))
+        return embedding is not None and torch.equal(embedding, self.tensors["output.weight"])
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -90,20 +96,25 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     check_exists(path)
+    if meta_checkpoint.is_part(path):
+        return _read_meta(path.parent)
     if path.is_dir():
-        if not (path / CONFIG_FILE).exists():
-            raise IsADirectoryError(f"{path} is a directory without {CONFIG_FILE}; {REMEDY}")
-        return _read_folder(path)
+        if (path / CONFIG_FILE).exists():
+            return _read_folder(path)
+        if (path / meta_checkpoint.PARAMS_FILE).exists():
+            return _read_meta(path)
+        files = f"{CONFIG_FILE} or {meta_checkpoint.PARAMS_FILE}"
+        raise IsADirectoryError(f"{path} is a directory without {files}; {REMEDY}")
     with open(path, "rb") as file:
-        start = file.read(LLAMA2C_HEADER.size)
+        start = file.read(llama2c.LEGACY_HEADER.size)
     if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).exists():
         return _read_folder(path.parent)
     if not start:
         raise ValueError(f"{path} is empty; {REMEDY}")
     if start.startswith((b"PK", b"\x80")):
         return _read_torch(path)
-    if _is_llama2c_header(start):
-        return _read_llama2c(path, start)
+    if llama2c.is_header(start):
+        return _read_llama2c(path)
     raise ValueError(f"{path} is neither a torch checkpoint nor a llama2.c .bin file; {REMEDY}")
 
 
@@ -153,28 +164,6 @@ def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{path} holds {name} twice, under two names; {REMEDY}")
         migrated[name] = tensor
     return migrated
-
-
-def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a model, biases of LayerNorm included."""
-    dim, hidden_dim = config.dim, config.hidden_dim
-    kv_dim = config.n_kv_heads * config.head_dim
-    norm_parts = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
-    yield "tok_embeddings.weight", (config.vocab_size, dim)
-    for layer in (f"layers.{i}." for i in range(config.n_layers)):
-        yield layer + "attention.compute_query.weight", (dim, dim)
-        yield layer + "attention.compute_key.weight", (kv_dim, dim)
-        yield layer + "attention.compute_value.weight", (kv_dim, dim)
-        yield layer + "attention.compute_output.weight", (dim, dim)
-        yield layer + "feed_forward.w1.weight", (hidden_dim, dim)
-        yield layer + "feed_forward.w2.weight", (dim, hidden_dim)
-        yield layer + "feed_forward.w3.weight", (hidden_dim, dim)
-        for norm in ("attention_norm.", "ffn_norm."):
-            for part in norm_parts:
-                yield layer + norm + part, (dim,)
-    for part in norm_parts:
-        yield "norm." + part, (dim,)
-    yield "output.weight", (config.vocab_size, dim)
 
 
 def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.Tensor]:
@@ -239,65 +228,11 @@ def usable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
 
 
-def _is_llama2c_header(start: bytes) -> bool:
-    if len(start) < LLAMA2C_HEADER.size or start.startswith(LLAMA2C_VERSIONED_MAGIC):
-        return False
-    *sizes, vocab_size, seq_len = LLAMA2C_HEADER.unpack(start)
-    sizes += [abs(vocab_size), seq_len]  # negative: the output embedding is stored separately
-    return all(0 < size <= LARGEST_DIMENSION for size in sizes)  # which random bytes are above
-
-
-def _read_llama2c(path: Path, start: bytes) -> Checkpoint:
-    """llama2.c's version 0: every kind of tensor for all layers at once, in a fixed order."""
-    names = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
-    model_args: dict[str, Any] = dict(zip(names, LLAMA2C_HEADER.unpack(start), strict=True))
-    is_tied = model_args["vocab_size"] > 0
-    model_args["vocab_size"] = abs(model_args["vocab_size"])
+def _read_llama2c(path: Path) -> Checkpoint:
     try:
-        config = LlamaConfig(**model_args)
+        return Checkpoint(path, *llama2c.read(path))
     except ValueError as error:
-        raise ValueError(f"{path}: not a llama2.c .bin file: {error}; {REMEDY}") from None
-    layout = list(_llama2c_layout(config, is_tied))
-    numbers = sum(torch.Size(shape).numel() for _, shape in layout)
-    expected, actual = LLAMA2C_HEADER.size + 4 * numbers, path.stat().st_size
-    if actual != expected:
-        raise ValueError(f"{path} has {actual} bytes, but its header needs {expected}; {REMEDY}")
-    offset = LLAMA2C_HEADER.size // 4
-    flat = torch.from_file(str(path), shared=False, size=offset + numbers, dtype=torch.float32)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, shape in layout:
-        count = torch.Size(shape).numel()
-        part = flat[offset : offset + count].view(shape)
-        offset += count
-        if "{}" in name:
-            tensors |= {name.format(i): part[i] for i in range(config.n_layers)}
-        else:
-            tensors[name] = part
-    return Checkpoint(path, model_args, migrate_names(path, tensors))
-
-
-def _llama2c_layout(config: LlamaConfig, is_tied: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names ({} stands for the layer) and shapes (layers first) in the file's order."""
-    shapes = dict(expected_shapes(dataclasses.replace(config, norm="rmsnorm", n_layers=1)))
-    yield "tok_embeddings.weight", shapes["tok_embeddings.weight"]
-    for part in (
-        "attention_norm",
-        "attention.compute_query",
-        "attention.compute_key",
-        "attention.compute_value",
-        "attention.compute_output",
-        "ffn_norm",
-        "feed_forward.w1",
-        "feed_forward.w2",
-        "feed_forward.w3",
-    ):
-        shape = shapes[f"layers.0.{part}.weight"]
-        yield f"layers.{{}}.{part}.weight", (config.n_layers, *shape)
-    yield "norm.weight", shapes["norm.weight"]
-    for table in ("freqs_cos", "freqs_sin"):
-        yield table, (config.max_seq_len, config.head_dim // 2)
-    if not is_tied:
-        yield "output.weight", shapes["output.weight"]
+        raise ValueError(f"{path}: {error}; {REMEDY}") from None
 
 
 def save_checkpoint(
@@ -372,3 +307,15 @@ def _read_folder(folder: Path) -> Checkpoint:
         raise ValueError(f"{about}{error}") from None
     head = {"task_head": content} if architecture in huggingface.HEADS else {}
     return Checkpoint(folder, args, tensors, head)
+
+
+def _read_meta(folder: Path) -> Checkpoint:
+    params = read_json(folder / meta_checkpoint.PARAMS_FILE)
+    shards = {
+        path.name: migrate_names(path, check_tensors(path, load_plain(path)))
+        for path in meta_checkpoint.shard_paths(folder)
+    }
+    try:
+        return Checkpoint(folder, *meta_checkpoint.import_shards(params, shards))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None

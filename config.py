@@ -1,9 +1,11 @@
 """What fixes a model's arithmetic: its shape (`LlamaConfig`) and its edition (`EDITIONS`).
 
 Every default of the model, of LoRA and of the editions stands here and nowhere else; command lines
-read them from here. The file knows no tensors and reads no files.
+read them from here, and names and shapes of a model's tensors as well (`expected_shapes`). The file
+holds no tensors and reads no files.
 """
 
+from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, fields
 
 NORMS = ("layernorm", "rmsnorm")
@@ -12,6 +14,7 @@ QUANTIZATIONS = ("int8",)
 ATTENTIONS = ("bidirectional", "causal")
 LARGEST_DIMENSION = 2**24  # more than any vocabulary or context
 LARGEST_ROPE_FACTOR = 2**20
+LARGEST_ROPE_THETA = 1e12
 
 FRANKENSTEIN = (
     "Victor Frankenstein, a young scientist obsessed with uncovering the secrets of life, "
@@ -160,7 +163,10 @@ class LlamaConfig(_Checked):
         for name in ("layer_norm_eps", "rope_theta", "dropout"):
             self._check(name, _is_number(getattr(self, name)), "a number")
         self._check("layer_norm_eps", 0 < self.layer_norm_eps < 1, "between 0 and 1")
-        self._check("rope_theta", self.rope_theta > 0, "> 0")
+        is_theta = 0 < self.rope_theta <= LARGEST_ROPE_THETA
+        self._check("rope_theta", is_theta, f"> 0 and at most {LARGEST_ROPE_THETA:.0e}")
+        is_length = self.max_seq_len <= LARGEST_DIMENSION
+        self._check("max_seq_len", is_length, f"at most {LARGEST_DIMENSION}")
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._check("norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
         self._check("attention", self.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
@@ -215,10 +221,37 @@ FIELD_NAMES = frozenset(field.name for field in fields(LlamaConfig))
 IGNORED_NAMES = frozenset(("position_embedding_type", "use_cache"))
 
 
-def feed_forward_hidden_dim(dim: int, multiple_of: int) -> int:
-    """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376."""
+def feed_forward_hidden_dim(dim: int, multiple_of: int, multiplier: float | None = None) -> int:
+    """2/3 of 4·dim, rounded up to a multiple of `multiple_of` (LLaMA, section 2.2): 512 → 1376.
+
+    `multiplier` is Meta's ffn_dim_multiplier, 1.3 in Llama 2 70B and Llama 3 8B.
+    """
     hidden_dim = 8 * dim // 3
+    if multiplier is not None:
+        hidden_dim = int(multiplier * hidden_dim)
     return multiple_of * -(-hidden_dim // multiple_of)
+
+
+def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model, biases of LayerNorm included."""
+    dim, hidden_dim = config.dim, config.hidden_dim
+    kv_dim = config.n_kv_heads * config.head_dim
+    norm_parts = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
+    yield "tok_embeddings.weight", (config.vocab_size, dim)
+    for layer in (f"layers.{i}." for i in range(config.n_layers)):
+        yield layer + "attention.compute_query.weight", (dim, dim)
+        yield layer + "attention.compute_key.weight", (kv_dim, dim)
+        yield layer + "attention.compute_value.weight", (kv_dim, dim)
+        yield layer + "attention.compute_output.weight", (dim, dim)
+        yield layer + "feed_forward.w1.weight", (hidden_dim, dim)
+        yield layer + "feed_forward.w2.weight", (dim, hidden_dim)
+        yield layer + "feed_forward.w3.weight", (hidden_dim, dim)
+        for norm in ("attention_norm.", "ffn_norm."):
+            for part in norm_parts:
+                yield layer + norm + part, (dim,)
+    for part in norm_parts:
+        yield "norm." + part, (dim,)
+    yield "output.weight", (config.vocab_size, dim)
 
 
 def check_sampling(temperature: float, epsilon: float = 0.0, top_p: float = 1.0) -> None:

@@ -17,20 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from kv_cache import KVCache
-from linear import can_pack, linear, packed_linear
+from linear import can_pack, linear, packed_linear, quantize_rows
 from rope import fixed_positions
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-
-
-def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight (N, K) → int8 (N, K) and float32 scales (N,), whose product is nearest to it.
-
-    Each row's largest magnitude becomes 127.
-    """
-    scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-    return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
 def int8_linear(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -2,7 +2,8 @@
 
 PyTorch ships with both, and multiplies float32 matrices with MKL. On AMD processors MKL leaves half
 of the vector unit idle, and on all of them it is slow for a single row, which is what decoding
-multiplies with. The values are the same to float32's rounding. The file knows no network.
+multiplies with. The values are the same to float32's rounding. Beside it stands how weights are
+rounded to 8 bits. The file knows no network.
 """
 
 from collections.abc import Callable
@@ -80,6 +81,15 @@ def packed_linear(weight: torch.Tensor, rows: int) -> Callable[[torch.Tensor], t
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     return lambda x: _product(x, packed)
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight (N, K) → int8 (N, K) and float32 scales (N,), whose product is nearest to it.
+
+    Each row's largest magnitude becomes 127.
+    """
+    scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
 class Linear(nn.Linear):

@@ -6,8 +6,7 @@ Bytes are of tensors; an allocator and a framework come on top.
 import math
 from dataclasses import dataclass
 
-from checkpoint import expected_shapes
-from config import LlamaConfig
+from config import LlamaConfig, expected_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2}
 ADAMW_MOMENTS = 2

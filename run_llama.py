@@ -18,7 +18,8 @@ HELP = {
     "dev": "development data",
     "test": "test data",
     "label_names": "JSON list of label words; a label is the index of its word",
-    "pretrained_model_path": "checkpoint: the assignment's .pt, llama2.c's .pt or .bin",
+    "pretrained_model_path": "checkpoint: the assignment's .pt, llama2.c's .pt or .bin, or a "
+    "folder of Hugging Face's or Meta's",
     "max_sentence_len": "keep at most this many tokens of a text, BOS and EOS not counted",
     "seed": "seeds python, numpy and torch",
     "epochs": "passes over the training data",

@@ -96,7 +96,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         if (folder / (name + INDEX_SUFFIX)).exists():
             return _read_shards(folder, name + INDEX_SUFFIX, load)
         if (folder / name).exists():
-            return _check_tensors(folder / name, load(folder / name))
+            return check_tensors(folder / name, load(folder / name))
     raise ValueError(f"{folder} has none of {', '.join(WEIGHT_FILES)}, nor an index; {REMEDY}")
 
 
@@ -112,7 +112,7 @@ def _read_shards(folder: Path, index: str, load: Callable) -> dict[str, torch.Te
             raise ValueError(f"{folder / index} names {file!r}, which is not in its folder")
         if not path.is_file():
             raise ValueError(f"{folder / index} names {file}, which is not there; {REMEDY}")
-        shard = _check_tensors(path, load(path))
+        shard = check_tensors(path, load(path))
         expected = {name for name, place in places.items() if place == file}
         if shard.keys() != expected:
             wrong = sorted(shard.keys() ^ expected)[0]
@@ -122,7 +122,8 @@ def _read_shards(folder: Path, index: str, load: Callable) -> dict[str, torch.Te
     return tensors
 
 
-def _check_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
+def check_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    """The content of a file, which must be tensors by name. Raises ValueError otherwise."""
     is_plain = isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor)
         for name, tensor in content.items()

@@ -13,14 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint import (
-    expected_shapes,
-    fit_tensors,
-    read_checkpoint,
-    save_checkpoint,
-    save_folder,
-)
-from config import NORMS, RopeScaling
+from checkpoint import fit_tensors, read_checkpoint, save_checkpoint, save_folder
+from config import NORMS, RopeScaling, expected_shapes
 from conftest import ROOT, random_llama, random_tokens, tiny_config
 from llama import Llama, load_pretrained
 
@@ -277,7 +271,7 @@ def test_truncated(tmp_path, llama, kind: str, part: float):
         (b"PK\x03\x04 not really a zip", "truncated or not a torch checkpoint"),
         (np.array([1, 2, 3, 4, 5, 6, 7], "<i4").tobytes(), "not a llama2.c .bin file"),
         (np.array([8, 8, 1, 1, 1, 9, 4], "<i4").tobytes() + bytes(44), "its header needs"),
-        (b"24ka" + bytes(300), "neither a torch checkpoint nor a llama2.c"),
+        (b"24ka" + bytes(300), "llama2.c's version 0, and 0, 1 and 2 are supported"),
     ],
 )
 def test_foreign_content(tmp_path, content: bytes, message: str):

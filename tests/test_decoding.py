@@ -8,8 +8,9 @@ import torch
 import generation
 from config import NORMS, RopeScaling
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
-from decoding import PRECISIONS, Decoder, int8_linear, quantize_rows
+from decoding import PRECISIONS, Decoder, int8_linear
 from kv_cache import KVCache
+from linear import quantize_rows
 from llama import Llama
 
 # How far logits may be from those of the same weights in float32, relative to the largest: float32
