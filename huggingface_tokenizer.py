@@ -55,10 +55,10 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self.model_path = Path(path)
         self.max_len = max_len
         content = read_json(self.model_path)
-        self.kind = _Decoding(content.get("decoder"), self.model_path)
-        self.byte_errors = EACH_BYTE if self.kind.has_byte_pieces else MAXIMAL_PART
         settings = _Settings(self.model_path.parent)
         self.library = _load(content, settings.control_names, self.model_path)
+        self.kind = _Decoding(content.get("decoder"), self.model_path)
+        self.byte_errors = EACH_BYTE if self.kind.has_byte_pieces else MAXIMAL_PART
         ids = self.library.get_vocab(with_added_tokens=True)
         self.n_words = _count(ids, self.model_path)
         self.bos_id = settings.find("bos", ids)
@@ -237,7 +237,8 @@ def _load(content: dict[str, Any], control: set[str | None], path: Path) -> "tok
     """
     library = import_tokenizers()
     content = content | {"truncation": None, "padding": None}
-    for token in content.get("added_tokens") or []:
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
         if isinstance(token, dict) and token.get("content") in control:
             token["special"] = True
     model = content.get("model")

@@ -69,7 +69,7 @@ class Llama2cTokenizer(BaseTokenizer):
     def _check(self, ids: dict[str, int]) -> None:
         if len(ids) < self.n_words:
             i = next(i for i, piece in enumerate(self.pieces) if ids[piece] != i)
-            again = f"piece {ids[self.pieces[i]]}, {self.pieces[i]!r}, is piece {i} as well"
+            again = f"piece {i}, {self.pieces[i]!r}, is piece {ids[self.pieces[i]]} as well"
             raise ValueError(f"{self.model_path}: {again}; {REMEDY}")
         for i, piece in ((BOS_ID, "<s>"), (EOS_ID, "</s>")):
             if i >= self.n_words or self.pieces[i].strip() != piece:

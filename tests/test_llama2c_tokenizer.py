@@ -2,6 +2,7 @@
 llama2.c's own export wrote, and against a merge that is worked out the slow way.
 """
 
+import itertools
 import random
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
+import run_llama
 import tokenizer as tokenizer_module
 from base_tokenizer import StreamDecoder
 from conftest import ROOT
@@ -27,7 +29,17 @@ TEXTS = [
     "\x00",
     "\ufeffa",
 ]
-TEXTS += ["<s></s>", "<unk> <0x41>", "\n<s>\n", "don't", "\u2028", "x" * 500, " " * 50 + "x"]
+TEXTS += [
+    "\x00",
+    "\ufeffa",
+    "<s></s>",
+    "<unk> <0x41>",
+    "\n<s>\n",
+    "don't",
+    "\u2028",
+    "x" * 500,
+    " " * 50 + "x",
+]
 
 
 def record(piece: bytes, score: float = 0.0, length: int | None = None) -> bytes:
@@ -111,7 +123,7 @@ def slow_merge(text: str, scores: dict[str, float]) -> list[str]:
     """llama2.c's own order: look at all pairs, merge the best, the first of equals, and again."""
     pieces = list(text)
     while True:
-        pairs = ["".join(pair) for pair in zip(pieces, pieces[1:], strict=False)]
+        pairs = ["".join(pair) for pair in itertools.pairwise(pieces)]
         best = max(range(len(pairs)), key=lambda i: scores.get(pairs[i], -1e9), default=None)
         if best is None or pairs[best] not in scores:
             return pieces
@@ -185,6 +197,20 @@ def test_pieces_that_must_be_there_once(tmp_path):
         Llama2cTokenizer(write(path, first=[*FIRST[:2], b"x", *FIRST[3:]]))
     with pytest.raises(FileNotFoundError):
         Llama2cTokenizer(tmp_path / "nothere.bin")
+
+
+def test_generation_is_the_same_through_either_file(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = shared / "checkpoints"
+    names = ["--generated_sentence_low_temp_out", "--generated_sentence_high_temp_out"]
+    texts = []
+    for kind in ("model", "bin"):
+        command = ["--edition", "llama2", "--prompt_text", "Lily é", "--max_new_tokens", "40"]
+        command += ["--pretrained-model-path", str(folder / "stories260K.bin")]
+        command += ["--tokenizer", str(folder / f"tok512.{kind}")]
+        run_llama.main([*command, names[0], f"0.{kind}", names[1], f"1.{kind}"])
+        texts.append([(tmp_path / f"{i}.{kind}").read_text(encoding="utf-8") for i in (0, 1)])
+    assert texts[0] == texts[1] and texts[0][0].startswith("Lily é")
 
 
 def test_export_refuses_what_the_format_cannot_hold(tmp_path, shared, capsys):
