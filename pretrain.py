@@ -574,7 +574,7 @@ HELP = {
     "each with :SEED if you like",
     "out": "folder for tokenizer, token files, checkpoints, metrics and loss curve",
     "separator": "what stands between two documents",
-    "tokenizer": "an existing SentencePiece model, or tiktoken:gpt2; else one is trained",
+    "tokenizer": "an existing tokenizer, as run_llama.py takes it; else one is trained",
     "vocab_size": "pieces of the tokenizer to train (the preset's)",
     "val_fraction": "share of the documents kept for validation",
     "preset": "model shape",

@@ -44,8 +44,8 @@ HELP = {
     "quantize": "generate with 8-bit weights behind the prompt (causal attention, CPU)",
     "compile": "generate with a compiled decoding step (causal attention, CPU): faster, and needs "
     "a C++ compiler and half a minute once",
-    "tokenizer": "SentencePiece model (the checkpoint's name with .model, the only .model beside "
-    "it, or tokenizer.model)",
+    "tokenizer": "SentencePiece model, tokenizer.json, llama2.c's tokenizer.bin, a folder "
+    "with one, or tiktoken:NAME (the checkpoint's own, by the rules in README.md)",
     "prompt_text": "text to continue; an empty one means BOS alone (edition's)",
     "max_new_tokens": "tokens to generate",
     "temperature": "temperature of the second generated text",

@@ -3,7 +3,6 @@
 Tensors are mapped from the file, not copied. The file knows no models and no names of tensors.
 """
 
-import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -12,9 +11,8 @@ from typing import Any
 
 import torch
 
-from utils import atomic_write
+from utils import REMEDY, atomic_write, read_json
 
-REMEDY = "check the path, or get the file again (bash setup.sh)"
 INDEX_SUFFIX = ".index.json"
 
 
@@ -66,17 +64,6 @@ def load_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"{path} is damaged ({error}); {REMEDY}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, or ValueError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError(f"{path} is not JSON; {REMEDY}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object; {REMEDY}")
-    return content
 
 
 # How Hugging Face names the one file of a model; shards are named by an index beside them.

@@ -1,18 +1,22 @@
-"""Small helpers that every other module may use: seeding, device choice, atomic writes.
+"""Small helpers that every other module may use: seeding, device choice, reading JSON, atomic
+writes.
 
 This file knows nothing of models, tokenizers or data. It imports nothing from the project.
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
+
+REMEDY = "check the path, or get the file again (bash setup.sh)"
 
 
 def seed_everything(seed: int) -> None:
@@ -108,6 +112,17 @@ def _is_running(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileNotFoundError, or ValueError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is not JSON; {REMEDY}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object; {REMEDY}")
+    return content
 
 
 def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> None:

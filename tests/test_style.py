@@ -17,12 +17,12 @@ MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
-    {"config", "utils", "command_line", "lazy_tensors"},
+    {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer"},
     {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
-    | {"kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"},
-    {"base_llama", "llama2c", "sentiment_data", "generation", "linear_loss", "bundled"}
-    | {"decoding"},
-    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding"},
+    | {"llama2c_tokenizer", "huggingface_tokenizer"}
+    | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log"},
+    {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"},
+    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"},
     {"llama"},
     {"classifier", "task_heads"},
     {"evaluation"},

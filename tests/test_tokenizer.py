@@ -3,11 +3,14 @@ and ids worked out by hand.
 """
 
 import base64
+import random
 import sys
 from pathlib import Path
 
 import pytest
 
+from base_tokenizer import StreamDecoder
+from llama2c_tokenizer import Llama2cTokenizer
 from tokenizer import (
     TiktokenTokenizer,
     Tokenizer,
@@ -189,3 +192,39 @@ def test_gpt2_without_a_network(tmp_path, monkeypatch):
     message = r"^tokenizer tiktoken:gpt2: its vocabulary cannot be fetched \(\w+\); connect .*PATH$"
     with pytest.raises(ValueError, match=message):
         load_tokenizer("tiktoken:gpt2")
+
+
+def test_find_tokenizer_bin(tmp_path, shared):
+    checkpoint = tmp_path / "m.bin"
+    checkpoint.write_bytes((shared / "checkpoints" / "stories260K.bin").read_bytes())
+    assert str(find_tokenizer(checkpoint)) == "tokenizer.model"
+    (tmp_path / "any.bin").write_bytes((shared / "checkpoints" / "tok512.bin").read_bytes())
+    assert find_tokenizer(checkpoint) == tmp_path / "any.bin"
+    (tmp_path / "tokenizer.bin").touch()
+    assert find_tokenizer(checkpoint) == tmp_path / "tokenizer.bin"
+    (tmp_path / "one.model").touch()
+    assert find_tokenizer(checkpoint) == tmp_path / "one.model"
+
+
+def test_load_tokenizer_goes_by_content(tmp_path, shared, ranks, tokenizer_model):
+    (tmp_path / "x.model").write_bytes((shared / "checkpoints" / "tok512.bin").read_bytes())
+    assert isinstance(load_tokenizer(tmp_path / "x.model"), Llama2cTokenizer)
+    (tmp_path / "x.bin").write_bytes(tokenizer_model.read_bytes())
+    assert isinstance(load_tokenizer(tmp_path / "x.bin"), Tokenizer)
+    with pytest.raises(ValueError, match=r"has tiktoken's ranks: give tiktoken:.*tiktoken if"):
+        load_tokenizer(tmp_path / "tiny.tiktoken")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty is not a file; give one with --tokenizer"):
+        load_tokenizer(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("which", ["sentencepiece", "tiktoken"])
+def test_ids_decode_one_by_one_as_together(which: str, tokenizer_model, ranks):
+    """This SentencePiece model takes all spaces before a text off, unlike Llama's."""
+    tokenizer = load_tokenizer(tokenizer_model if which == "sentencepiece" else ranks)
+    rng = random.Random(0)
+    pieces = range(tokenizer.n_words)
+    for _ in range(1000):
+        ids = [rng.choice((rng.choice(pieces), *pieces[-40:-30])) for _ in range(rng.randrange(9))]
+        stream = StreamDecoder(tokenizer)
+        assert "".join(map(stream.feed, ids)) + stream.finish() == tokenizer.decode(ids)

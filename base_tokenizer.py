@@ -1,0 +1,109 @@
+"""What all tokenizers share: the assignment's encode and decode, and decoding one id at a time.
+
+A tokenizer cuts a text into ids and knows the bytes of each id; BOS, EOS, the longest length and
+characters that several ids share are dealt with here. The file knows no vocabulary's format.
+"""
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+REPLACEMENT = "\ufffd"
+# Error handlers: U+FFFD for each wrong byte, as SentencePiece has it, or for as many bytes as
+# begin one character, as Unicode (section 3.9) advises and byte-level tokenizers do.
+EACH_BYTE, MAXIMAL_PART = "mini_llama.each_byte", "replace"
+codecs.register_error(EACH_BYTE, lambda error: (REPLACEMENT, error.start + 1))
+
+
+class BaseTokenizer(ABC):
+    """A vocabulary behind `encode` and `decode`; `max_len` bounds the tokens of a text, BOS and EOS
+    not counted.
+
+    `model_path` is the file it came from, `n_words` one more than its largest id. `bos_id` and
+    `eos_id` are None where the vocabulary has no such token: encode then adds none.
+    """
+
+    model_path: Path
+    max_len: int | None
+    n_words: int
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int
+    byte_errors = MAXIMAL_PART
+
+    @abstractmethod
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of all of `text`, nothing added, nothing in it taken for a control token."""
+
+    @abstractmethod
+    def token_bytes(self, token_id: int, at_start: bool) -> bytes | None:
+        """What one id adds to a text, whose first it is if `at_start`: tokenizers that put a space
+        before a text take it off there. None for a control token, which is silent.
+        """
+
+    def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
+        """Token ids of `s`, cut to `max_len`, with BOS before and EOS behind where asked for.
+
+        Raises ValueError for text that has no UTF-8 form, as a terminal in another encoding gives.
+        """
+        _check_utf8(s)
+        return self._frame(self.text_ids(s), bos, eos)
+
+    def encode_batch(self, texts: Sequence[str], bos: bool, eos: bool) -> list[list[int]]:
+        """`encode` of every text, on several cores where the library can. Raises ValueError."""
+        for text in texts:
+            _check_utf8(text)
+        return [self._frame(ids, bos, eos) for ids in self.batch_ids(texts)]
+
+    def batch_ids(self, texts: Sequence[str]) -> Iterable[list[int]]:
+        """`text_ids` of every text."""
+        return map(self.text_ids, texts)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids: control tokens are silent, bytes that are no UTF-8 U+FFFD."""
+        stream = StreamDecoder(self)
+        return "".join(map(stream.feed, ids)) + stream.finish()
+
+    def fits(self, vocab_size: int) -> bool:
+        """Whether a model of `vocab_size` pieces can be this vocabulary's."""
+        return self.n_words == vocab_size
+
+    def _frame(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
+        before = [self.bos_id] if bos and self.bos_id is not None else []
+        behind = [self.eos_id] if eos and self.eos_id is not None else []
+        return before + ids[: self.max_len] + behind
+
+
+class StreamDecoder:
+    """Turns ids into text one by one: each character as soon as its last byte is there.
+
+    What `feed` returns for each id, and `finish` at the end, make up the tokenizer's `decode`. A
+    control token ends a character that is not complete; `finish` makes ready for another text.
+    """
+
+    def __init__(self, tokenizer: BaseTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.decoder = codecs.getincrementaldecoder("utf-8")(tokenizer.byte_errors)
+        self.at_start = True
+
+    def feed(self, token_id: int) -> str:
+        """The text that is complete with this id and was not before; often a word, or nothing."""
+        piece = self.tokenizer.token_bytes(token_id, self.at_start)
+        if piece is None:
+            return self.decoder.decode(b"", final=True)
+        self.at_start = False
+        return self.decoder.decode(piece)
+
+    def finish(self) -> str:
+        """U+FFFD for what is left of a character, or nothing."""
+        self.at_start = True
+        return self.decoder.decode(b"", final=True)
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"the text {text[:40]!r} is not UTF-8; check the terminal's encoding"
+        raise ValueError(message) from None
