@@ -12,10 +12,9 @@ the file, not copied. The file does not import the network: `expected_shapes` re
 """
 
 import dataclasses
-import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 
 import huggingface
 from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig
+from lazy_tensors import LazyTensors, meta_tensors
 from tensor_files import (
     REMEDY,
     import_safetensors,
@@ -31,6 +31,7 @@ from tensor_files import (
     read_json,
     read_weights,
     save_plain,
+    write_json,
 )
 from utils import atomic_write
 
@@ -53,13 +54,19 @@ class Checkpoint:
 
     path: Path
     model_args: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+    format: str = ""
 
     @property
     def recorded(self) -> dict[str, str]:
         """The norm and attention that the file says it was trained with, if it says so."""
         return {k: self.model_args[k] for k in ("norm", "attention") if k in self.model_args}
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether it holds LayerNorm's biases, also where it does not say what its norm is."""
+        return any(name.endswith("norm.bias") for name in self.tensors)
 
     def make_config(self, **overrides: Any) -> LlamaConfig:
         """The file's configuration, with overrides. Raises ValueError naming the file."""
@@ -106,6 +113,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     raise ValueError(f"{path} is neither a torch checkpoint nor a llama2.c .bin file; {REMEDY}")
 
 
+def check_is_pretrained(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for a classifier that was trained here."""
+    if "classifier" in checkpoint.metadata:
+        raise ValueError(
+            f"{checkpoint.path} is a trained classifier, not a pretrained model; name the latter"
+        )
+
+
 def check_exists(path: str | Path) -> None:
     """Raise FileNotFoundError, with a remedy, for a checkpoint that is not there."""
     if not Path(path).exists():
@@ -129,7 +144,7 @@ def _read_torch(path: Path) -> Checkpoint:
         if not (isinstance(tensor, torch.Tensor) and tensor.is_floating_point()):
             raise ValueError(f"{path}: {name} is not a tensor of floating-point numbers; {REMEDY}")
     rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
-    return Checkpoint(path, content["model_args"], tensors, rest)
+    return Checkpoint(path, content["model_args"], tensors, rest, "torch file")
 
 
 def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -177,25 +192,54 @@ def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]
 
 
 def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.Tensor]:
-    """Exactly the float32 tensors that a model of this configuration needs.
+    """stored_tensors, in float32 and all of them at once."""
+    return {name: _usable(tensor) for name, tensor in stored_tensors(checkpoint, config).items()}
+
+
+def stored_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> LazyTensors:
+    """Exactly the tensors that a model of this configuration needs, in the file's dtypes.
 
     LayerNorm biases may be missing (stories42M.pt has none) and are 0 then; a tied output.weight
     is the embedding itself. Raises ValueError naming file and keys for anything else that is
     missing, unexpected or of another shape.
     """
-    path, found = checkpoint.path, dict(checkpoint.tensors)
-    if config.n_layers > len(found):  # before n_layers names are built from a damaged number
+    path, held = checkpoint.path, checkpoint.tensors
+    if config.n_layers > len(held):  # before n_layers names are built from a damaged number
         raise ValueError(
-            f"{path} holds {len(found)} tensors, too few for n_layers={config.n_layers}; {REMEDY}"
+            f"{path} holds {len(held)} tensors, too few for n_layers={config.n_layers}; {REMEDY}"
         )
+    found = dict(meta_tensors(held))
     if config.tie_word_embeddings and "tok_embeddings.weight" in found:
         found["output.weight"] = found["tok_embeddings.weight"]
     if config.norm == "rmsnorm":
-        _drop_norm_biases(path, found)
+        for name in [name for name in found if name.endswith("norm.bias")]:
+            _check_zero(path, name, held[name])
+            del found[name]
     shapes = dict(expected_shapes(config))
     for name, shape in shapes.items():
         if name not in found and name.endswith("norm.bias"):
             found[name] = torch.zeros(shape)
+    _check_shapes(path, found, shapes)
+
+    def make(name: str) -> torch.Tensor:
+        if config.tie_word_embeddings and name == "output.weight":
+            name = "tok_embeddings.weight"
+        return held[name] if name in held else found[name]
+
+    return LazyTensors({name: found[name] for name in shapes}, make)
+
+
+def _check_zero(path: Path, name: str, bias: torch.Tensor) -> None:
+    if bias.count_nonzero():
+        raise WrongNormError(
+            f"{path}: {name} is not 0, and RMSNorm has no bias; "
+            "use --norm layernorm or another edition"
+        )
+
+
+def _check_shapes(
+    path: Path, found: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]]
+) -> None:
     missing = [name for name in shapes if name not in found]
     unexpected = [name for name in found if name not in shapes]
     wrong = [
@@ -214,17 +258,6 @@ def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.
     ]
     if problems:
         raise ValueError(f"{path} does not fit its model_args: {'; '.join(problems)}; {REMEDY}")
-    return {name: _usable(found[name]) for name in shapes}
-
-
-def _drop_norm_biases(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    for name in [name for name in tensors if name.endswith("norm.bias")]:
-        if tensors[name].count_nonzero():
-            raise WrongNormError(
-                f"{path}: {name} is not 0, and RMSNorm has no bias; "
-                "use --norm layernorm or another edition"
-            )
-        del tensors[name]
 
 
 def _first_few(names: list[str]) -> str:
@@ -256,7 +289,7 @@ def _read_llama2c(path: Path, start: bytes) -> Checkpoint:
         config = LlamaConfig(**model_args)
     except ValueError as error:
         raise ValueError(f"{path}: not a llama2.c .bin file: {error}; {REMEDY}") from None
-    layout = list(_llama2c_layout(config, is_tied))
+    layout = list(llama2c_layout(config, is_tied))
     numbers = sum(torch.Size(shape).numel() for _, shape in layout)
     expected, actual = LLAMA2C_HEADER.size + 4 * numbers, path.stat().st_size
     if actual != expected:
@@ -272,10 +305,11 @@ def _read_llama2c(path: Path, start: bytes) -> Checkpoint:
             tensors |= {name.format(i): part[i] for i in range(config.n_layers)}
         else:
             tensors[name] = part
-    return Checkpoint(path, model_args, migrate_names(path, tensors))
+    kind = "llama2.c .bin file, version 0"
+    return Checkpoint(path, model_args, migrate_names(path, tensors), format=kind)
 
 
-def _llama2c_layout(config: LlamaConfig, is_tied: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+def llama2c_layout(config: LlamaConfig, is_tied: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names ({} stands for the layer) and shapes (layers first) in the file's order."""
     shapes = dict(expected_shapes(dataclasses.replace(config, norm="rmsnorm", n_layers=1)))
     yield "tok_embeddings.weight", shapes["tok_embeddings.weight"]
@@ -333,9 +367,8 @@ def save_folder(folder: str | Path, config: LlamaConfig, tensors: dict[str, torc
         tensors.pop("output.weight", None)
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(import_safetensors().save(tensors))
-    with atomic_write(folder / CONFIG_FILE) as file:
-        content = {"model_type": OWN_MODEL_TYPE, **dataclasses.asdict(config)}
-        file.write(json.dumps(content, indent=2) + "\n")
+    content = {"model_type": OWN_MODEL_TYPE, **dataclasses.asdict(config)}
+    write_json(folder / CONFIG_FILE, content)
 
 
 def _read_folder(folder: Path) -> Checkpoint:
@@ -343,7 +376,8 @@ def _read_folder(folder: Path) -> Checkpoint:
     content = read_json(folder / CONFIG_FILE)
     kind = content.pop("model_type", None)
     if kind == OWN_MODEL_TYPE:
-        return Checkpoint(folder, content, migrate_names(folder, read_weights(folder)))
+        tensors = migrate_names(folder, read_weights(folder))
+        return Checkpoint(folder, content, tensors, format=f"folder of {OWN_MODEL_TYPE}")
     if kind != huggingface.MODEL_TYPE:
         raise ValueError(
             f"{folder / CONFIG_FILE} is of a {kind!r} model; only {huggingface.MODEL_TYPE!r} and "
@@ -355,4 +389,11 @@ def _read_folder(folder: Path) -> Checkpoint:
     except ValueError as error:
         about = "" if str(folder) in str(error) else f"{folder}: "
         raise ValueError(f"{about}{error}") from None
-    return Checkpoint(folder, args, tensors)
+    kind = f"folder of Hugging Face's {huggingface.ARCHITECTURE}"
+    return Checkpoint(folder, args, tensors, format=kind)
+
+
+if __name__ == "__main__":
+    from checkpoint_commands import main
+
+    main()

@@ -7,11 +7,13 @@ projection turns one into the other exactly. The file knows tensors and dictiona
 Shapes: C the model's width, D head_dim.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from config import LlamaConfig
+from lazy_tensors import LazyTensors, meta_tensors
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
@@ -87,6 +89,12 @@ def import_config(content: dict[str, Any]) -> dict[str, Any]:
 
     The arithmetic is recorded: RMSNorm and causal attention.
     """
+    architectures = content.get("architectures") or []
+    is_llama = isinstance(architectures, list) and all(
+        str(name).startswith("Llama") for name in architectures
+    )
+    if not is_llama:
+        raise ValueError(f"architectures is {architectures!r}; {ARCHITECTURE} is supported")
     for name, value in FIXED.items():
         if content.get(name, value) != value:
             raise ValueError(f"{name} is {content[name]!r}, and only {value!r} is supported")
@@ -125,7 +133,7 @@ def export_config(config: LlamaConfig) -> dict[str, Any]:
     return fixed | fields | tied | {"rope_theta": config.rope_theta, "rope_parameters": rope}
 
 
-def import_tensors(tensors: dict[str, torch.Tensor], args: dict[str, Any]) -> dict:
+def import_tensors(tensors: Mapping[str, torch.Tensor], args: dict[str, Any]) -> LazyTensors:
     """Their tensors → ours, query and key rows interleaved. Raises ValueError for unknown names.
 
     The RoPE frequencies that old files hold are dropped: they are computed here.
@@ -141,19 +149,26 @@ def import_tensors(tensors: dict[str, torch.Tensor], args: dict[str, Any]) -> di
         imported.pop("output.weight", None)  # as there: what a tied model's file holds is not read
     elif "output.weight" not in imported:
         raise ValueError(f"it lacks {their_name('output.weight')}, and says that it is not tied")
-    for name, tensor in imported.items():
+
+    def make(name: str) -> torch.Tensor:
+        tensor = imported[name]
         if is_rotated(name) and tensor.ndim == 2 and len(tensor) % config.head_dim == 0:
-            imported[name] = interleave_rows(tensor, config.head_dim)
-    return imported
+            return interleave_rows(tensor, config.head_dim)
+        return tensor
+
+    return LazyTensors(imported, make)
 
 
-def export_tensors(tensors: dict[str, torch.Tensor], config: LlamaConfig) -> dict:
+def export_tensors(tensors: Mapping[str, torch.Tensor], config: LlamaConfig) -> LazyTensors:
     """Our tensors → theirs; a tied output embedding is left out."""
-    exported = {}
-    for name, tensor in tensors.items():
-        if name == "output.weight" and config.tie_word_embeddings:
-            continue
-        if is_rotated(name):
+    left_out = {"output.weight"} if config.tie_word_embeddings else set()
+    names = {their_name(name): name for name in tensors if name not in left_out}
+    meta = meta_tensors(tensors)
+
+    def make(name: str) -> torch.Tensor:
+        tensor = tensors[names[name]]
+        if is_rotated(names[name]):
             tensor = split_rows(tensor, config.head_dim)
-        exported[their_name(name)] = tensor.contiguous()
-    return exported
+        return tensor.contiguous()
+
+    return LazyTensors({theirs: meta[ours] for theirs, ours in names.items()}, make)

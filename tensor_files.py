@@ -1,21 +1,30 @@
 """Files of tensors, read and written without ever executing anything: torch's and safetensors'.
 
-Tensors are mapped from the file, not copied. The file knows no models and no names of tensors.
+Tensors are mapped from the file, not copied, and can be written one by one, so that neither needs
+the memory of a model. The file knows no models and no names of tensors.
 """
 
+import contextlib
 import json
 import pickle
+import struct
+import tempfile
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lazy_tensors import LazyTensors
 from utils import atomic_write
 
 REMEDY = "check the path, or get the file again (bash setup.sh)"
 INDEX_SUFFIX = ".index.json"
+RECORD_ALIGNMENT = 64
+ZIP_HEADER_BYTES = 30 + 20  # an entry's, and its field for sizes above 4 GB
+PADDING_FIELD = struct.Struct("<2sH")
 
 
 def load_plain(path: str | Path) -> Any:
@@ -49,6 +58,47 @@ def save_plain(path: str | Path, content: dict[str, Any]) -> None:
             ) from error
 
 
+def save_plain_lazily(
+    path: str | Path, key: str, tensors: LazyTensors, shared: Mapping[str, str], **rest: Any
+) -> None:
+    """save_plain(path, {key: tensors, **rest}), with one tensor at a time in memory.
+
+    `shared` names tensors that are another one of them: {"output.weight": "tok_embeddings.weight"}.
+    torch writes the file with holes in place of the numbers; it is copied, and they are filled in.
+    Raises OSError.
+    """
+    names = [name for name in tensors if name not in shared]
+    with atomic_write(path, "wb") as file, tempfile.TemporaryFile(dir=Path(path).parent) as holes:
+        # Never touched, so no memory is taken for them.
+        empty = {name: torch.empty_like(tensors.meta[name], device="cpu") for name in names}
+        content = {name: empty[shared.get(name, name)] for name in tensors}
+        with torch.serialization.skip_data():
+            torch.save({key: content, **rest}, holes)
+        with zipfile.ZipFile(holes) as source, zipfile.ZipFile(file, "w") as archive:
+            for entry in source.infolist():
+                folder, _, number = entry.filename.rpartition("/")
+                # Records are numbered as they are met, and only `content` has tensors.
+                is_tensor = folder.endswith("/data")
+                record = _bytes_of(tensors[names[int(number)]]) if is_tensor else source.read(entry)
+                _add_record(archive, file.tell(), entry.filename, record)
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _add_record(archive: zipfile.ZipFile, start: int, name: str, data: bytes | memoryview) -> None:
+    """Add an entry at `start`, whose data begins at a multiple of RECORD_ALIGNMENT, as torch's do:
+    a field of padding, named as torch names it, comes first.
+    """
+    entry = zipfile.ZipInfo(name)
+    data_start = start + ZIP_HEADER_BYTES + len(name) + PADDING_FIELD.size
+    padding = -data_start % RECORD_ALIGNMENT
+    entry.extra = PADDING_FIELD.pack(b"FB", padding) + bytes(padding)
+    with archive.open(entry, "w", force_zip64=True) as file:
+        file.write(data)
+
+
 def import_safetensors() -> Any:
     """safetensors.torch. Raises ValueError naming the install command if it is not installed."""
     try:
@@ -60,12 +110,66 @@ def import_safetensors() -> Any:
 
 def load_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
     """Raises FileNotFoundError, ValueError for a damaged file."""
-    try:
+    with _safetensors_errors(lambda error: ValueError(f"{path} is damaged ({error}); {REMEDY}")):
         return import_safetensors().load_file(path)
-    except Exception as error:  # safetensors has its own exception, which cannot be named here
+
+
+def save_safetensors(folder: Path, tensors: LazyTensors, max_shard_bytes: int) -> None:
+    """Write model.safetensors, or shards of at most `max_shard_bytes` and their index.
+
+    One shard at a time is in memory; a tensor that is larger than a shard has one of its own.
+    Raises ValueError if safetensors is not installed, OSError.
+    """
+    shards = plan_shards(tensors, max_shard_bytes)
+    places = {}
+    for number, names in enumerate(shards, 1):
+        part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        path = folder / f"model{part}.safetensors"
+        with _safetensors_errors(
+            lambda error, path=path: OSError(
+                f"{path} could not be written ({error}): is the disk full?"
+            )
+        ):
+            shard = {name: tensors[name].contiguous() for name in names}
+            path.touch()
+            mode = path.stat().st_mode
+            import_safetensors().save_file(shard, path, metadata={"format": "pt"})
+            path.chmod(mode)  # its own would be readable by nobody else
+        places |= dict.fromkeys(names, path.name)
+    if len(shards) > 1:
+        size = sum(tensor.nbytes for tensor in tensors.meta.values())
+        index = {"metadata": {"total_size": size}, "weight_map": places}
+        write_json(folder / f"model.safetensors{INDEX_SUFFIX}", index)
+
+
+def plan_shards(tensors: LazyTensors, max_shard_bytes: int) -> list[list[str]]:
+    """Names in their order, parted so that each part's bytes are at most `max_shard_bytes`."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.meta.items():
+        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    return shards
+
+
+@contextlib.contextmanager
+def _safetensors_errors(translate: Callable[[Exception], Exception]) -> Iterator[None]:
+    """safetensors has its own exception, which cannot be named before it is imported."""
+    try:
+        yield
+    except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
-        raise ValueError(f"{path} is damaged ({error}); {REMEDY}") from None
+        raise translate(error) from None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object atomically. Raises OSError."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
