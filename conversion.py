@@ -53,7 +53,7 @@ TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # Llama's
 class Plan:
     """A conversion that can be done. `notes` are lines that its user should read."""
 
-    source: Checkpoint
+    source: Path
     destination: Path
     target: "Target"
     config: LlamaConfig
@@ -133,12 +133,12 @@ def prepare(
     )
     notes = describe_choices(checkpoint, target, arithmetic, tensors.meta)
     return Plan(
-        checkpoint, destination, target, config, model_args, tensors, max_shard_bytes, notes
+        checkpoint.path, destination, target, config, model_args, tensors, max_shard_bytes, notes
     )
 
 
 def parse_size(text: str) -> int:
-    """ "500MB" or "5GB" → bytes, in powers of 1000. Raises ValueError."""
+    """A size such as 500MB or 5GB → bytes, in powers of 1000. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?B)", text.strip().upper())
     size = int(float(match[1]) * UNITS[match[2]]) if match else 0
     if size < 1:
@@ -218,16 +218,16 @@ def write_assignment(plan: Plan) -> None:
 
 def write_huggingface(plan: Plan) -> None:
     """config.json, model.safetensors or shards, generation_config.json, and the tokenizer."""
-    source = plan.source.path
+    source = plan.source
     tokenizer = {name: source / name for name in TOKENIZER_FILES if (source / name).is_file()}
-    ids, own = TOKEN_IDS | read_token_ids(source), None
-    if not tokenizer:
-        own = find_own_tokenizer(source, plan.config.vocab_size)
-    if own is not None:
+    ids, described = TOKEN_IDS, None
+    if not tokenizer and (own := find_own_tokenizer(source, plan.config.vocab_size)):
         tokenizer = {TOKENIZER_MODEL: own.model_path}
         ids = {"bos_token_id": own.bos_id, "eos_token_id": own.eos_id}
-    elif not tokenizer:
+        described = describe_tokenizer(own)
+    if not tokenizer:
         plan.notes.append(f"no tokenizer of this model is beside {source}: none was copied")
+    ids = ids | read_token_ids(source)
     dtype = str(plan.tensors.meta["tok_embeddings.weight"].dtype).removeprefix("torch.")
     content = huggingface.export_config(plan.config) | {"torch_dtype": dtype} | ids
     with atomic_folder(plan.destination) as folder:
@@ -237,8 +237,8 @@ def write_huggingface(plan: Plan) -> None:
         write_json(folder / GENERATION_FILE, ids)
         for name, file in tokenizer.items():
             shutil.copyfile(file, folder / name)
-        if own is not None:
-            write_json(folder / "tokenizer_config.json", describe_tokenizer(own))
+        if described is not None:
+            write_json(folder / "tokenizer_config.json", described)
 
 
 def read_token_ids(source: Path) -> dict[str, Any]:
@@ -253,11 +253,8 @@ def read_token_ids(source: Path) -> dict[str, Any]:
 
 def find_own_tokenizer(source: Path, vocab_size: int) -> Tokenizer | None:
     """The SentencePiece model in or beside the source, if it has that many pieces."""
-    found = find_tokenizer(source)
-    if not found.is_file() or found.resolve().parent not in (
-        source.resolve(),
-        source.resolve().parent,
-    ):
+    found, source = find_tokenizer(source), source.resolve()
+    if not found.is_file() or found.resolve().parent not in (source, source.parent):
         return None
     tokenizer = Tokenizer(tokenizer_model=found)
     return tokenizer if tokenizer.n_words == vocab_size else None
@@ -267,7 +264,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """tokenizer_config.json of a SentencePiece model: without it transformers leaves BOS out."""
     pieces = tokenizer.sp_model
     ids = {"bos": pieces.bos_id(), "eos": pieces.eos_id(), "unk": pieces.unk_id()}
-    named = {f"{name}_token": pieces.id_to_piece(number) for name, number in ids.items()}
+    named = {f"{name}_token": pieces.id_to_piece(i) for name, i in ids.items() if i >= 0}
     added = {"add_bos_token": True, "add_eos_token": False}
     return {"tokenizer_class": "LlamaTokenizer", **added, **named}
 

@@ -139,6 +139,8 @@ def import_tensors(tensors: Mapping[str, torch.Tensor], args: dict[str, Any]) ->
     The RoPE frequencies that old files hold are dropped: they are computed here.
     """
     config = LlamaConfig(**args)
+    if config.n_layers > len(tensors):  # before n_layers names are built from a damaged number
+        raise ValueError(f"it holds {len(tensors)} tensors, too few for {config.n_layers} layers")
     known = our_names(config.n_layers)
     tensors = {k: t for k, t in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
     unknown = [name for name in tensors if name not in known]

@@ -22,6 +22,13 @@ from utils import atomic_write
 
 REMEDY = "check the path, or get the file again (bash setup.sh)"
 INDEX_SUFFIX = ".index.json"
+SAFETENSORS_LENGTH_BYTES = 8  # of the header's length, in front of it
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 RECORD_ALIGNMENT = 64
 ZIP_HEADER_BYTES = 30 + 20  # an entry's, and its field for sizes above 4 GB
 PADDING_FIELD = struct.Struct("<2sH")
@@ -109,9 +116,30 @@ def import_safetensors() -> Any:
 
 
 def load_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Raises FileNotFoundError, ValueError for a damaged file."""
-    with _safetensors_errors(lambda error: ValueError(f"{path} is damaged ({error}); {REMEDY}")):
-        return import_safetensors().load_file(path)
+    """Tensors mapped from the file, copy on write, and not read.
+
+    safetensors checks the file; its own loader would read all of it at once into the page cache.
+    Raises FileNotFoundError, ValueError for a damaged file or a dtype that no weights have.
+    """
+    with (
+        _safetensors_errors(lambda error: ValueError(f"{path} is damaged ({error}); {REMEDY}")),
+        import_safetensors().safe_open(path, "pt"),
+        open(path, "rb") as file,
+    ):
+        length = int.from_bytes(file.read(SAFETENSORS_LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    storage = torch.UntypedStorage.from_file(str(path), False, Path(path).stat().st_size)
+    tensors = {}
+    for name, entry in header.items():
+        dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None:
+            known = ", ".join(SAFETENSORS_DTYPES)
+            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}, which is none of {known}")
+        start, end = (SAFETENSORS_LENGTH_BYTES + length + place for place in entry["data_offsets"])
+        tensor = torch.empty(0, dtype=dtype).set_(storage[start:end])
+        tensors[name] = tensor.view(entry["shape"])
+    return tensors
 
 
 def save_safetensors(folder: Path, tensors: LazyTensors, max_shard_bytes: int) -> None:

@@ -389,6 +389,7 @@ def change(path: Path, **values: object) -> None:
         ({"architectures": ["MistralForCausalLM"]}, "architectures is ['MistralForCausalLM']"),
         ({"architectures": "Llama"}, "architectures is 'Llama'"),
         ({"num_hidden_layers": 3}, "missing layers.2."),
+        ({"num_hidden_layers": 10**9}, "too few for 1000000000 layers"),
         ({"intermediate_size": 99}, "wrong shape"),
         ({"tie_word_embeddings": False}, "lm_head.weight"),
     ],

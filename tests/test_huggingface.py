@@ -9,6 +9,7 @@ import torch
 import huggingface
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
 from llama import Llama, load_pretrained
+from tensor_files import load_safetensors
 
 transformers = pytest.importorskip("transformers")
 
@@ -140,6 +141,25 @@ def test_names_and_rows_are_the_same_way_back():
     assert back.keys() == state.keys() - {"output.weight"}
     for name, tensor in back.items():
         assert torch.equal(tensor, state[name]), name
+
+
+def test_safetensors_whose_data_is_not_aligned(tmp_path):
+    """A header of odd length is allowed: safetensors' own loader is the oracle."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "model.safetensors"
+    held = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(2, 0).half()}
+    content = safetensors.save(held, metadata={"format": "pt"})
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip() + b"   "
+    header += b" " * (len(header) % 2 == 0)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    tensors = load_safetensors(path)
+    assert tensors.keys() == held.keys()
+    for name, tensor in safetensors.load_file(path).items():
+        assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
+    safetensors.save_file({"a": torch.zeros(3, dtype=torch.int8)}, path)
+    with pytest.raises(ValueError, match="a has dtype I8, which is none of F64, F32, F16, BF16"):
+        load_safetensors(path)
 
 
 # What is wrong with a folder
