@@ -1,4 +1,4 @@
-"""The command line of checkpoint.py: what a checkpoint holds, and the same in another format."""
+"""checkpoint.py as a command: what a checkpoint holds, or the same model in another format."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ SOURCES = (
     "torch file (the assignment's, llama2.c's), llama2.c .bin, or folder with config.json and "
     "safetensors or pytorch_model.bin (Hugging Face's LlamaForCausalLM, pretrain.py's)"
 )
+DESCRIPTION = "Say what a checkpoint holds, or write the same model in another format."
 INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
 CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
 EPILOG = """
@@ -34,7 +35,7 @@ existing file DST is replaced when the new one is whole; a folder DST must be ne
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,convert}")
     info = commands.add_parser("info", help=INFO, description=INFO, allow_abbrev=False)
     info.add_argument("path", metavar="PATH", help=f"{SOURCES}, or a preset: {', '.join(PRESETS)}")

@@ -46,3 +46,12 @@ def write_version0(
                 file.write(
                     tensor.detach().float().contiguous().numpy().astype("<f4", copy=False).data
                 )
+
+
+def write_q80(
+    path: str | Path,
+    config: LlamaConfig,
+    tensors: Mapping[str, torch.Tensor],
+    group_size: int = 64,
+) -> float:
+    raise ValueError(f"{path}: 8-bit files cannot be written yet; use llama2c")
