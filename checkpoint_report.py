@@ -1,6 +1,7 @@
 """What a checkpoint, or a named shape, is made of, as text: its modules, their shapes and sizes.
 
-No weights are read: headers say all of it. The file does not import the network.
+Headers say all of it; of the weights only the two embeddings are compared, where a file holds both,
+to tell whether they are one. The file does not import the network.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from checkpoint import Checkpoint, expected_shapes, stored_tensors
+from checkpoint import Checkpoint, check_is_pretrained, expected_shapes, stored_tensors
 from config import PRESETS, LlamaConfig, resolve_arithmetic
 from model_plan import count_parameters, gigabytes, kv_cache_bytes, weight_bytes
 
@@ -41,11 +42,14 @@ def describe_preset(name: str) -> str:
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> str:
-    """The report of a checkpoint. Raises ValueError where its tensors contradict its model_args."""
+    """The report of a checkpoint. Raises ValueError where its tensors contradict its model_args, or
+    which is a trained classifier.
+    """
+    check_is_pretrained(checkpoint)
     arithmetic = resolve_arithmetic(checkpoint.recorded)
     # Where the file says nothing, the default's LayerNorm would add biases that it has not.
     norm = "layernorm" if checkpoint.has_biases else "rmsnorm"
-    config = checkpoint.make_config(**{"norm": norm, "attention": arithmetic.attention})
+    config = checkpoint.make_config(norm=norm, attention=arithmetic.attention)
     meta = stored_tensors(checkpoint, config).meta
     facts = [
         ("path", str(checkpoint.path)),

@@ -118,6 +118,8 @@ def prepare(
     try:
         tensors = RemappedTensors(open_files)
     except WrongNormError:
+        if not target.is_llama:
+            raise
         raise ValueError(
             f"{checkpoint.path} has LayerNorm biases that are not 0, and {target.name} means "
             f"RMSNorm: convert it --to assignment"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from checkpoint import read_checkpoint, save_checkpoint, save_folder
+from checkpoint_report import describe_checkpoint
 from config import PRESETS, LlamaConfig
 from conftest import ROOT, assert_relative, random_llama, random_tokens, tiny_config
 from conversion import parse_size, prepare
@@ -337,6 +338,7 @@ def test_another_arithmetic_is_refused(tmp_path, to: str):
         message = refusal(source, destination, to)
         assert f"{to} means RMSNorm and causal attention: convert it --to assignment" in message
     assert "LayerNorm biases that are not 0" in refusal(layer, destination, to, edition="llama2")
+    assert "use --norm layernorm" in refusal(layer, destination, "assignment", norm="rmsnorm")
     true = save_tiny(tmp_path / "true.pt")
     assert "bidirectional attention (explicit" in refusal(
         true, destination, to, attention="bidirectional"
@@ -376,6 +378,8 @@ def test_a_classifier_is_refused(tmp_path):
     config = tiny_config(**TRUE)
     save_checkpoint(source, config, random_llama(config).state_dict(), classifier={})
     assert "is a trained classifier" in refusal(source, tmp_path / "b", "huggingface")
+    with pytest.raises(ValueError, match="is a trained classifier"):
+        describe_checkpoint(read_checkpoint(source))
 
 
 def change(path: Path, **values: object) -> None:
