@@ -15,7 +15,6 @@ names.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ import huggingface
 import llama2c
 import meta_checkpoint
 from config import FIELD_NAMES, IGNORED_NAMES, LlamaConfig, expected_shapes
+from lazy_tensors import LazyTensors, meta_tensors
 from tensor_files import (
     INDEX_SUFFIX,
     REMEDY,
@@ -37,6 +37,7 @@ from tensor_files import (
     read_json,
     read_weights,
     save_plain,
+    write_json,
 )
 from utils import atomic_write
 
@@ -61,11 +62,17 @@ class Checkpoint:
     model_args: dict[str, Any]
     tensors: Mapping[str, torch.Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+    format: str = ""
 
     @property
     def recorded(self) -> dict[str, str]:
         """The norm and attention that the file says it was trained with, if it says so."""
         return {k: self.model_args[k] for k in ("norm", "attention") if k in self.model_args}
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether it holds LayerNorm's biases, also where it does not say what its norm is."""
+        return any(name.endswith("norm.bias") for name in self.tensors)
 
     def make_config(self, **overrides: Any) -> LlamaConfig:
         """The file's configuration, with overrides. Raises ValueError naming the file."""
@@ -118,6 +125,20 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     raise ValueError(f"{path} is neither a torch checkpoint nor a llama2.c .bin file; {REMEDY}")
 
 
+def check_is_pretrained(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for a classifier that was trained here, or a model with another head."""
+    if "classifier" in checkpoint.metadata:
+        raise ValueError(
+            f"{checkpoint.path} is a trained classifier, not a pretrained model; name the latter"
+        )
+    if "task_head" in checkpoint.metadata:
+        kind = huggingface.architecture_of(checkpoint.metadata["task_head"])
+        raise ValueError(
+            f"{checkpoint.path} is a {kind}: it has no output layer, so it cannot generate; "
+            "its head, if it has one, is loaded by task_heads.load_task_head"
+        )
+
+
 def check_exists(path: str | Path) -> None:
     """Raise FileNotFoundError, with a remedy, for a checkpoint that is not there."""
     if not Path(path).exists():
@@ -141,7 +162,7 @@ def _read_torch(path: Path) -> Checkpoint:
         if not (isinstance(tensor, torch.Tensor) and tensor.is_floating_point()):
             raise ValueError(f"{path}: {name} is not a tensor of floating-point numbers; {REMEDY}")
     rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
-    return Checkpoint(path, content["model_args"], tensors, rest)
+    return Checkpoint(path, content["model_args"], tensors, rest, "torch file")
 
 
 def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -167,25 +188,54 @@ def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.Tensor]:
-    """Exactly the float32 tensors that a model of this configuration needs.
+    """stored_tensors, in float32 and all of them at once."""
+    return {name: usable(tensor) for name, tensor in stored_tensors(checkpoint, config).items()}
+
+
+def stored_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> LazyTensors:
+    """Exactly the tensors that a model of this configuration needs, in the file's dtypes.
 
     LayerNorm biases may be missing (stories42M.pt has none) and are 0 then; a tied output.weight
     is the embedding itself. Raises ValueError naming file and keys for anything else that is
     missing, unexpected or of another shape.
     """
-    path, found = checkpoint.path, dict(checkpoint.tensors)
-    if config.n_layers > len(found):  # before n_layers names are built from a damaged number
+    path, held = checkpoint.path, checkpoint.tensors
+    if config.n_layers > len(held):  # before n_layers names are built from a damaged number
         raise ValueError(
-            f"{path} holds {len(found)} tensors, too few for n_layers={config.n_layers}; {REMEDY}"
+            f"{path} holds {len(held)} tensors, too few for n_layers={config.n_layers}; {REMEDY}"
         )
+    found = dict(meta_tensors(held))
     if config.tie_word_embeddings and "tok_embeddings.weight" in found:
         found["output.weight"] = found["tok_embeddings.weight"]
     if config.norm == "rmsnorm":
-        _drop_norm_biases(path, found)
+        for name in [name for name in found if name.endswith("norm.bias")]:
+            _check_zero(path, name, held[name])
+            del found[name]
     shapes = dict(expected_shapes(config))
     for name, shape in shapes.items():
         if name not in found and name.endswith("norm.bias"):
             found[name] = torch.zeros(shape)
+    _check_shapes(path, found, shapes)
+
+    def make(name: str) -> torch.Tensor:
+        if config.tie_word_embeddings and name == "output.weight":
+            name = "tok_embeddings.weight"
+        return held[name] if name in held else found[name]
+
+    return LazyTensors({name: found[name] for name in shapes}, make)
+
+
+def _check_zero(path: Path, name: str, bias: torch.Tensor) -> None:
+    if bias.count_nonzero():
+        raise WrongNormError(
+            f"{path}: {name} is not 0, and RMSNorm has no bias; "
+            "use --norm layernorm or another edition"
+        )
+
+
+def _check_shapes(
+    path: Path, found: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]]
+) -> None:
     missing = [name for name in shapes if name not in found]
     unexpected = [name for name in found if name not in shapes]
     wrong = [
@@ -204,17 +254,6 @@ def fit_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> dict[str, torch.
     ]
     if problems:
         raise ValueError(f"{path} does not fit its model_args: {'; '.join(problems)}; {REMEDY}")
-    return {name: usable(found[name]) for name in shapes}
-
-
-def _drop_norm_biases(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    for name in [name for name in tensors if name.endswith("norm.bias")]:
-        if tensors[name].count_nonzero():
-            raise WrongNormError(
-                f"{path}: {name} is not 0, and RMSNorm has no bias; "
-                "use --norm layernorm or another edition"
-            )
-        del tensors[name]
 
 
 def _first_few(names: list[str]) -> str:
@@ -230,7 +269,9 @@ def usable(tensor: torch.Tensor) -> torch.Tensor:
 
 def _read_llama2c(path: Path) -> Checkpoint:
     try:
-        return Checkpoint(path, *llama2c.read(path))
+        model_args, tensors, version = llama2c.read(path)
+        kind = f"llama2.c .bin file, version {version}"
+        return Checkpoint(path, model_args, tensors, format=kind)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {REMEDY}") from None
 
@@ -283,8 +324,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(data)
-    with atomic_write(folder / CONFIG_FILE) as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+    write_json(folder / CONFIG_FILE, content)
 
 
 def _read_folder(folder: Path) -> Checkpoint:
@@ -292,7 +332,8 @@ def _read_folder(folder: Path) -> Checkpoint:
     content = read_json(folder / CONFIG_FILE)
     kind = content.pop("model_type", None)
     if kind == OWN_MODEL_TYPE:
-        return Checkpoint(folder, content, migrate_names(folder, read_weights(folder)))
+        tensors = migrate_names(folder, read_weights(folder))
+        return Checkpoint(folder, content, tensors, format=f"folder of {OWN_MODEL_TYPE}")
     if kind != huggingface.MODEL_TYPE:
         raise ValueError(
             f"{folder / CONFIG_FILE} is of a {kind!r} model; only {huggingface.MODEL_TYPE!r} and "
@@ -306,7 +347,8 @@ def _read_folder(folder: Path) -> Checkpoint:
         about = "" if str(folder) in str(error) else f"{folder}: "
         raise ValueError(f"{about}{error}") from None
     head = {"task_head": content} if architecture in huggingface.HEADS else {}
-    return Checkpoint(folder, args, tensors, head)
+    kind = f"folder of Hugging Face's {architecture}"
+    return Checkpoint(folder, args, tensors, head, kind)
 
 
 def _read_meta(folder: Path) -> Checkpoint:
@@ -316,6 +358,14 @@ def _read_meta(folder: Path) -> Checkpoint:
         for path in meta_checkpoint.shard_paths(folder)
     }
     try:
-        return Checkpoint(folder, *meta_checkpoint.import_shards(params, shards))
+        model_args, tensors = meta_checkpoint.import_shards(params, shards)
+        kind = f"folder of Meta's, {len(shards)} shard{'s' * (len(shards) > 1)}"
+        return Checkpoint(folder, model_args, tensors, format=kind)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+
+
+if __name__ == "__main__":
+    from checkpoint_commands import main
+
+    main()

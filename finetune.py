@@ -6,7 +6,6 @@ never interrupted, because each epoch's randomness is seeded by (seed, epoch).
 """
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from evaluation import (
 from optimizer import AdamW
 from options import Options
 from sentiment_data import make_batches
-from utils import autocast, seed_everything
+from utils import autocast, require_free_disk, seed_everything
 
 # What a resumed run must share with the one that was interrupted.
 RESUME_FIELDS = (
@@ -95,12 +94,7 @@ def check_free_disk(path: Path, model: torch.nn.Module) -> None:
     needed = total + state + max(total, state) + trained + 10**6
     there = [path, beside(path, "resume")]
     needed -= sum(file.stat().st_size for file in there if file.exists())
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise ValueError(
-            f"{path.parent.resolve()} has {free / 1e6:.0f} MB free, training needs "
-            f"{needed / 1e6:.0f} MB for its checkpoints; free some, or set --checkpoint_out"
-        )
+    require_free_disk(path.parent, needed, "training", "set --checkpoint_out")
 
 
 def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None:

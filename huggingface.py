@@ -8,11 +8,13 @@ Shapes: C the model's width, D head_dim.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from config import ROPE_SCALINGS, LlamaConfig, RopeScaling
+from lazy_tensors import LazyTensors, meta_tensors
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
@@ -59,10 +61,12 @@ LEFT_OUT = {"num_key_value_heads": None, "rms_norm_eps": 1e-6}
 
 
 def architecture_of(content: dict[str, Any]) -> str:
-    """Which of their models a config.json is of. Raises ValueError for what is no list of names."""
+    """Which of their models a config.json is of. Raises ValueError for one that is none of Llama's,
+    and for what is no list of names.
+    """
     names = content.get("architectures") or [ARCHITECTURE]
-    if not (isinstance(names, list) and isinstance(names[0], str)):
-        raise ValueError(f"architectures is {names!r}, which is no list of names")
+    if not (isinstance(names, list) and all(str(name).startswith("Llama") for name in names)):
+        raise ValueError(f"architectures is {names!r}; {ARCHITECTURE} is supported")
     return names[0]
 
 
@@ -184,6 +188,7 @@ def import_config(content: dict[str, Any]) -> dict[str, Any]:
 
     The arithmetic is recorded: RMSNorm and causal attention.
     """
+    architecture_of(content)
     for name, value in FIXED.items():
         if content.get(name, value) != value:
             raise ValueError(f"{name} is {content[name]!r}, and only {value!r} is supported")
@@ -216,13 +221,15 @@ def export_config(config: LlamaConfig) -> dict[str, Any]:
 
 
 def import_tensors(
-    tensors: dict[str, torch.Tensor], args: dict[str, Any], architecture: str = ARCHITECTURE
-) -> dict:
+    tensors: Mapping[str, torch.Tensor], args: dict[str, Any], architecture: str = ARCHITECTURE
+) -> LazyTensors:
     """Their tensors → ours, query and key rows interleaved. Raises ValueError for unknown names.
 
     The RoPE frequencies that old files hold are dropped: they are computed here.
     """
     config = LlamaConfig(**args)
+    if config.n_layers > len(tensors):  # before n_layers names are built from a damaged number
+        raise ValueError(f"it holds {len(tensors)} tensors, too few for {config.n_layers} layers")
     known = our_names(config.n_layers, architecture)
     tensors = {k: t for k, t in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
     unknown = [name for name in tensors if name not in known]
@@ -233,21 +240,28 @@ def import_tensors(
         imported.pop("output.weight", None)  # as there: what a tied model's file holds is not read
     elif "output.weight" not in imported and architecture not in HEADS:
         raise ValueError(f"it lacks {their_name('output.weight')}, and says that it is not tied")
-    for name, tensor in imported.items():
+
+    def make(name: str) -> torch.Tensor:
+        tensor = imported[name]
         if is_rotated(name) and tensor.ndim == 2 and len(tensor) % config.head_dim == 0:
-            imported[name] = interleave_rows(tensor, config.head_dim)
-    return imported
+            return interleave_rows(tensor, config.head_dim)
+        return tensor
+
+    return LazyTensors(imported, make)
 
 
 def export_tensors(
-    tensors: dict[str, torch.Tensor], config: LlamaConfig, architecture: str = ARCHITECTURE
-) -> dict:
+    tensors: Mapping[str, torch.Tensor], config: LlamaConfig, architecture: str = ARCHITECTURE
+) -> LazyTensors:
     """Our tensors → theirs; a tied output embedding is left out."""
-    exported = {}
-    for name, tensor in tensors.items():
-        if name == "output.weight" and config.tie_word_embeddings:
-            continue
-        if is_rotated(name):
+    left_out = {"output.weight"} if config.tie_word_embeddings else set()
+    names = {their_name(name, architecture): name for name in tensors if name not in left_out}
+    meta = meta_tensors(tensors)
+
+    def make(name: str) -> torch.Tensor:
+        tensor = tensors[names[name]]
+        if is_rotated(names[name]):
             tensor = split_rows(tensor, config.head_dim)
-        exported[their_name(name, architecture)] = tensor.contiguous()
-    return exported
+        return tensor.contiguous()
+
+    return LazyTensors({theirs: meta[ours] for theirs, ours in names.items()}, make)

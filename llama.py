@@ -18,7 +18,7 @@ from torch import nn
 
 import generation
 from base_llama import LlamaPreTrainedModel, shapes_only
-from checkpoint import fit_tensors, read_checkpoint
+from checkpoint import check_is_pretrained, fit_tensors, read_checkpoint
 from compiled_decoding import CompiledDecoder, cache_capacity
 from config import (
     DEFAULT_EDITION,
@@ -434,14 +434,7 @@ def load_pretrained(
     decided and why.
     """
     checkpoint = read_checkpoint(path)
-    if "classifier" in checkpoint.metadata:
-        raise ValueError(f"{path} is a trained classifier, not a pretrained model; name the latter")
-    if "task_head" in checkpoint.metadata:
-        kind = checkpoint.metadata["task_head"]["architectures"][0]
-        raise ValueError(
-            f"{path} is a {kind}: it has no output layer, so it cannot generate; "
-            "its head, if it has one, is loaded by task_heads.load_task_head"
-        )
+    check_is_pretrained(checkpoint)
     arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
     tensors = fit_tensors(checkpoint, config)

@@ -152,8 +152,8 @@ def _read_header(path: Path) -> tuple[Header, dict[str, int]]:
         raise ValueError(f"not a llama2.c .bin file: {error}") from None
 
 
-def read(path: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
-    """model_args and float32 tensors, under the assignment's names, without RoPE's tables.
+def read(path: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor], int]:
+    """model_args, float32 tensors under the assignment's names, without RoPE's tables; version.
 
     Tensors are views of the mapped file, copy on write; those of version 2 are LazyTensors, made
     from their 8 bits at each access. Raises OSError, or ValueError that does not name the file.
@@ -182,8 +182,9 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None
 
-    tensors = LazyTensors(shapes, make)
-    return model_args, tensors if header.version == 2 else dict(tensors)
+    meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    tensors = LazyTensors(meta, make)
+    return model_args, tensors if header.version == 2 else dict(tensors), header.version
 
 
 def _dequantize(part: torch.Tensor, group_size: int) -> torch.Tensor:

@@ -99,16 +99,16 @@ def import_shards(params: dict[str, Any], shards: Shards) -> tuple[dict[str, Any
     for name in (EMBEDDING, OUTPUT, QUERY, GATE):
         if name not in tensors:
             raise ValueError(f"its shards lack {name}; get them again")
-    rows, dim = tensors.shapes[QUERY][0], args["dim"]
+    rows, dim = len(tensors.meta[QUERY]), args["dim"]
     if rows != dim:
         raise ValueError(
             f"{len(shards)} shards have {rows} rows of {QUERY}, and dim={dim} needs {dim}: shards "
             "are missing, or too many; get them again"
         )
     if args["vocab_size"] == -1:
-        args["vocab_size"] = tensors.shapes[EMBEDDING][0]
+        args["vocab_size"] = len(tensors.meta[EMBEDDING])
     by_rule = feed_forward_hidden_dim(dim, args["multiple_of"], params.get(MULTIPLIER))
-    args["hidden_dim"] = tensors.shapes[GATE][0]
+    args["hidden_dim"] = len(tensors.meta[GATE])
     if args["hidden_dim"] != by_rule:
         raise ValueError(
             f"{GATE} has {args['hidden_dim']} rows, and {PARAMS_FILE}'s dim, multiple_of and "
@@ -177,19 +177,19 @@ def _describe(tensor: torch.Tensor) -> str:
 
 def _join(shards: Shards, dim: int) -> LazyTensors:
     """Raises ValueError for a name that Llama has not, and for a part of an impossible shape."""
-    axes, shapes = {}, {}
+    axes, meta = {}, {}
     for name, tensor in next(iter(shards.values())).items():
         axes[name], shape = _axis(name, tensor, dim, len(shards)), list(tensor.shape)
         if axes[name] is not None:
             shape[axes[name]] *= len(shards)
-        shapes[name] = tuple(shape)
+        meta[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
 
     def make(name: str) -> torch.Tensor:
         parts = [shard[name] for shard in shards.values()]
         is_whole = axes[name] is None or len(parts) == 1
         return parts[0] if is_whole else torch.cat(parts, dim=axes[name])
 
-    return LazyTensors(shapes, make)
+    return LazyTensors(meta, make)
 
 
 def _axis(name: str, part: torch.Tensor, dim: int, shards: int) -> int | None:

@@ -27,6 +27,23 @@ def count_parameters(config: LlamaConfig) -> int:
     return total - config.tie_word_embeddings * config.vocab_size * config.dim
 
 
+def weight_bytes(config: LlamaConfig, dtype: str) -> int:
+    """Weights alone; in "int8" matrices have a byte a number and a bfloat16 scale a row
+    (decoding.quantize_rows), and norms stay float32.
+    """
+    if dtype in BYTES:
+        return count_parameters(config) * BYTES[dtype]
+    shapes = dict(expected_shapes(config))
+    if config.tie_word_embeddings:
+        del shapes["output.weight"]
+    return sum(
+        math.prod(shape) + BYTES["bfloat16"] * shape[0]
+        if len(shape) > 1
+        else math.prod(shape) * BYTES["float32"]
+        for shape in shapes.values()
+    )
+
+
 def activation_bytes(config: LlamaConfig, shape: TrainingShape) -> int:
     """What the backward pass needs of the forward pass, without recomputation.
 

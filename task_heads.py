@@ -281,7 +281,9 @@ def load_task_head(folder: str | Path) -> TaskHead:
     missing = [name for name in names if name not in checkpoint.tensors]
     if missing:
         raise ValueError(f"{folder} is a {architecture}, and lacks its head's {missing[0]}")
-    state = {name: checkpoint.tensors.pop(name) for name in names}
+    state = {name: checkpoint.tensors[name] for name in names}
+    rest = {name: t for name, t in checkpoint.tensors.items() if name not in state}
+    checkpoint = dataclasses.replace(checkpoint, tensors=rest)
     config = checkpoint.make_config()  # tied, as there is no output layer
     backbone = fit_tensors(checkpoint, config)
     del backbone["output.weight"]
@@ -323,4 +325,4 @@ def save_task_head(folder: str | Path, model: TaskHead) -> None:
         for name, tensor in merged_state_dict(model).items()
     }
     tensors = huggingface.export_tensors(state, config, architecture)
-    write_folder(folder, content | model.fields(), tensors)
+    write_folder(folder, content | model.fields(), dict(tensors))

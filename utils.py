@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,6 +87,48 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes its name when the block ends well.
+
+    Raises ValueError as check_new_folder does, OSError if the folder cannot be written.
+    """
+    path = Path(path).resolve()
+    check_new_folder(path)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            path.rmdir()  # it is empty
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise ValueError unless a folder can be made at `path`: nothing is there, or an empty one."""
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{path} is a folder with files in it; give another name, or empty it")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is not a folder; give another name")
+    _check_parent(path)
+
+
+def require_free_disk(folder: Path, needed: int, use: str, remedy: str) -> None:
+    """Raise ValueError unless `folder`'s disk has `needed` bytes free for `use`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder.resolve()} has {free / 1e6:.0f} MB free, {use} needs {needed / 1e6:.0f} MB; "
+            f"free some, or {remedy}"
+        )
+
+
 def _check_regular(path: Path) -> None:
     """Raise ValueError for a folder, a pipe or a device: a rename would put a file in its place."""
     if path.is_dir():
@@ -95,13 +138,16 @@ def _check_regular(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete temporary files that a killed process left for the same target."""
+    """Delete temporary files and folders that a killed process left for the same target."""
     if os.name != "posix":  # elsewhere os.kill(pid, 0) does more than ask
         return
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         pid = leftover.name.split(".")[-2]
         if pid.isdigit() and not _is_running(int(pid)):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -141,6 +187,10 @@ def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -
 
 def _check_writable(path: Path) -> None:
     _check_regular(path)
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: folder {path.parent} does not exist; create it")
     probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")

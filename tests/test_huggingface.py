@@ -10,6 +10,7 @@ import huggingface
 from config import LlamaConfig
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
 from llama import Llama, load_pretrained
+from tensor_files import load_safetensors
 
 transformers = pytest.importorskip("transformers")
 save_file = pytest.importorskip("safetensors.torch").save_file
@@ -238,7 +239,7 @@ def test_exported_scaling_is_what_transformers_loads(tmp_path, scaling: dict, th
     content = huggingface.export_config(llama.config)
     (tmp_path / "config.json").write_text(json.dumps(content))
     tensors = huggingface.export_tensors(llama.state_dict(), llama.config)
-    save_file(tensors, tmp_path / "model.safetensors")
+    save_file(dict(tensors), tmp_path / "model.safetensors")
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
     assert model.config.rope_parameters == scaling | {"rope_theta": theta}
     assert_same_lengths(llama, model)
@@ -249,6 +250,25 @@ def test_exported_scaling_is_what_transformers_loads(tmp_path, scaling: dict, th
     assert load_pretrained(tmp_path).config == llama.config
     del content["rope_parameters"]
     assert huggingface.import_config(content) == args
+
+
+def test_safetensors_whose_data_is_not_aligned(tmp_path):
+    """A header of odd length is allowed: safetensors' own loader is the oracle."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "model.safetensors"
+    held = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(2, 0).half()}
+    content = safetensors.save(held, metadata={"format": "pt"})
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip() + b"   "
+    header += b" " * (len(header) % 2 == 0)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    tensors = load_safetensors(path)
+    assert tensors.keys() == held.keys()
+    for name, tensor in safetensors.load_file(path).items():
+        assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
+    safetensors.save_file({"a": torch.zeros(3, dtype=torch.int8)}, path)
+    with pytest.raises(ValueError, match="a has dtype I8, which is none of F64, F32, F16, BF16"):
+        load_safetensors(path)
 
 
 # What is wrong with a folder

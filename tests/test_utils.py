@@ -13,6 +13,7 @@ import torch
 
 from conftest import ROOT
 from utils import (
+    atomic_folder,
     atomic_write,
     check_outputs,
     choose_device,
@@ -53,6 +54,44 @@ def test_kill_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path):
     with atomic_write(path) as file:
         file.write("new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_atomic_folder_appears_whole(tmp_path):
+    path = tmp_path / "out"
+    for _ in range(2):  # new, and empty
+        with atomic_folder(path) as folder:
+            (folder / "a").write_text("a")
+            assert not path.exists() or not any(path.iterdir())
+        assert os.listdir(tmp_path) == ["out"] and (path / "a").read_text() == "a"
+        (path / "a").unlink()
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "other") as folder:
+        (folder / "a").write_text("a")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_atomic_folder_takes_no_other_place(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "mine").write_text("mine")
+    for place, message in (
+        (path, "folder with files in it; give another name"),
+        (path / "mine", "is not a folder"),
+        (tmp_path / "no" / "out", "does not exist; create it"),
+    ):
+        with pytest.raises(ValueError, match=message), atomic_folder(place):
+            pass
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "mine"]
+
+
+def test_a_killed_processs_folder_is_cleaned_up(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1, text=True
+    )
+    (tmp_path / f".out.{done.stdout.strip()}.tmp" / "deep").mkdir(parents=True)
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_check_outputs(tmp_path):

@@ -1,0 +1,89 @@
+"""checkpoint.py as a command: what a checkpoint holds, or the same model in another format."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from checkpoint import read_checkpoint
+from checkpoint_report import describe_checkpoint, describe_preset
+from command_line import OneLineParser, one_line_errors
+from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
+from conversion import MAX_SHARD_SIZE, TARGETS, prepare
+from utils import raise_on_sigterm
+
+PROGRAM = "checkpoint.py"
+SOURCES = (
+    "torch file (the assignment's, llama2.c's), llama2.c .bin, or folder with config.json and "
+    "safetensors or pytorch_model.bin (Hugging Face's LlamaForCausalLM, pretrain.py's)"
+)
+DESCRIPTION = "Say what a checkpoint holds, or write the same model in another format."
+INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
+CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
+EPILOG = """
+assignment   torch file, dict(model, model_args), under the assignment's names
+huggingface  new folder: config.json, model.safetensors or shards, generation_config.json, and the
+             source's tokenizer where there is one
+llama2c      llama2.c's .bin, version 0, float32
+llama2c-q80  llama2.c's .bin, version 2, 8 bits
+
+All but the first can only mean RMSNorm and causal attention. A file that does not record its
+arithmetic is taken for that, and a line says so; a model of another arithmetic is refused. An
+existing file DST is replaced when the new one is whole; a folder DST must be new or empty.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,convert}")
+    info = commands.add_parser("info", help=INFO, description=INFO, allow_abbrev=False)
+    info.add_argument("path", metavar="PATH", help=f"{SOURCES}, or a preset: {', '.join(PRESETS)}")
+    convert = commands.add_parser(
+        "convert",
+        help=CONVERT,
+        description=CONVERT,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    convert.add_argument("source", metavar="SRC", help=SOURCES)
+    convert.add_argument("destination", metavar="DST", help="file, or for huggingface folder")
+    convert.add_argument("--to", required=True, choices=tuple(TARGETS), help="the format of DST")
+    for name, choices in (("edition", tuple(EDITIONS)), ("norm", NORMS), ("attention", ATTENTIONS)):
+        help_text = f"{name} of the model, whatever SRC records"
+        convert.add_argument(f"--{name}", choices=choices, help=help_text)
+    convert.add_argument(
+        "--max_shard_size",
+        default=MAX_SHARD_SIZE,
+        metavar="SIZE",
+        help="largest file of weights of a huggingface folder, as 500MB (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = vars(make_parser().parse_args(argv))
+    run = {"info": info, "convert": convert}[args.pop("command")]
+    with one_line_errors(PROGRAM):
+        raise_on_sigterm()
+        run(**args)
+
+
+def info(path: str) -> None:
+    if path in PRESETS and not Path(path).exists():
+        print(describe_preset(path))
+    else:
+        print(describe_checkpoint(read_checkpoint(path)))
+
+
+def convert(source: str, destination: str, **options: str | None) -> None:
+    plan = prepare(source, destination, **options)
+    for note in plan.notes:
+        print(note)
+    told = len(plan.notes)
+    with tqdm(total=plan.bytes_to_read, unit="B", unit_scale=True, disable=None) as bar:
+        plan.write(bar.update)
+    for note in plan.notes[told:]:
+        print(note)
+    print(f"wrote {destination}")
