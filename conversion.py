@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import huggingface
+import llama2c
 from checkpoint import (
     CONFIG_FILE,
     Checkpoint,
@@ -27,7 +28,7 @@ from checkpoint import (
 from config import EDITIONS, Arithmetic, LlamaConfig, resolve_arithmetic
 from lazy_tensors import LazyTensors, RemappedTensors
 from tensor_files import read_json, save_plain_lazily, save_safetensors, write_json
-from tokenizer import TOKENIZER_MODEL, Tokenizer, find_tokenizer
+from tokenizer import TOKENIZER_MODEL, Tokenizer, find_tokenizer, load_tokenizer
 from utils import atomic_folder, check_new_folder, check_outputs, require_free_disk
 
 TRUE_LLAMA = {name: getattr(EDITIONS["llama2"], name) for name in ("norm", "attention")}
@@ -258,8 +259,9 @@ def find_own_tokenizer(source: Path, vocab_size: int) -> Tokenizer | None:
     found, source = find_tokenizer(source), source.resolve()
     if not found.is_file() or found.resolve().parent not in (source, source.parent):
         return None
-    tokenizer = Tokenizer(tokenizer_model=found)
-    return tokenizer if tokenizer.n_words == vocab_size else None
+    tokenizer = load_tokenizer(found)
+    is_own = isinstance(tokenizer, Tokenizer) and tokenizer.n_words == vocab_size
+    return tokenizer if is_own else None
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -272,16 +274,15 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def write_llama2c(plan: Plan) -> None:
-    import llama2c
-
     llama2c.write_version0(plan.destination, plan.config, plan.tensors)
 
 
 def write_llama2c_q80(plan: Plan) -> None:
-    import llama2c
-
-    error = llama2c.write_q80(plan.destination, plan.config, plan.tensors)
-    plan.notes.append(f"largest error of a weight by rounding to 8 bits: {error:.3g}")
+    rounding = llama2c.write_q80(plan.destination, plan.config, plan.tensors)
+    plan.notes.append(
+        f"8 bits, in groups of {rounding.group_size}: the largest error of a weight is "
+        f"{rounding.absolute:.3g}, or {rounding.relative:.3f} of its group's scale"
+    )
 
 
 TARGETS = {
@@ -290,9 +291,7 @@ TARGETS = {
         Target("assignment", write_assignment, lambda tensor: tensor.nbytes, is_llama=False),
         Target("huggingface", write_huggingface, lambda tensor: tensor.nbytes, is_folder=True),
         Target("llama2c", write_llama2c, lambda tensor: 4 * tensor.numel()),
-        # Groups of 64 weights share a float32 scale; vectors stay float32.
-        Target(
-            "llama2c-q80", write_llama2c_q80, lambda t: t.numel() * (17 / 16 if t.ndim > 1 else 4)
-        ),
+        # Groups of 64 weights, in odd shapes down to 4, share a float32 scale; norms stay float32.
+        Target("llama2c-q80", write_llama2c_q80, lambda t: t.numel() * (2 if t.ndim > 1 else 4)),
     )
 }

@@ -19,6 +19,7 @@ from conversion import parse_size, prepare
 from lazy_tensors import RemappedTensors
 from llama import load_pretrained
 from tensor_files import load_plain
+from test_meta_checkpoint import write_meta
 from tokenizer import Tokenizer
 
 TRUE = {"norm": "rmsnorm", "attention": "causal"}
@@ -100,6 +101,39 @@ def test_llama2c_widens_exactly(tmp_path, dtype: torch.dtype):
     half, full = read_checkpoint(source).tensors, read_checkpoint(tmp_path / "b.bin").tensors
     for name, tensor in full.items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor.to(dtype), half[name])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_to_8_bits_and_on(tmp_path, tied: bool):
+    """Every weight within half a step of its group's scale, and what was rounded stays as it is."""
+    source = save_tiny(tmp_path / "a.pt", tie_word_embeddings=tied, dim=64, hidden_dim=128)
+    plan = prepare(source, tmp_path / "b.bin", "llama2c-q80")
+    plan.write()
+    assert plan.notes[-1].startswith("8 bits, in groups of 64: the largest error of a weight is ")
+    exact, rounded = read_checkpoint(source).tensors, read_checkpoint(tmp_path / "b.bin").tensors
+    largest = 0.0
+    for name, tensor in rounded.items():
+        error = (tensor - exact[name]).abs()
+        if tensor.ndim == 1:
+            assert error.max() == 0
+            continue
+        steps = exact[name].view(-1, 64).abs().amax(1, keepdim=True) / 127
+        assert (error.view(-1, 64) <= steps * (0.5 + 2e-5)).all()
+        largest = max(largest, error.max().item())
+    assert f"is {largest:.3g}, or 0.5" in plan.notes[-1]
+    folder = convert(tmp_path / "b.bin", tmp_path / "c", "huggingface")
+    assert bits(folder) == bits(tmp_path / "b.bin")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_from_metas_shards(tmp_path, count: int):
+    llama = random_llama(tiny_config(**TRUE, tie_word_embeddings=False))
+    meta = write_meta(tmp_path / "meta", llama, count)
+    folder = convert(meta, tmp_path / "a", "huggingface", max_shard_size="9KB")
+    back = convert(folder, tmp_path / "b.pt", "assignment")
+    assert bits(meta) == bits(folder) == bits(back)
+    for name, tensor in read_checkpoint(back).tensors.items():
+        assert torch.equal(tensor, llama.state_dict()[name])
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
