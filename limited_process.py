@@ -26,9 +26,16 @@ MAX_FILE_BYTES = 256 * MEBIBYTE
 MAX_PROCESSES = 4096  # of the user in all, as the system counts; root is never held to it
 
 # Limits are set in a process between, not in preexec_fn, which is unsafe in a threaded caller. It
-# waits, because the first process of a namespace does not get the signals of those in it.
+# waits, because the first process of a namespace does not get the signals of those in it, and ends
+# the others in time should the caller have been killed.
 BOOTSTRAP = """
-import contextlib, os, resource, sys
+import contextlib, os, resource, signal, sys
+def stop(*_):
+    with contextlib.suppress(OSError):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(137)
+signal.signal(signal.SIGALRM, stop)
+signal.alarm(int(sys.argv[1]) + 1)
 for name, bound in zip(("CPU", "AS", "FSIZE", "CORE", "NPROC"), map(int, sys.argv[1:6])):
     kind = getattr(resource, "RLIMIT_" + name)
     hard = resource.getrlimit(kind)[1]
@@ -37,6 +44,7 @@ for name, bound in zip(("CPU", "AS", "FSIZE", "CORE", "NPROC"), map(int, sys.arg
         resource.setrlimit(kind, (bound, bound))
 pid = os.fork()
 if pid == 0:
+    signal.alarm(0)
     os.execv(sys.argv[6], sys.argv[6:])
 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 sys.exit(status if status >= 0 else 128 - status)
@@ -118,7 +126,7 @@ def isolation() -> tuple[str, ...]:
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int | None:
-    """The return code, None if the time was up; in any case the whole group is gone after this."""
+    """The return code, None if the time was up; in any case the whole group is killed."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

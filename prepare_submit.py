@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat, zip_longest
 from pathlib import Path
 
@@ -73,6 +74,10 @@ class PredictionFile:
     data_name: str
     n_labels: int
     suffix: str
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.n_labels)))
 
 
 PredictionFiles = Mapping[str, PredictionFile]  # by file name
@@ -216,9 +221,8 @@ def _line_fault(file: PredictionFile, line: str, sentence: str | None) -> str | 
     label, separator, found = line.partition(SEPARATOR)
     if not separator:
         return f"{shown(line)} is not of the form PREDICTION{SEPARATOR}SENTENCE"
-    labels = [str(label) for label in range(file.n_labels)]
-    if label not in labels:
-        return f"label {shown(label)} is not one of {', '.join(labels)}"
+    if label not in file.labels:
+        return f"label {shown(label)} is not one of {', '.join(file.labels)}"
     found, expected = found.rstrip(), ((sentence or "") + file.suffix).rstrip()
     if sentence is None:  # only the prompt is known
         found = found[max(0, len(found) - len(expected)) :]

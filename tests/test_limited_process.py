@@ -1,13 +1,16 @@
 """limited_process.py: every limit is met by a program that goes beyond it."""
 
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import limited_process
+from conftest import ROOT
 from limited_process import MAX_OUTPUT_BYTES, Outcome, run_limited
 
 GIBIBYTE = 1024**3
@@ -23,6 +26,13 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
 
 
 def test_streams_input_and_status(tmp_path):
@@ -52,7 +62,7 @@ def test_time_is_bounded_and_children_end_with_it(tmp_path, monkeypatch):
     outcome = run(tmp_path, code, seconds=1)
     assert (outcome.returncode, outcome.timed_out) == (None, True)
     assert time.monotonic() - start < 5
-    assert not is_running(int(outcome.stdout))
+    assert within(5, lambda: not is_running(int(outcome.stdout)))
 
 
 def test_child_that_is_left_behind_ends_with_its_parent(tmp_path):
@@ -70,6 +80,28 @@ def test_child_that_is_left_behind_ends_with_its_parent(tmp_path):
     last = (tmp_path / "alive").stat().st_mtime_ns
     time.sleep(0.3)
     assert (tmp_path / "alive").stat().st_mtime_ns == last
+
+
+def test_caller_that_is_killed(tmp_path):
+    """Nobody is left who would end the command: it ends by itself, isolated or not."""
+    child = "import time\nwhile True: open('alive', 'w').write(str(time.time())); time.sleep(.05)"
+    folders = [tmp_path / "a", tmp_path / "b"]
+    callers = []
+    for folder, line in zip(folders, ("", "limited_process.isolation = lambda: ()\n"), strict=True):
+        folder.mkdir()
+        code = f"import sys, limited_process\nfrom pathlib import Path\n{line}"
+        command = f"[sys.executable, '-c', {child!r}]"
+        code += f"limited_process.run_limited({command}, Path(sys.argv[1]), 1, 2**30)"
+        callers.append(subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT))
+    marks = [folder / "alive" for folder in folders]
+    assert within(20, lambda: all(mark.exists() for mark in marks))
+    for caller in callers:
+        caller.kill()
+        caller.wait()
+    time.sleep(4)
+    last = [mark.stat().st_mtime_ns for mark in marks]
+    time.sleep(0.3)
+    assert [mark.stat().st_mtime_ns for mark in marks] == last
 
 
 def test_processor_time_is_bounded(tmp_path):
