@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from command_line import OneLineParser, describe, one_line_errors
@@ -168,8 +169,22 @@ def grade_class(
     """
     from joblib import Parallel, delayed  # scikit-learn brings it
 
-    work = (delayed(grade_submission)(p, name, standard, plan) for name, p in submissions.items())
-    return mark_equal_outputs(Parallel(n_jobs=jobs)(work))
+    work = [delayed(grade_submission)(p, name, standard, plan) for name, p in submissions.items()]
+    try:
+        grades = Parallel(n_jobs=jobs)(work)
+    except BrokenProcessPool:  # one of them ended the process that read it: which?
+        grades = [_grade_alone(one, name) for one, name in zip(work, submissions, strict=True)]
+    return mark_equal_outputs(grades)
+
+
+def _grade_alone(work: tuple, name: str) -> Grade:
+    """Grade in a process that nothing else is done in."""
+    from joblib import Parallel
+
+    try:
+        return Parallel(n_jobs=2)([work])[0]
+    except BrokenProcessPool:
+        return Grade(name, refusal="cannot be graded: it ended the process that read it")
 
 
 def write_results(options: argparse.Namespace, grades: Sequence[Grade], standard: Standard) -> None:

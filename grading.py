@@ -67,7 +67,6 @@ DRIFT = 0.01
 INDEPENDENT_RUNS = "independent runs differ in 83 to 391 of 1,101 lines"
 N_DEMO_LABELS = {"demo": 5}
 GREEDY_TEXT = GENERATED_FILES[0]
-STARTS = (*PROMPT_TEXTS, bundled.PROMPT_TEXT)
 MAX_PROBLEMS = 50  # of one submission; a zip can have a thousand
 
 
@@ -82,7 +81,7 @@ class Reference:
 @dataclass(frozen=True)
 class Standard:
     """What all submissions are graded by; `gold` has the labels of the data files that are there,
-    `references` are by edition.
+    `references` are by edition, and generated texts start with one of `prompts`.
     """
 
     edition: str
@@ -90,6 +89,7 @@ class Standard:
     sentences: Sentences
     gold: Mapping[str, Sequence[int]]
     references: Mapping[str, Reference]
+    prompts: tuple[str, ...] = PROMPT_TEXTS
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,12 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
     or ValueError for files that cannot be graded by.
     """
     folder = data or Path(__file__).resolve().parent / "data"
-    n_labels = N_LABELS
+    n_labels, prompts = N_LABELS, PROMPT_TEXTS
     if not any((folder / f"{name}.txt").is_file() for name in N_LINES):
         if data is not None:
             raise ValueError(f"{data} holds none of {', '.join(f'{n}.txt' for n in N_LINES)}")
         bundled.announce("data")
-        folder, n_labels = bundled.FOLDER, N_DEMO_LABELS
+        folder, n_labels, prompts = bundled.FOLDER, N_DEMO_LABELS, (bundled.PROMPT_TEXT,)
     files = prediction_files(n_labels)
     sentences, gold = {}, {}
     for name in dict.fromkeys(file.data_name for file in files.values()):
@@ -168,7 +168,7 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
             examples = read_examples(path)
             sentences[name] = [sentence for _, sentence in examples]
             gold[name] = _gold_labels(path, examples, n_labels[name.split("-")[0]])
-    standard = Standard(edition, files, sentences, gold, {})
+    standard = Standard(edition, files, sentences, gold, {}, prompts)
     references = _read_references(reference, standard) if reference else {}
     return replace(standard, references=references)
 
@@ -252,7 +252,9 @@ def _refusal(submission: Submission) -> str | None:
 
 def grade_files(submission: Submission, name: str, size: int, standard: Standard) -> Grade:
     """The part of `grade_submission` that is about what a submission holds."""
-    problems = check_submission(submission, submission.top, standard.sentences, standard.files)
+    problems = check_submission(
+        submission, submission.top, standard.sentences, standard.files, standard.prompts
+    )
     if len(problems) > MAX_PROBLEMS:
         more = f"{len(problems) - MAX_PROBLEMS} more problems are left out"
         problems = [*problems[:MAX_PROBLEMS], Problem("warning", "zip", more)]
@@ -342,7 +344,7 @@ def compare_all(
             yield compare_labels(file, found, known, standard.edition)
     texts = {edition: r.text for edition, r in references if r.text is not None}
     if text and texts:
-        yield compare_text(text, texts, standard.edition)
+        yield compare_text(text, texts, standard.edition, standard.prompts)
 
 
 def compare_labels(
@@ -378,11 +380,15 @@ def compare_labels(
     return Agreement(file, "differs", share, against, alike, what)
 
 
-def compare_text(text: str, references: Mapping[str, str], edition: str) -> Agreement:
+def compare_text(
+    text: str, references: Mapping[str, str], edition: str, prompts: tuple[str, ...] = PROMPT_TEXTS
+) -> Agreement:
     """The text at temperature 0. One near-tie that falls otherwise changes all that follows, so
     that a share of equal words, unlike one of lines, proves no other arithmetic.
     """
-    shares = {name: _common_words(text, reference) for name, reference in references.items()}
+    shares = {
+        name: _common_words(text, reference, prompts) for name, reference in references.items()
+    }
     equal = tuple(name for name, reference in references.items() if reference == text)
     nearest = max(shares, key=lambda name: shares[name][0])
     against = edition if edition in shares else (*equal, nearest)[0]
@@ -399,11 +405,11 @@ def compare_text(text: str, references: Mapping[str, str], edition: str) -> Agre
     return Agreement(GREEDY_TEXT, "differs", share, against, equal, what)
 
 
-def _common_words(text: str, reference: str) -> tuple[int, int]:
+def _common_words(text: str, reference: str, prompts: tuple[str, ...]) -> tuple[int, int]:
     """How many words behind the prompt are the reference's, up to the first other one, and how
     many the reference has; none if the prompts are two.
     """
-    prompt = next((start for start in STARTS if reference.startswith(start)), "")
+    prompt = next((start for start in prompts if reference.startswith(start)), "")
     words = reference.removeprefix(prompt).split()
     found = text.removeprefix(prompt).split() if text.startswith(prompt) else []
     common = takewhile(lambda pair: pair[0] == pair[1], zip(words, found, strict=False))

@@ -35,12 +35,12 @@ h2 { font-size: 1.05rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 .note { color: #57606a; margin: .2rem 0; }
 .wide { overflow-x: auto; margin: 1.2rem 0 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #d8dee4; text-align: right;
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #d8dee4; text-align: right;
   white-space: nowrap; }
 th { font-weight: 600; background: #f6f8fa; }
 th.group { text-align: center; border-left: 1px solid #d8dee4; }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
-  min-width: 9rem; max-width: 18rem; }
+  min-width: 7rem; max-width: 18rem; }
 td.reason { text-align: left; white-space: normal; }
 tbody tr:hover td { box-shadow: inset 0 0 0 99rem #0000000a; }
 .low { background: #ffd8d3; } .high { background: #ddf4ff; } .warn { background: #fff1c2; }
@@ -101,6 +101,10 @@ def counts(grade: Grade) -> tuple[int, int]:
     return found["error"], found["warning"]
 
 
+def size_cell(grade: Grade) -> str:
+    return f"{grade.size / 1e6:.1f} MB" if grade.size else "-"
+
+
 def checks_cell(grade: Grade) -> str:
     passed = sum(check.verdict == "pass" for check in grade.checks)
     return f"{passed} of {len(grade.checks)}" if grade.checks else "-"
@@ -157,14 +161,22 @@ def _grid(grades: Sequence[Grade], standard: Standard) -> tuple[list[list[str]],
     groups = [
         data if i == 0 or pairs[i - 1][0] != data else "" for i, (data, _) in enumerate(pairs)
     ]
-    above = ["", "", "", "", *groups, *("" for _ in more), *([""] if has_checks else [])]
-    below = ["submission", "status", "err", "warn", *(SHORT.get(m, m) for _, m in pairs), *more]
+    above = ["", "", "", "", "", *groups, *("" for _ in more), *([""] if has_checks else [])]
+    below = [
+        "submission",
+        "status",
+        "size",
+        "err",
+        "warn",
+        *(SHORT.get(m, m) for _, m in pairs),
+        *more,
+    ]
     below += ["checks"] if has_checks else []
     rows = []
     for grade in grades:
         cells = {output.file: cell_of(output) for output in grade.outputs}
         row = [one_line(shorten(grade.name, NAME_WIDTH)), grade.status]
-        row += ["-", "-"] if grade.refusal else map(str, counts(grade))
+        row += [size_cell(grade), *(["-", "-"] if grade.refusal else map(str, counts(grade)))]
         row += [cells.get(file, "-") for file in files]
         row += agreement_cells(grade) if standard.references else []
         row += [checks_cell(grade)] if has_checks else []
@@ -283,9 +295,16 @@ def _text(text: str) -> str:
 def _head(grades: Sequence[Grade], standard: Standard) -> str:
     pairs = [split_name(file, standard) for file in scored_files(standard)]
     groups = Counter(data for data, _ in pairs)
-    top = '<th colspan="4"></th>'
+    top = '<th colspan="5"></th>'
     top += "".join(f'<th class="group" colspan="{n}">{_text(d)}</th>' for d, n in groups.items())
-    names = ["submission", "status", "errors", "warnings", *(SHORT.get(m, m) for _, m in pairs)]
+    names = [
+        "submission",
+        "status",
+        "size",
+        "errors",
+        "warnings",
+        *(SHORT.get(m, m) for _, m in pairs),
+    ]
     if standard.references:
         top += '<th class="group" colspan="2">reference</th>'
         names += ["lines", "temp 0"]
@@ -301,10 +320,10 @@ def _row(i: int, grade: Grade, grades: Sequence[Grade], standard: Standard) -> s
     files = scored_files(standard)
     n_checks = int(any(each.checks for each in grades))
     if grade.refusal is not None:
-        span = 2 + len(files) + (2 if standard.references else 0) + n_checks
+        span = 3 + len(files) + (2 if standard.references else 0) + n_checks
         cells.append(f'<td class="reason" colspan="{span}">{_text(grade.refusal)}</td>')
         return f"<tr>{''.join(cells)}</tr>\n"
-    cells += [_td(str(count)) for count in counts(grade)]
+    cells += [_td(size_cell(grade)), *(_td(str(count)) for count in counts(grade))]
     outputs = {output.file: output for output in grade.outputs}
     cells += [_output_td(outputs[file]) for file in files]
     if standard.references:

@@ -112,6 +112,7 @@ def check_submission(
     student_id: str,
     sentences: Sentences,
     predictions: PredictionFiles = PREDICTION_FILES,
+    prompts: tuple[str, ...] = PROMPT_TEXTS,
 ) -> list[Problem]:
     """Everything wrong with a submission, errors first; an empty list if nothing is.
 
@@ -124,9 +125,11 @@ def check_submission(
         problems += _check_names(submission, student_id, required)
         problems += _check_sources(submission, required)
         for name in required:
-            if name in submission.files:
-                file = predictions.get(name)
-                problems += _check_file(name, submission.files[name], file, sentences)
+            content = submission.files.get(name)
+            if content is not None and name in GENERATED_FILES:
+                problems += _check_generated(name, content, prompts)
+            elif content is not None:
+                problems += _check_file(name, content, predictions.get(name), sentences)
     return sorted(problems, key=lambda problem: problem.severity)  # "error" < "warning"
 
 
@@ -155,9 +158,7 @@ def _check_file(
     name: str, content: bytes, file: PredictionFile | None, sentences: Sentences
 ) -> Iterator[Problem]:
     try:
-        if name in GENERATED_FILES:
-            check_generated(content)
-        elif file is not None:
+        if file is not None:
             for oddity in harmless_oddities(content):
                 yield Problem("warning", name, oddity)
             labels = read_predictions(file, content, sentences)
@@ -170,14 +171,19 @@ def _check_file(
         yield Problem("error", name, str(error))
 
 
-def check_generated(content: bytes) -> None:
-    """Raise ValueError if this is no generated text: it starts with an edition's prompt."""
-    text = decode_text(content)
-    if not text.startswith(PROMPT_TEXTS):
+def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Iterator[Problem]:
+    """A generated text starts with one of the prompts."""
+    try:
+        text = decode_text(content)
+    except ValueError as error:
+        yield Problem("error", name, str(error))
+        return
+    if not text.startswith(prompts):
         found = f"starts with {shown(text[:20])}" if text.strip() else "is empty"
-        starts = " or ".join(shown(prompt[:20]) for prompt in PROMPT_TEXTS)
+        starts = " or ".join(shown(prompt[:20]) for prompt in prompts)
         again = "write it with run_llama.py --option generate"
-        raise ValueError(f"{found}, it must start with the prompt, {starts}: {again}")
+        what = f"{found}, it must start with the prompt, {starts}: {again}"
+        yield Problem("error", name, what)
 
 
 # --- prediction files ---

@@ -211,11 +211,12 @@ def test_bundled_data_stands_in(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("grading.__file__", str(tmp_path / "grading.py"))
     text = (ROOT / "data" / "demo" / "demo-dev.txt").read_bytes()
     (tmp_path / "demo-dev-lora-output.txt").write_bytes(text)
-    (tmp_path / "llama.py").write_bytes(b"x = 1")
+    (tmp_path / "generated-sentence-temp-0.txt").write_text("Once upon a time, there was a cat")
     status, out, err = run(capsys, tmp_path)
     assert status == 0
     assert "using the bundled data" in err
     assert "1.000?" in out
+    assert "must start with" not in out
 
 
 @pytest.mark.parametrize(
@@ -256,6 +257,20 @@ def test_class_goes_on_whatever_one_brings_about(folder, monkeypatch, capsys):
     status, out, _ = run(capsys, folder / "class" / "good0.zip", f"--data={folder / 'data'}")
     assert status == 1
     assert "refused: cannot be graded: RecursionError: of this one\\x1b[31m" in out
+
+
+def test_process_that_ends_is_one_row(folder):
+    """What an interpreter's own fault would do; the others are graded all the same."""
+
+    class Deadly(type(Path())):
+        def is_dir(self):
+            os._exit(3)
+
+    standard = grade.read_standard("mmia", folder / "data", None)
+    submissions = {"a": folder / "class" / "good0.zip", "b": Deadly("b")}
+    grades = grade.grade_class(submissions, standard, jobs=2)
+    assert [(g.name, g.status) for g in grades] == [("a", "ok"), ("b", "refused")]
+    assert grades[1].refusal == "cannot be graded: it ended the process that read it"
 
 
 def test_backend_can_be_plugged_in(folder):
