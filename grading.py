@@ -188,23 +188,28 @@ def _read_references(folder: Path, standard: Standard) -> dict[str, Reference]:
         raise ValueError(f"--reference {folder} is not a folder: name one of reference outputs")
     folders = {edition: folder / edition for edition in EDITIONS if (folder / edition).is_dir()}
     folders = folders or {standard.edition: folder}
-    references = {}
-    for edition, path in folders.items():
-        labels, text = {}, None
-        for name, file in standard.files.items():
-            if file.suffix and (path / name).is_file():
-                try:
-                    content = (path / name).read_bytes()
-                    labels[name] = read_predictions(file, content, standard.sentences)
-                except ValueError as error:
-                    raise ValueError(f"{path / name}: {error}") from error
-        if (path / GREEDY_TEXT).is_file():
-            text = _normal_text((path / GREEDY_TEXT).read_bytes())
-        if not labels and text is None:
-            what = f"holds neither {GREEDY_TEXT} nor a prompting output"
-            raise ValueError(f"--reference {path} {what}: write them with run_llama.py")
-        references[edition] = Reference(labels, text)
-    return references
+    return {edition: _read_reference(path, standard) for edition, path in folders.items()}
+
+
+def _read_reference(folder: Path, standard: Standard) -> Reference:
+    labels, text = {}, None
+    prompting = {name: file for name, file in standard.files.items() if file.suffix}
+    for name in (*prompting, GREEDY_TEXT):
+        path = folder / name
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        try:
+            if name == GREEDY_TEXT:
+                text = _normal_text(content)
+            else:
+                labels[name] = read_predictions(prompting[name], content, standard.sentences)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not labels and text is None:
+        what = f"holds neither {GREEDY_TEXT} nor a prompting output"
+        raise ValueError(f"--reference {folder} {what}: write them with run_llama.py")
+    return Reference(labels, text)
 
 
 def _normal_text(content: bytes) -> str:

@@ -235,7 +235,7 @@ def _compared_files(standard: Standard) -> list[str]:
 
 
 def _cell(value: str | float | None) -> str | float:
-    if value is None:
+    if value is None or value != value:
         return ""
     if not isinstance(value, str):
         return value

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import random
 import shutil
+import stat
 import sys
 import warnings
 import zipfile
@@ -16,8 +17,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import stat
 
 from config import FRANKENSTEIN, THRILLER
 from test_prepare_submit import LINES, METHODS, OTHERS, SOURCES, SUFFIXES, WORDS

@@ -150,6 +150,9 @@ def test_reference_folders(tmp_path):
         (tmp_path / edition / GREEDY_TEXT).write_bytes(b"a\r\nb\n")
     by_name = grading._read_references(tmp_path, known)
     assert by_name == dict.fromkeys(("mmia", "llama2"), grading.Reference({}, "a\nb"))
+    (tmp_path / "llama2" / GREEDY_TEXT).write_bytes(b"a\n\xff")
+    with pytest.raises(ValueError, match=f"llama2/{GREEDY_TEXT}: line 2: byte 0xff"):
+        grading._read_references(tmp_path, known)
     (tmp_path / "mmia" / PROMPT).write_text("9 ||| a\n")
     with pytest.raises(ValueError, match=f"mmia/{PROMPT}: has 1 lines, sst-dev.txt has 2"):
         grading._read_references(tmp_path, known)

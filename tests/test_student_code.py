@@ -28,7 +28,7 @@ def submission(**changes: str) -> Submission:
 def test_our_own_modules_pass(plan):
     assert student_code.run_checks(submission(), plan) == (
         Check("rope_test", "pass", "largest error 0.0e+00"),
-        Check("optimizer_test", "pass", "largest error 0.0e+00, with max_grad_norm as well"),
+        Check("optimizer_test", "pass", "with max_grad_norm: largest error 0.0e+00"),
         Check("sanity_check", "pass", "the arithmetic of mmia, fall2025"),
         Check("generate", "pass", "wrote two texts"),
     )
@@ -50,7 +50,11 @@ def test_optimizer_without_clipping(plan):
     )
     check = student_code._check_optimizer(submission(optimizer=plain), plan)
     assert check.verdict == "pass"
-    assert "with max_grad_norm: exit status 1: TypeError" in check.message
+    assert check.message == "largest error 0.0e+00; AdamW takes no max_grad_norm"
+    ignored = plain.replace("correct_bias)", "correct_bias, max_grad_norm=None)")
+    check = student_code._check_optimizer(submission(optimizer=ignored), plan)
+    assert check.verdict == "fail"
+    assert check.message.startswith("with max_grad_norm: largest error")
 
 
 @pytest.mark.parametrize(
