@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat, zip_longest
 from pathlib import Path
 
@@ -59,8 +60,8 @@ PROMPT_TEXTS = tuple(dict.fromkeys(edition.prompt_text for edition in EDITIONS.v
 SEPARATOR = " ||| "
 N_LABELS = {"sst": 5, "cfimdb": 2}
 PROMPT_SUFFIXES = {
-    "sst": " Is this movie awful, bad, average, good, or excellent? This movie is ",
-    "cfimdb": " Is this movie bad or good? This movie is ",
+    5: " Is this movie awful, bad, average, good, or excellent? This movie is ",
+    2: " Is this movie bad or good? This movie is ",
 }
 N_LINES = {"sst-dev": 1101, "sst-test": 2210, "cfimdb-dev": 245, "cfimdb-test": 488}
 Sentences = Mapping[str, Sequence[str]]  # of the data files, by data name ("sst-dev")
@@ -74,16 +75,29 @@ class PredictionFile:
     n_labels: int
     suffix: str
 
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.n_labels)))
 
-PREDICTION_FILES = {
-    f"{dataset}-{split}-{method}-output.txt": PredictionFile(
-        f"{dataset}-{split}", n_labels, PROMPT_SUFFIXES[dataset] if option == "prompt" else ""
-    )
-    for dataset, n_labels in N_LABELS.items()
-    for split in ("dev", "test")
-    for option, method in OUTPUT_ENDINGS.items()
-}
+
+PredictionFiles = Mapping[str, PredictionFile]  # by file name
+
+
+def prediction_files(n_labels: Mapping[str, int]) -> dict[str, PredictionFile]:
+    """What is handed in for each data set, by the number of its labels."""
+    return {
+        f"{dataset}-{split}-{method}-output.txt": PredictionFile(
+            f"{dataset}-{split}", n, PROMPT_SUFFIXES[n] if option == "prompt" else ""
+        )
+        for dataset, n in n_labels.items()
+        for split in ("dev", "test")
+        for option, method in OUTPUT_ENDINGS.items()
+    }
+
+
+PREDICTION_FILES = prediction_files(N_LABELS)
 REQUIRED_FILES = (*SOURCE_FILES, *OTHER_FILES, *GENERATED_FILES, *PREDICTION_FILES)
+BOM = b"\xef\xbb\xbf"
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 # a syntax tree takes up to 800 times its source's memory, and a long f-string quadratic time
@@ -94,7 +108,11 @@ VALID_ID = re.compile(r'[^/\\:*?"<>|]{0,99}[^/\\:*?"<>|.]')  # Windows drops a d
 
 
 def check_submission(
-    submission: Submission, student_id: str, sentences: Sentences
+    submission: Submission,
+    student_id: str,
+    sentences: Sentences,
+    predictions: PredictionFiles = PREDICTION_FILES,
+    prompts: tuple[str, ...] = PROMPT_TEXTS,
 ) -> list[Problem]:
     """Everything wrong with a submission, errors first; an empty list if nothing is.
 
@@ -102,22 +120,28 @@ def check_submission(
     for what the submission holds.
     """
     problems = list(submission.problems)
+    required = (*SOURCE_FILES, *OTHER_FILES, *GENERATED_FILES, *predictions)
     if submission.names:
-        problems += _check_names(submission, student_id)
-        problems += _check_sources(submission)
-        for name in REQUIRED_FILES:
-            if name in submission.files:
-                problems += _check_file(name, submission.files[name], sentences)
+        problems += _check_names(submission, student_id, required)
+        problems += _check_sources(submission, required)
+        for name in required:
+            content = submission.files.get(name)
+            if content is not None and name in GENERATED_FILES:
+                problems += _check_generated(name, content, prompts)
+            elif content is not None:
+                problems += _check_file(name, content, predictions.get(name), sentences)
     return sorted(problems, key=lambda problem: problem.severity)  # "error" < "warning"
 
 
-def _check_names(submission: Submission, student_id: str) -> Iterator[Problem]:
+def _check_names(
+    submission: Submission, student_id: str, required: Sequence[str]
+) -> Iterator[Problem]:
     if submission.top not in ("", student_id):
         what = f"its top folder is {shown(submission.top)}, not {shown(student_id)}: rename it"
         yield Problem("error", "zip", what)
-    missing = [name for name in REQUIRED_FILES if name not in submission.names]
+    missing = [name for name in required if name not in submission.names]
     if missing:
-        what = f"{len(missing)} of {len(REQUIRED_FILES)} required files are missing"
+        what = f"{len(missing)} of {len(required)} required files are missing"
         whence = "setup.sh brings the .data file, the eight commands of README.md the .txt files"
         yield Problem("error", "zip", f"{what}: {', '.join(missing)}; {whence}")
     checkpoints = list(filter(_is_checkpoint, submission.names))
@@ -130,12 +154,14 @@ def _is_checkpoint(name: str) -> bool:
     return name.casefold().endswith(CHECKPOINT_SUFFIXES)
 
 
-def _check_file(name: str, content: bytes, sentences: Sentences) -> Iterator[Problem]:
+def _check_file(
+    name: str, content: bytes, file: PredictionFile | None, sentences: Sentences
+) -> Iterator[Problem]:
     try:
-        if name in GENERATED_FILES:
-            check_generated(content)
-        elif name in PREDICTION_FILES:
-            labels = read_predictions(name, content, sentences)
+        if file is not None:
+            for oddity in harmless_oddities(content):
+                yield Problem("warning", name, oddity)
+            labels = read_predictions(file, content, sentences)
             if len(labels) > 1 and len(set(labels)) == 1:
                 what = f"only one class is predicted, {labels[0]} on all {len(labels)} lines"
                 yield Problem("warning", name, f"{what}: is this the output of a trained model?")
@@ -145,29 +171,42 @@ def _check_file(name: str, content: bytes, sentences: Sentences) -> Iterator[Pro
         yield Problem("error", name, str(error))
 
 
-def check_generated(content: bytes) -> None:
-    """Raise ValueError if this is no generated text: it starts with an edition's prompt."""
-    text = decode_text(content)
-    if not text.startswith(PROMPT_TEXTS):
+def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Iterator[Problem]:
+    """A generated text starts with one of the prompts."""
+    try:
+        text = decode_text(content)
+    except ValueError as error:
+        yield Problem("error", name, str(error))
+        return
+    if not text.startswith(prompts):
         found = f"starts with {shown(text[:20])}" if text.strip() else "is empty"
-        starts = " or ".join(shown(prompt[:20]) for prompt in PROMPT_TEXTS)
+        starts = " or ".join(shown(prompt[:20]) for prompt in prompts)
         again = "write it with run_llama.py --option generate"
-        raise ValueError(f"{found}, it must start with the prompt, {starts}: {again}")
+        what = f"{found}, it must start with the prompt, {starts}: {again}"
+        yield Problem("error", name, what)
 
 
 # --- prediction files ---
 
 
-def read_predictions(name: str, content: bytes, sentences: Sentences) -> list[int]:
-    """The labels of the prediction file `name`; `sentences` as for `check_submission`.
+def harmless_oddities(content: bytes) -> Iterator[str]:
+    """What an editor did to a prediction file, which is read in spite of it."""
+    if content.startswith(BOM):
+        yield "starts with a byte order mark, which is ignored: save it as UTF-8 without one"
+    blank = content[len(content.rstrip(b"\r\n")) :].count(b"\n") - 1
+    if blank > 0 and content.strip():
+        yield f"empty lines at its end, which are ignored: {blank}: remove them"
+
+
+def read_predictions(file: PredictionFile, content: bytes, sentences: Sentences) -> list[int]:
+    """The labels of a prediction file; `sentences` as for `check_submission`.
 
     Raises ValueError that names the first faulty line.
     """
-    file = PREDICTION_FILES[name]
-    text = decode_text(content)
+    text = decode_text(content.removeprefix(BOM))
     known = sentences.get(file.data_name)
     n_expected = N_LINES[file.data_name] if known is None else len(known)
-    lines = text.removesuffix("\n").split("\n")
+    lines = text.rstrip("\r\n").split("\n")
     again = f"write it again with run_llama.py on {file.data_name}.txt"
     if not text.strip():
         raise ValueError(f"is empty: {again}")
@@ -188,9 +227,8 @@ def _line_fault(file: PredictionFile, line: str, sentence: str | None) -> str | 
     label, separator, found = line.partition(SEPARATOR)
     if not separator:
         return f"{shown(line)} is not of the form PREDICTION{SEPARATOR}SENTENCE"
-    labels = [str(label) for label in range(file.n_labels)]
-    if label not in labels:
-        return f"label {shown(label)} is not one of {', '.join(labels)}"
+    if label not in file.labels:
+        return f"label {shown(label)} is not one of {', '.join(file.labels)}"
     found, expected = found.rstrip(), ((sentence or "") + file.suffix).rstrip()
     if sentence is None:  # only the prompt is known
         found = found[max(0, len(found) - len(expected)) :]
@@ -209,22 +247,24 @@ def read_data(folder: str | Path) -> Sentences:
     Raises ValueError for one that is not `LABEL ||| SENTENCE` in UTF-8.
     """
     paths = {name: Path(folder) / f"{name}.txt" for name in N_LINES}
-    return {name: _read_sentences(path) for name, path in paths.items() if path.is_file()}
+    found = {name: read_examples(path) for name, path in paths.items() if path.is_file()}
+    return {name: [sentence for _, sentence in examples] for name, examples in found.items()}
 
 
-def _read_sentences(path: Path) -> list[str]:
+def read_examples(path: Path) -> list[tuple[str, str]]:
+    """Label and sentence of every line of a data file. Raises ValueError as `read_data` does."""
     try:
-        text = decode_text(path.read_bytes())
+        text = decode_text(path.read_bytes().removeprefix(BOM))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    sentences = []
+    examples = []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        _, separator, sentence = line.partition(SEPARATOR)
+        label, separator, sentence = line.partition(SEPARATOR)
         if not separator:
             what = f"{shown(line)} is not of the form LABEL{SEPARATOR}SENTENCE"
             raise ValueError(f"{path} line {number}: {what}; get the data again with setup.sh")
-        sentences.append(sentence.strip())
-    return sentences
+        examples.append((label.strip(), sentence.strip()))
+    return examples
 
 
 # --- Python files ---
@@ -275,7 +315,7 @@ def parse_source(data: bytes) -> Source:
     return Source(frozenset(name.split(".")[0] for name in names))
 
 
-def _check_sources(submission: Submission) -> Iterator[Problem]:
+def _check_sources(submission: Submission, required: Sequence[str]) -> Iterator[Problem]:
     sources = follow_imports(submission.files.get)
     for name, source in sources.items():
         if source.fault:
@@ -286,7 +326,7 @@ def _check_sources(submission: Submission) -> Iterator[Problem]:
     if unknown:
         what = f"imports what is neither in it nor installed for the assignment: {listed(unknown)}"
         yield Problem("warning", "zip", f"{what}; --with-imports adds modules of your own")
-    asked = {*REQUIRED_FILES, *sources, *filter(_is_checkpoint, submission.names)}
+    asked = {*required, *sources, *filter(_is_checkpoint, submission.names)}
     if unasked := [name for name in submission.names if name not in asked]:
         yield Problem("warning", "zip", f"not asked for, leave out: {listed(unasked)}")
 

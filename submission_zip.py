@@ -1,10 +1,11 @@
-"""Read a zip that is not trusted: in memory, under fixed bounds, without writing or running any of
-it.
+"""Read a zip, or a folder, that is not trusted: in memory, under fixed bounds, without writing or
+running any of it.
 
 The file knows zips; it does not know what a submission should hold.
 """
 
 import io
+import os
 import stat
 import struct
 import unicodedata
@@ -13,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 MEBIBYTE = 1024 * 1024
@@ -25,6 +26,7 @@ MAX_RATIO = 100  # text reaches 3 to 10; deflate ends at 1032
 RATIO_FREE_BYTES = MEBIBYTE  # below this size a high ratio is repetitive text, no bomb
 
 DIRECTORY_RECORD = b"PK\x01\x02"
+LOCAL_HEADER_BYTES = 30  # and the name, whose length need not be the directory's
 ENCRYPTED_FLAG = 0x1
 UTF8_FLAG = 0x800
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks the others without a bound
@@ -43,11 +45,15 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a submission; `where` is a file name or "zip"."""
+    """One thing wrong with a submission; `where` is a file name or "zip".
+
+    `is_fatal`: what else it holds cannot be told for certain, or should not be touched.
+    """
 
     severity: Literal["error", "warning"]
     where: str
     message: str
+    is_fatal: bool = False
 
     def __str__(self) -> str:
         return one_line(f"{self.severity}: {shorten(self.where)}: {self.message}")
@@ -55,8 +61,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a zip holds: `names` are all files below its top folder, `files` those that could be
-    read, `problems` what is wrong with the zip itself.
+    """What a zip or a folder holds: `names` are all files below its top folder, `files` those that
+    could be read, `problems` what is wrong with the zip itself.
     """
 
     top: str
@@ -83,8 +89,8 @@ def parse_submission(data: bytes) -> Submission:
     try:
         archive = _open_archive(data)
     except ValueError as error:
-        return Submission("", (), {}, (Problem("error", "zip", str(error)),))
-    problems: list[Problem] = []
+        return Submission("", (), {}, (_fatal("zip", str(error)),))
+    problems = list(_check_overlaps(archive))
     entries = _named_entries(archive, problems)
     names = [name for name, _ in entries]
     problems += _check_collisions(names)
@@ -118,6 +124,75 @@ def _open_archive(data: bytes) -> zipfile.ZipFile:
         ) from error
 
 
+def _check_overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
+    """Entries that share bytes, each small, can unpack to petabytes (Fifield 2019)."""
+    end, before = 0, ""
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            what = f"its entries {shown(before)} and {shown(info.filename)} overlap"
+            yield _fatal("zip", f"{what}, as a zip bomb's do: make the zip again")
+            return
+        end = info.header_offset + LOCAL_HEADER_BYTES + info.compress_size
+        before = info.filename
+
+
+def _fatal(where: str, message: str) -> Problem:
+    return Problem("error", where, message, is_fatal=True)
+
+
+# --- folders ---
+
+
+def read_folder(path: str | Path) -> Submission:
+    """An unpacked submission, under the bounds of a zip; no link is followed, and hidden names and
+    `__pycache__` are left out.
+
+    Raises OSError if the folder itself cannot be read.
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    names, files, left = [], {}, MAX_TOTAL_BYTES
+    for entry in _walk(path):
+        name = Path(entry.path).relative_to(path).as_posix()
+        if len(names) == MAX_ENTRIES:
+            what = f"holds more than {MAX_ENTRIES} files: name the folder of one submission"
+            problems.append(_fatal("folder", what))
+            break
+        names.append(name)
+        size = entry.stat(follow_symlinks=False).st_size
+        if fault := _entry_fault(name, entry, size, left):
+            problems.append(fault)
+        else:
+            files[name] = Path(entry.path).read_bytes()
+            left -= len(files[name])
+    return Submission("", tuple(names), files, tuple(problems))
+
+
+def _walk(path: Path) -> Iterator[os.DirEntry]:
+    """Everything below a folder but the folders themselves, in the order of names."""
+    with os.scandir(path) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__pycache__":
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))
+        else:
+            yield entry
+
+
+def _entry_fault(name: str, entry: os.DirEntry, size: int, left: int) -> Problem | None:
+    if fault := _name_fault(os.fsencode(name).decode("utf-8", errors="replace")):
+        return _fatal(name, fault)
+    if not entry.is_file(follow_symlinks=False):
+        return _fatal(name, "is a symbolic link or a special file: put the file itself there")
+    bound = min(MAX_FILE_BYTES, left)
+    if size > bound:  # the others can be read all the same
+        what = f"has {size:,} bytes, allowed are {bound:,}: it was not read"
+        return Problem("error", name, what)
+    return None
+
+
 # --- names ---
 
 
@@ -130,7 +205,7 @@ def _named_entries(
     for info in archive.infolist():
         name = _stored_name(info)
         if fault := _name_fault(name):
-            problems.append(Problem("error", name, fault))
+            problems.append(_fatal(name, fault))
         elif _is_macos_extra(name):
             n_extras += 1
         else:
@@ -174,7 +249,7 @@ def _is_macos_extra(name: str) -> bool:
     return parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
 
 
-def _check_collisions(names: Iterable[str]) -> Iterator[Problem]:
+def _check_collisions(names: Collection[str]) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name in names:
         path = name.removesuffix("/")
@@ -183,10 +258,15 @@ def _check_collisions(names: Iterable[str]) -> Iterator[Problem]:
         if first is None:
             seen[key] = path
         elif first == path:
-            yield Problem("error", name, "is in the zip more than once: make the zip again")
+            what = "is in the zip more than once: make the zip again"
+            yield Problem("error", name, what, is_fatal=not name.endswith("/"))
         else:
             what = f"differs from {shown(first)} only by case: Windows and macOS keep one of them"
             yield Problem("error", name, f"{what}; remove the other")
+    files = {name for name in names if not name.endswith("/")}
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    for name in sorted(files & folders):
+        yield _fatal(name, "is a file and a folder at once: make the zip again")
 
 
 def _top_folder(names: Collection[str], problems: list[Problem]) -> str:
@@ -196,7 +276,7 @@ def _top_folder(names: Collection[str], problems: list[Problem]) -> str:
     """
     tops = Counter(name.partition("/")[0] if "/" in name else "" for name in names)
     if not tops:
-        problems.append(Problem("error", "zip", "holds no usable file"))
+        problems.append(_fatal("zip", "holds no usable file"))
         return ""
     if len(tops) > 1 or "" in tops:
         found = listed(f"{top}/" if top else "files in no folder" for top in tops)
@@ -215,19 +295,19 @@ def _read_files(
     left = MAX_TOTAL_BYTES
     for path, info in entries.items():
         if fault := _content_fault(info):
-            problems.append(Problem("error", path, fault))
+            problems.append(_fatal(path, fault))
             continue
         left -= info.file_size
         if left < 0:
             what = f"unpacks to more than {MAX_TOTAL_BYTES:,} bytes: {shown(path)} and what follows"
             what += " was not read; leave out what is not asked for"
-            problems.append(Problem("error", "zip", what))
+            problems.append(_fatal("zip", what))
             break
         try:
             files[path] = _read_entry(archive, info)
         except UNREADABLE as error:
             what = f"cannot be unpacked ({error}): make the zip again"
-            problems.append(Problem("error", path, what))
+            problems.append(_fatal(path, what))
     return files
 
 

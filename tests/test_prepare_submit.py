@@ -195,6 +195,17 @@ def test_shuffled_sentences():
     only(check({LORA: b"".join(lines)}), "line 3 (and 1 more of 7 lines): sentence differs")
 
 
+def test_what_an_editor_did_is_a_warning():
+    content = good_files()[LORA]
+    only(
+        check({LORA: b"\xef\xbb\xbf" + content}), f"warning: {LORA}: starts with a byte order mark"
+    )
+    for end, count in ((b"\n", 1), (b"\r\n\r\n\n", 3)):
+        lines = check({LORA: content + end})
+        only(lines, f"warning: {LORA}: empty lines at its end, which are ignored: {count}:")
+    only(check({LORA: content + b" \n"}), f"error: {LORA}: has 8 lines, sst-dev.txt has 7")
+
+
 def test_one_class_is_a_warning():
     content = b"".join(b"0" + line[1:] for line in good_files()[LORA].splitlines(keepends=True))
     only(check({LORA: content}), f"warning: {LORA}: only one class is predicted, 0 on all 7 lines")

@@ -11,7 +11,14 @@ import zipfile
 
 import pytest
 
-from submission_zip import MAX_ZIP_BYTES, Submission, parse_submission, read_submission
+import submission_zip
+from submission_zip import (
+    MAX_ZIP_BYTES,
+    Submission,
+    parse_submission,
+    read_folder,
+    read_submission,
+)
 
 GOOD = {"ab1/a.py": b"import torch\n", "ab1/b.txt": b"0 ||| fine\n" * 9}
 
@@ -109,6 +116,7 @@ def test_names_beyond_ascii():
         (["ab1/d\u00e9", "ab1/de\u0301"], "only by case"),
         (["other/c.txt"], "exactly one top folder"),
         (["c.txt"], "exactly one top folder"),
+        (["ab1/b.txt/c"], "a file and a folder at once"),
     ],
 )
 def test_names_that_collide_and_a_second_top_folder(names, part):
@@ -149,7 +157,90 @@ def test_encrypted_entry(flag, part):
     only(parse_submission(patch_directory(zip_bytes(), "ab1/b.txt", 8, flag, "<H")), "b.txt", part)
 
 
+# --- folders ---
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, content in GOOD.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path / "ab1"
+
+
+def test_good_folder(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "c.txt").write_bytes(b"c")
+    for hidden in (".git", "__pycache__"):
+        (folder / hidden).mkdir()
+        (folder / hidden / "x").write_bytes(b"x")
+    files = {name[4:]: content for name, content in GOOD.items()} | {"sub/c.txt": b"c"}
+    assert read_folder(folder) == Submission("", ("a.py", "b.txt", "sub/c.txt"), files, ())
+
+
+def test_links_and_pipes_of_a_folder_are_not_read(folder):
+    (folder / "c.txt").symlink_to("/etc/passwd")
+    only(read_folder(folder), "error: c.txt: is a symbolic link")
+    (folder / "c.txt").unlink()
+    (folder / "c").symlink_to("/etc")
+    only(read_folder(folder), "error: c: is a symbolic link")
+    (folder / "c").unlink()
+    os.mkfifo(folder / "c")
+    only(read_folder(folder), "error: c: is a symbolic link or a special file")
+    assert read_folder(folder).problems[0].is_fatal
+
+
+def test_bounds_of_a_folder(folder, monkeypatch):
+    with (folder / "model.pt").open("wb") as file:
+        file.truncate(10**9)
+    submission = read_folder(folder)
+    only(submission, "error: model.pt: has 1,000,000,000 bytes, allowed are 10,485,760")
+    assert not submission.problems[0].is_fatal
+    assert submission.names == ("a.py", "b.txt", "model.pt")
+    monkeypatch.setattr(submission_zip, "MAX_ENTRIES", 2)
+    only(read_folder(folder), "error: folder: holds more than 2 files")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [(b"\xff.txt", "not UTF-8"), (b"a\nb", "control"), (b"a\\b", "backslash")]
+)
+def test_names_in_a_folder(folder, name, part):
+    try:
+        with open(os.fsencode(folder) + b"/" + name, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system does not take such names")
+    only(read_folder(folder), "error", part)
+
+
 # --- damage, false claims and bombs ---
+
+
+def test_overlapping_entries():
+    """Two entries of the directory that lead to the same bytes, and one that begins in another."""
+    content = zip_bytes(("ab1/c.txt", b"0 ||| fine\n" * 9))
+    offset = content.index(b"PK\x03\x04", 4)
+    twice = patch_directory(content, "ab1/c.txt", 42, offset, "<I")
+    only_zip = [p for p in parse_submission(twice).problems if p.where == "zip"]
+    assert ["'ab1/b.txt' and 'ab1/c.txt' overlap" in str(p) for p in only_zip] == [True]
+    assert only_zip[0].is_fatal
+    longer = patch_directory(content, "ab1/a.py", 20, 60, "<I")
+    assert "'ab1/a.py' and 'ab1/b.txt' overlap" in str(parse_submission(longer).problems[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "is_fatal"),
+    [
+        (b"hello", True),
+        (zip_bytes(("ab1/../x", b"")), True),
+        (zip_bytes(("ab1/a.py", b"")), True),
+        (zip_bytes((entry("ab1/c", stat.S_IFLNK | 0o777), b"a.py")), True),
+        (zip_bytes(("ab1/A.py", b"")), False),
+        (zip_bytes(("c.txt", b"")), False),
+    ],
+)
+def test_what_is_fatal(content, is_fatal):
+    assert [problem.is_fatal for problem in parse_submission(content).problems] == [is_fatal]
 
 
 def test_content_that_is_not_what_the_directory_claims():
