@@ -9,11 +9,11 @@ not there.
 import argparse
 import math
 import sys
+import unittest
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import torch
 
 import bundled
@@ -108,7 +108,7 @@ def report(comparisons: list[Comparison]) -> bool:
 def test_sanity_check() -> None:
     for path in (CHECKPOINT, REFERENCE):
         if not Path(path).exists():
-            pytest.skip(f"{path} is not here: bash setup.sh downloads it")
+            raise unittest.SkipTest(f"{path} is not here: bash setup.sh downloads it")
     comparisons = list(compare(CHECKPOINT, load_reference(REFERENCE)))
     assert any(row.matches for row in comparisons), comparisons
 

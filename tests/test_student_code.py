@@ -111,9 +111,3 @@ def test_copy_is_temporary_and_complete(plan, tmp_path):
     from pathlib import Path
 
     assert not Path(folder).exists()
-
-
-def test_pytest_is_needed(monkeypatch, tmp_path):
-    monkeypatch.setattr(student_code.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match="pip install -r requirements-dev"):
-        make_plan("mmia", 60, 1, tmp_path)

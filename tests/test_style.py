@@ -93,6 +93,14 @@ def test_lora_and_checkpoint_do_not_know_the_network():
         assert "llama" not in imported(MODULES[command])
 
 
+def test_no_module_needs_what_only_tests_need():
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            found = {*names, getattr(node, "module", None)} & {"pytest", "transformers", "ruff"}
+            assert not found, f"{path.name} imports {found}"
+
+
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.name)
 def test_modules_say_what_they_are_for(path: Path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
