@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,14 @@ def assert_relative(actual: torch.Tensor, expected: object, tolerance: float) ->
     assert actual.shape == expected.shape
     error = (actual.double() - expected).abs().max() / expected.abs().max()
     assert error <= tolerance, f"largest error is {error:.2e} of the largest magnitude"
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """What a command did to SIGTERM ends with its test: pytest itself is to be stopped by it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
