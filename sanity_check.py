@@ -1,12 +1,14 @@
 """The assignment's check of the whole model against reference embeddings.
 
-python sanity_check.py [--checkpoint FILE] [--reference FILE], or pytest sanity_check.py. The
-arithmetic of every edition is tried, and the table says which the reference data matches and how
-far off the others are. Exit status 0: one matches; 1: none does; 2: a file is bad; 3: a file is
-not there.
+python sanity_check.py [--checkpoint FILE] [--reference FILE] [--explain], or pytest
+sanity_check.py. The arithmetic of every edition is tried, and the table says which the reference
+data matches and how far off the others are. With --explain every component of the model in llama.py
+is first held against the formulas in float64, and the first place that differs is named. Exit
+status 0: one matches; 1: none does; 2: a file is bad, or the model fails; 3: a file is not there.
 """
 
 import argparse
+import inspect
 import math
 import sys
 import unittest
@@ -17,9 +19,11 @@ from pathlib import Path
 import torch
 
 import bundled
-from checkpoint import WrongNormError, load_plain
-from config import EDITIONS
-from llama import load_pretrained
+from checkpoint import WrongNormError, fit_tensors, load_plain, read_checkpoint
+from config import EDITIONS, resolve_arithmetic
+from explanation import Explanation, explain
+from formulas import Formulas
+from llama import Llama, load_pretrained
 from options import default_of
 
 CHECKPOINT = default_of("pretrained_model_path")
@@ -27,6 +31,8 @@ REFERENCE = "sanity_check.data"
 HELP = "get it with bash setup.sh, or name another"
 # The course's own comparison; looser ones let a wrong norm or mask pass.
 ATOL, RTOL = 1e-5, 1e-3
+# In place of an edition, for a load_pretrained that knows none: the courses' own takes a path only.
+OWN = "your model"
 TOKENS = torch.tensor(
     [
         [101, 7592, 2088, 102, 0, 0, 0, 0],
@@ -51,45 +57,125 @@ def load_reference(path: str | Path) -> dict[str, torch.Tensor]:
     for name in ("logits", "hidden_states"):
         if not (isinstance(reference, dict) and isinstance(reference.get(name), torch.Tensor)):
             raise ValueError(f"{path} holds no tensor {name!r}: it is no reference data; {HELP}")
+        if not reference[name].isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite; {HELP}")
     return reference
+
+
+def knows_editions() -> bool:
+    return "edition" in inspect.signature(load_pretrained).parameters
+
+
+def load_model(checkpoint: str | Path, edition: str) -> Llama:
+    editions = {"edition": edition} if knows_editions() else {}
+    return load_pretrained(checkpoint, **editions)
+
+
+def tokens_for(checkpoint: str | Path, vocab_size: int) -> torch.Tensor:
+    """The check's token ids, for the bundled model modulo its vocabulary."""
+    tokens = TOKENS % vocab_size if Path(checkpoint) == bundled.CHECKPOINT else TOKENS
+    if vocab_size <= tokens.max():
+        raise ValueError(
+            f"{checkpoint} has a vocabulary of {vocab_size}, and the check's token "
+            f"ids reach {TOKENS.max()}: name the checkpoint that the reference is of"
+        )
+    return tokens
 
 
 def embed(checkpoint: str | Path, edition: str) -> dict[str, torch.Tensor]:
     """What the model gives for the check's token ids."""
-    model = load_pretrained(checkpoint, edition=edition)
-    is_bundled = Path(checkpoint) == bundled.CHECKPOINT
-    tokens = TOKENS % model.config.vocab_size if is_bundled else TOKENS
-    if model.config.vocab_size <= tokens.max():
-        raise ValueError(
-            f"{checkpoint} has a vocabulary of {model.config.vocab_size}, and the check's token "
-            f"ids reach {TOKENS.max()}: name the checkpoint that the reference is of"
-        )
+    model = load_model(checkpoint, edition)
+    tokens = tokens_for(checkpoint, model.config.vocab_size)
     with torch.inference_mode():
         logits, hidden_states = model(tokens)
     return {"logits": logits, "hidden_states": hidden_states}
 
 
+def compare_edition(
+    edition: str, embeddings: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]
+) -> Comparison:
+    """Raises ValueError where the shapes differ."""
+    matches, absolute, relative = True, 0.0, 0.0
+    for name, actual in embeddings.items():
+        expected = reference[name]
+        if actual.shape != expected.shape:
+            raise ValueError(
+                f"{name} of the model has shape {list(actual.shape)}, the reference "
+                f"{list(expected.shape)}: name the checkpoint that the reference is of"
+            )
+        difference = (actual - expected).abs()
+        absolute = max(absolute, difference.max().item())
+        relative = max(relative, (difference.max() / expected.abs().max()).item())
+        matches &= torch.allclose(actual, expected, atol=ATOL, rtol=RTOL)
+    return Comparison(edition, matches, absolute, relative)
+
+
 def compare(checkpoint: str | Path, reference: dict[str, torch.Tensor]) -> Iterator[Comparison]:
     """Try every edition. Raises OSError or ValueError for a bad checkpoint."""
-    for edition in EDITIONS:
-        matches, absolute, relative = True, 0.0, 0.0
+    for edition in EDITIONS if knows_editions() else (OWN,):
         try:
-            embeddings = embed(checkpoint, edition)
+            yield compare_edition(edition, embed(checkpoint, edition), reference)
         except WrongNormError:
             yield Comparison(edition, False, math.inf, math.inf)
-            continue
-        for name, actual in embeddings.items():
-            expected = reference[name]
-            if actual.shape != expected.shape:
-                raise ValueError(
-                    f"{name} of {checkpoint} has shape {list(actual.shape)}, the reference "
-                    f"{list(expected.shape)}: name the checkpoint that the reference is of"
-                )
-            difference = (actual - expected).abs()
-            absolute = max(absolute, difference.max().item())
-            relative = max(relative, (difference.max() / expected.abs().max()).item())
-            matches &= torch.allclose(actual, expected, atol=ATOL, rtol=RTOL)
-        yield Comparison(edition, matches, absolute, relative)
+
+
+def compare_float64(
+    formulas: Formulas, tokens: torch.Tensor, reference: dict[str, torch.Tensor]
+) -> Iterator[Comparison]:
+    """What `compare` would say of a model without a fault. Raises ValueError for other shapes."""
+    for name, edition in EDITIONS.items():
+        changed = formulas.changed(norm=edition.norm, attention=edition.attention)
+        logits, hidden_states, _ = changed.forward(tokens.numpy())
+        arrays = {"logits": logits[:, -1:], "hidden_states": hidden_states}
+        embeddings = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
+        yield compare_edition(name, embeddings, reference)
+
+
+def explain_files(checkpoint: str | Path, reference: dict[str, torch.Tensor]) -> None:
+    """Print every place of the model beside its formula, and the first that differs.
+
+    The formulas are those of the edition that the reference data is of, and where it is of none,
+    of what the checkpoint records or the default edition. Raises OSError or ValueError.
+    """
+    content = read_checkpoint(checkpoint)
+    config = content.make_config(norm="layernorm")  # RMSNorm's formula leaves the biases alone
+    tensors = fit_tensors(content, config)
+    formulas = Formulas({name: t.double().numpy() for name, t in tensors.items()}, config)
+    tokens = tokens_for(checkpoint, config.vocab_size)
+    comparisons = list(compare_float64(formulas, tokens, reference))
+    fitting = [row.edition for row in comparisons if row.matches]
+    arithmetic = resolve_arithmetic(content.recorded, edition=next(iter(fitting), None))
+    chosen = arithmetic.norm, arithmetic.attention
+    formulas = formulas.changed(norm=chosen[0], attention=chosen[1])
+    model = load_model(checkpoint, editions_of(*chosen)[0])
+    explanation = explain(model, tokens, formulas, tensors)
+    print(f"Formulas: {chosen[0]}, {chosen[1]} attention ({', '.join(editions_of(*chosen))}).")
+    print("\n".join(explanation.lines()))
+    print(verdict(explanation, chosen))
+    if not fitting:
+        nearest = min(comparisons, key=lambda row: row.relative)
+        print(
+            "The formulas in float64 do not give the reference data in any edition: it is of other "
+            f"weights. Nearest: {nearest.edition}, {nearest.relative:.2g} of the largest off."
+        )
+
+
+def editions_of(norm: str, attention: str) -> list[str]:
+    return [k for k, e in EDITIONS.items() if (e.norm, e.attention) == (norm, attention)]
+
+
+def verdict(explanation: Explanation, chosen: tuple[str, str]) -> str:
+    first = explanation.first
+    if first is None:
+        return "No difference: every place agrees with its formula."
+    text = f"First difference: {first.name}: {first.problem}."
+    if first.name == "weights":
+        text += " Load with strict=True: it names what does not fit."
+    for other in explanation.follows:
+        text += (
+            f" The model follows {', '.join(other)} attention: {', '.join(editions_of(*other))}."
+        )
+    return text
 
 
 def report(comparisons: list[Comparison]) -> bool:
@@ -130,6 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", help=f"the model (default: {CHECKPOINT})")
     parser.add_argument("--reference", help=f"what it should give (default: {REFERENCE})")
+    parser.add_argument("--explain", action="store_true", help="name the first place that differs")
     args = parser.parse_args()
     choose_files(args)
     for path in (args.checkpoint, args.reference):
@@ -137,7 +224,10 @@ def main() -> None:
             print(f"sanity_check.py: {path} does not exist: {HELP}", file=sys.stderr)
             sys.exit(3)
     try:
-        matched = report(list(compare(args.checkpoint, load_reference(args.reference))))
+        reference = load_reference(args.reference)
+        if args.explain:
+            explain_files(args.checkpoint, reference)
+        matched = report(list(compare(args.checkpoint, reference)))
     except (ValueError, OSError) as error:
         print(f"sanity_check.py: error: {error}", file=sys.stderr)
         sys.exit(2)

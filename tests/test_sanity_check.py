@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import llama
 import oracle
 import sanity_check
 from checkpoint import save_checkpoint
@@ -17,11 +18,11 @@ from conftest import ROOT, numpy_weights, random_llama, tiny_config
 @pytest.fixture
 def model_file(tmp_path):
     """A small model with the assignment's vocabulary, in a file that records no arithmetic."""
-    llama = random_llama(tiny_config(vocab_size=18000, norm="rmsnorm"))
+    model = random_llama(tiny_config(vocab_size=18000, norm="rmsnorm"))
     args = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 8}
     args |= {"vocab_size": 18000, "max_seq_len": 16}
-    torch.save({"model": llama.state_dict(), "model_args": args}, tmp_path / "m.pt")
-    return tmp_path / "m.pt", numpy_weights(llama)
+    torch.save({"model": model.state_dict(), "model_args": args}, tmp_path / "m.pt")
+    return tmp_path / "m.pt", numpy_weights(model)
 
 
 def write_reference(path, weights: dict, edition: str, noise: float = 0.0):
@@ -72,9 +73,9 @@ def test_names_the_edition(tmp_path, monkeypatch, capsys, model_file, edition, s
 
 
 def test_biases_rule_out_only_the_editions_without(tmp_path, monkeypatch, capsys):
-    llama = random_llama(tiny_config(vocab_size=18000, norm="layernorm"))
-    save_checkpoint(tmp_path / "m.pt", llama.config, llama.state_dict())
-    reference = write_reference(tmp_path / "r.data", numpy_weights(llama), "mmia")
+    model = random_llama(tiny_config(vocab_size=18000, norm="layernorm"))
+    save_checkpoint(tmp_path / "m.pt", model.config, model.state_dict())
+    reference = write_reference(tmp_path / "r.data", numpy_weights(model), "mmia")
     code = run(monkeypatch, "--checkpoint", tmp_path / "m.pt", "--reference", reference)
     assert code == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:6]}
@@ -116,6 +117,111 @@ def test_reads_the_real_references(shared, edition: str):
     assert reference["logits"].shape == (2, 1, 32000)
     assert reference["hidden_states"].shape == (2, 8, 512)
     assert all(np.isfinite(t.numpy()).all() for t in reference.values())
+
+
+# --explain
+
+
+def explained(monkeypatch, capsys, *args: object) -> tuple[int | str, str]:
+    code = run(monkeypatch, "--explain", *args)
+    return code, capsys.readouterr().out
+
+
+def test_explain_the_bundled_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, output = explained(monkeypatch, capsys)
+    lines = output.splitlines()
+    assert code == 0 and lines[-1] == "Your Llama implementation is correct!"
+    assert lines[0] == "Formulas: rmsnorm, causal attention (llama2)."
+    assert [line.split()[0] for line in lines[2:4]] == ["weights", "tok_embeddings"]
+    assert lines.index("No difference: every place agrees with its formula.") == 1 + 5 + 5 * 6 + 1
+    assert "first difference" not in output
+
+
+@pytest.mark.parametrize("edition", ["mmia", "fall2024", "spring2026", "llama2"])
+def test_explain_takes_the_formulas_of_the_reference(
+    tmp_path, monkeypatch, capsys, model_file, edition
+):
+    """A fault is named whatever the edition, and no other is tried in the model's place."""
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, edition)
+    monkeypatch.setattr(
+        llama.LlamaLayer,
+        "forward",
+        lambda self, x, *rest: x + self.attention(self.attention_norm(x)),
+    )
+    code, output = explained(
+        monkeypatch, capsys, "--checkpoint", checkpoint, "--reference", reference
+    )
+    chosen = EDITIONS[edition]
+    assert "no edition's arithmetic" in str(code)
+    assert output.startswith(f"Formulas: {chosen.norm}, {chosen.attention} attention (")
+    assert "First difference: layers.0.ffn_norm: it is never called" in output
+    assert output.count("<- first difference") == 1 and "The model follows" not in output
+
+
+def test_explain_a_loader_that_knows_no_edition(tmp_path, monkeypatch, capsys, model_file):
+    """The courses' load_pretrained takes a path only; this one has the mask of another edition."""
+    checkpoint, weights = model_file
+    monkeypatch.setattr(
+        sanity_check, "load_pretrained", lambda path: llama.load_pretrained(path, "spring2026")
+    )
+    files = ["--checkpoint", checkpoint, "--reference", tmp_path / "r.data"]
+    write_reference(tmp_path / "r.data", weights, "mmia")
+    code, output = explained(monkeypatch, capsys, *files)
+    assert "no edition's arithmetic" in str(code)
+    assert "First difference: layers.0.attention: its output differs by" in output
+    assert "; it is what causal attention gives." in output
+    assert "The model follows layernorm, causal attention: spring2026." in output
+    assert output.splitlines()[-1].startswith("your model ")
+    write_reference(tmp_path / "r.data", weights, "spring2026")
+    code, output = explained(monkeypatch, capsys, *files)
+    assert code == 0 and "No difference" in output and "is correct!" in output
+
+
+def test_explain_says_where_strict_false_left_weights(tmp_path, monkeypatch, capsys, model_file):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "mmia")
+
+    def load_loosely(path: str, edition: str) -> llama.Llama:
+        model = llama.load_pretrained(path, edition)
+        torch.nn.init.normal_(model.layers[1].attention.compute_query.weight)
+        return model
+
+    monkeypatch.setattr(sanity_check, "load_pretrained", load_loosely)
+    _, output = explained(monkeypatch, capsys, "--checkpoint", checkpoint, "--reference", reference)
+    assert (
+        "First difference: weights: layers.1.attention.compute_query.weight is not what the "
+        "checkpoint holds. Load with strict=True" in output
+    )
+
+
+def test_explain_a_reference_of_other_weights(tmp_path, monkeypatch, capsys, model_file):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "fall2024", noise=3e-2)
+    code, output = explained(
+        monkeypatch, capsys, "--checkpoint", checkpoint, "--reference", reference
+    )
+    assert "no edition's arithmetic" in str(code) and "No difference: every place" in output
+    assert "in any edition: it is of other weights. Nearest: fall2024, 0.0" in output
+
+
+def test_explain_a_model_that_fails_exits_2(tmp_path, monkeypatch, capsys, model_file):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "mmia")
+    monkeypatch.setattr(llama.FeedForward, "forward", lambda self, x: self.w1(self.w1(x)))
+    assert run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference) == 2
+    error = capsys.readouterr().err
+    assert "the model fails in layers.0.feed_forward: RuntimeError" in error
+    assert error.count("\n") == 1
+
+
+def test_explain_a_reference_that_is_not_finite(tmp_path, monkeypatch, capsys, model_file):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "mmia", noise=np.nan)
+    code = run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference)
+    error = capsys.readouterr().err
+    assert code == 2 and "hidden_states" in error and "not finite" in error
 
 
 # The course's scripts, reduced to their import lines and what they call.

@@ -17,12 +17,13 @@ MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
-    {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer"},
+    {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer", "numpy_llama"},
     {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
-    | {"llama2c_tokenizer", "huggingface_tokenizer"}
+    | {"llama2c_tokenizer", "huggingface_tokenizer", "formulas"}
     | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log"},
     {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"},
-    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"},
+    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"}
+    | {"explanation"},
     {"llama", "conversion", "checkpoint_report"},
     {"classifier", "task_heads", "checkpoint_commands"},
     {"evaluation"},
