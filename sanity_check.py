@@ -139,6 +139,8 @@ def explain_files(checkpoint: str | Path, reference: dict[str, torch.Tensor]) ->
     """
     content = read_checkpoint(checkpoint)
     config = content.make_config(norm="layernorm")  # RMSNorm's formula leaves the biases alone
+    if config.rope_scaling is not None:
+        raise ValueError(f"{checkpoint} has scaled RoPE, which the float64 formulas do not know")
     tensors = fit_tensors(content, config)
     formulas = Formulas({name: t.double().numpy() for name, t in tensors.items()}, config)
     tokens = tokens_for(checkpoint, config.vocab_size)

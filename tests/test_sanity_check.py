@@ -216,6 +216,16 @@ def test_explain_a_model_that_fails_exits_2(tmp_path, monkeypatch, capsys, model
     assert error.count("\n") == 1
 
 
+def test_explain_does_not_know_scaled_rope(tmp_path, monkeypatch, capsys, model_file):
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "mmia")
+    content = torch.load(checkpoint, weights_only=True)
+    content["model_args"]["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
+    torch.save(content, checkpoint)
+    assert run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference) == 2
+    assert "has scaled RoPE, which the float64 formulas do not know" in capsys.readouterr().err
+
+
 def test_explain_a_reference_that_is_not_finite(tmp_path, monkeypatch, capsys, model_file):
     checkpoint, weights = model_file
     reference = write_reference(tmp_path / "r.data", weights, "mmia", noise=np.nan)
