@@ -82,7 +82,12 @@ def write_gguf(path: Path, llama: Llama, quantize: bool) -> None:
 
 def their_side(path: Path, context: int) -> Side:
     model = llama_cpp.Llama(
-        str(path), n_ctx=context, n_threads=torch.get_num_threads(), verbose=False
+        str(path),
+        n_ctx=context,
+        n_threads=torch.get_num_threads(),
+        type_k=llama_cpp.GGML_TYPE_F32,  # its cache would be float16
+        type_v=llama_cpp.GGML_TYPE_F32,
+        verbose=False,
     )
 
     def run(prompt: list[int], count: int) -> tuple[Timing, list[int]]:
@@ -92,7 +97,8 @@ def their_side(path: Path, context: int) -> Side:
         first = time.perf_counter()
         tokens = []
         for _ in range(count):
-            tokens.append(int(np.argmax(model.scores[model.n_tokens - 1])))
+            logits = llama_cpp.llama_get_logits_ith(model.ctx, -1)
+            tokens.append(int(np.ctypeslib.as_array(logits, (model.n_vocab(),)).argmax()))
             model.eval(tokens[-1:])
         return (first - start, count / (time.perf_counter() - first)), tokens
 
@@ -102,11 +108,11 @@ def their_side(path: Path, context: int) -> Side:
 def our_side(llama: Llama, **options: object) -> Side:
     def run(prompt: list[int], count: int) -> tuple[Timing, list[int]]:
         tokens, seconds = torch.tensor([prompt]), []
-        for length in (2, count + 2):  # what is rounded or loaded before the second is left out
+        for length in (1, 2, count + 2):  # what is rounded before the second is left out
             start = time.perf_counter()
             generated = llama.generate(tokens, length, 0.0, **options)
             seconds.append(time.perf_counter() - start)
-        rate = count / (seconds[1] - seconds[0])
+        rate = count / (seconds[2] - seconds[1])
         return (seconds[0], rate), generated[0, len(prompt) :].tolist()
 
     return run
