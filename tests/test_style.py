@@ -17,18 +17,23 @@ MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
-    {"config", "utils", "command_line"},
+    {"config", "utils", "command_line", "reference_figures"},
     {"huggingface", "tensor_files"}
     | {"rope", "kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"}
     | {"linear"},
     {"base_llama", "checkpoint", "sentiment_data", "generation", "linear_loss", "bundled"}
     | {"decoding"},
-    {"model_plan", "pretrain_data", "compiled_decoding"},
+    {"model_plan", "pretrain_data", "compiled_decoding", "download"},
     {"llama"},
     {"classifier"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
+    {"graded_runs"},
+    {"reproduction"},
+    {"worst_examples", "reproduction_plots", "reproduction_page"},
+    {"reproduction_report"},
+    {"reproduce"},
 ]
 
 
