@@ -237,7 +237,8 @@ def spawn(words: Sequence[str], log: Path, is_appended: bool) -> tuple[int, int 
 
     Whatever interrupts the wait stops the process first.
     """
-    environ = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    # Unbuffered, so that an error stands behind what was printed before it.
+    environ = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
     with open(log, "ab" if is_appended else "wb") as file:
         process = subprocess.Popen(
             [*COMMAND, *words],
@@ -257,6 +258,8 @@ def wait(process: subprocess.Popen) -> tuple[int, int | None]:
     """(exit status, peak resident bytes, or None where the system does not tell)."""
     if not hasattr(os, "wait4"):
         return process.wait(), None
+    # The figure begins with the peak of the process that started it: this one stays smaller than
+    # any run as long as it loads no model, no scikit-learn and no matplotlib before all have ended.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_maxrss * MAXRSS_BYTES

@@ -61,7 +61,12 @@ def draw_curves(pyplot: Any, done: dict[str, list[Run]]) -> Any:
     for option, runs in curves.items():
         for i, epochs in enumerate(runs):
             x = [e["epoch"] for e in epochs]
-            look = {"color": COLOURS[option], "marker": ".", "alpha": 1 if len(runs) < 3 else 0.5}
+            look = {
+                "color": COLOURS[option],
+                "marker": "o",
+                "markersize": 4,
+                "alpha": 1 if len(runs) < 3 else 0.5,
+            }
             losses, train, dev = (
                 [e[name] for e in epochs]
                 for name in ("train_loss", "train_accuracy", "dev_accuracy")
@@ -72,8 +77,10 @@ def draw_curves(pyplot: Any, done: dict[str, list[Run]]) -> Any:
             right.plot(x, train, label=label, linestyle="--", **look)
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="accuracy")
+    last = max(e["epoch"] for runs in curves.values() for epochs in runs for e in epochs)
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.3, last + 0.3)
+        axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
