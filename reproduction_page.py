@@ -93,7 +93,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> s
 
     def cell(tag: str, column: int, value: str) -> str:
         classes = ["number"] * (column >= left)
-        first = value.split(" ", 1)[0]
+        first = value.partition(" ")[0].rstrip(":")
         classes += [first] * (first in ("within", "below", "above", "failed"))
         attribute = f' class="{" ".join(classes)}"' if classes else ""
         return f"<{tag}{attribute}>{text(value)}</{tag}>"

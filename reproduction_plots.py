@@ -24,7 +24,6 @@ def draw(folder: Path, groups: Groups) -> list[tuple[str, Path]]:
     matplotlib = import_optional("matplotlib", "matplotlib", "drawing plots")
     matplotlib.use("Agg")
     pyplot = import_optional("matplotlib.pyplot", "matplotlib", "drawing plots")
-    folder.mkdir(exist_ok=True)
     plots = []
     # A label's word may have a dollar sign, which begins a formula in matplotlib.
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 10}):
@@ -44,6 +43,7 @@ def draw(folder: Path, groups: Groups) -> list[tuple[str, Path]]:
             ):
                 if figure is None:
                     continue
+                folder.mkdir(exist_ok=True)
                 path = folder / f"{kind.split()[0].lower()}-{title}.png"
                 with atomic_write(path, "wb") as file:
                     figure.savefig(file, format="png", dpi=120)

@@ -37,7 +37,8 @@ Pair = tuple[Run, Record]
 class Row:
     """One option on one split of one data set, over all seeds that ended well.
 
-    `seconds` is the mean of a whole run, dev and test together, `peak_bytes` the largest.
+    `seconds` is the mean of a whole run, dev and test together, `peak_bytes` the largest;
+    `why_not` says why the reference does not apply, where it does not.
     """
 
     data: str
@@ -49,6 +50,7 @@ class Row:
     verdict: str
     seconds: float | None
     peak_bytes: int | None
+    why_not: str | None = None
 
     def cells(self) -> tuple[str, ...]:
         peak = "-" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:.0f}"
@@ -79,9 +81,8 @@ def report(settings: Settings, pairs: Sequence[Pair], results: Results) -> None:
     Raises OSError if they cannot be written.
     """
     groups = group(pairs)
-    reasons: dict[str, None] = {}  # a set that keeps its order
-    rows = list(make_rows(settings, groups, reasons))
-    notes = make_notes(rows, reasons, pairs)
+    rows = list(make_rows(settings, groups))
+    notes = make_notes(rows, pairs)
     print("\n" + "\n".join([*table(rows), *(f"- {note}" for note in notes)]), flush=True)
     for runs in groups.values():
         notes += add_worst(runs, results)
@@ -121,30 +122,22 @@ def group(pairs: Iterable[Pair]) -> dict[tuple[str, str], list[Pair]]:
     return dict(sorted(groups.items(), key=lambda item: list(BANDS).index(item[0][0])))
 
 
-def make_rows(
-    settings: Settings, groups: dict[tuple[str, str], list[Pair]], reasons: dict[str, None]
-) -> Iterator[Row]:
-    """A row for each option and split; why rows are not judged is added to `reasons`."""
+def make_rows(settings: Settings, groups: dict[tuple[str, str], list[Pair]]) -> Iterator[Row]:
+    """A row for each option and split. Raises OSError or ValueError for damaged outputs."""
     why = why_no_figures_apply(settings) if groups else None
     for (dataset, option), pairs in groups.items():
         done = [pair for pair in pairs if pair[1].status == DONE]
-        other = why or next((r for r in map(why_not_judged, done) if r), None)
+        why_not = why or next((reason for reason in map(why_not_judged, done) if reason), None)
         for split in SPLITS:
             scored = [read_predictions(run, split) for run, _ in done]
-            placeholder = bool(scored) and is_placeholder([e.label for e in scored[0][0]])
+            is_void = bool(scored) and is_placeholder([e.label for e in scored[0][0]])
             accuracies = [accuracy(*pair) for pair in scored]
             key = (settings.edition or DEFAULT_EDITION, option, dataset, split)
             reference = None if settings.is_bundled else REFERENCE.get(key)
+            word = "placeholder" if is_void else NOT_JUDGED if why_not else "-"
             if not done:
                 word = "failed"
-            elif placeholder:
-                word = "placeholder"
-            elif other:
-                word = NOT_JUDGED
-                reasons[other] = None
-            elif reference is None:
-                word = "-"
-            else:
+            elif word == "-" and reference is not None:
                 mean = statistics.fmean(accuracies)
                 word = f"{verdict(mean, reference[0], dataset)} ({mean - reference[0]:+.3f})"
             yield Row(
@@ -152,11 +145,12 @@ def make_rows(
                 option,
                 split,
                 accuracies,
-                [] if placeholder else [macro_f1(*pair) for pair in scored],
+                [] if is_void else [macro_f1(*pair) for pair in scored],
                 reference,
                 word,
                 statistics.fmean(r.seconds for _, r in done) if done else None,
                 max((r.peak_bytes for _, r in done if r.peak_bytes), default=None),
+                why_not if word == NOT_JUDGED else None,
             )
 
 
@@ -207,7 +201,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def make_notes(rows: Sequence[Row], reasons: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
     """What a reader of the table needs to know, one line each."""
     notes = []
     verdicts = {row.verdict for row in rows}
@@ -219,6 +213,7 @@ def make_notes(rows: Sequence[Row], reasons: Iterable[str], pairs: Sequence[Pair
             "reference: the courses' mean over 10 seeds (standard deviation), with stories42M.pt; "
             f"within: no further away than the courses' band ({bands})"
         )
+    reasons = dict.fromkeys(row.why_not for row in rows if row.why_not)
     notes += [f"the reference figures do not apply: {reason}" for reason in reasons]
     if "placeholder" in verdicts:
         notes.append(
@@ -232,7 +227,7 @@ def make_notes(rows: Sequence[Row], reasons: Iterable[str], pairs: Sequence[Pair
         notes.append("time of a resumed run: its parts that were not killed, together")
     if any(record.peak_bytes is None for record in done):
         notes.append("peak memory is not measured: this system does not tell it")
-    else:
+    elif done:
         notes.append("peak MB: largest resident memory of the process, not of a GPU")
     notes += [f"{run.name} failed: {r.error}" for run, r in pairs if r.status != DONE]
     return notes
