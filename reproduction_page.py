@@ -30,7 +30,7 @@ th { border-bottom: 2px solid #888; }
 .below, .above, .failed { color: #a32020; font-weight: 600; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f2; padding: .8rem 1rem;
   border-radius: .3rem; }
-td { overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: anywhere; }
 code { font-size: .8rem; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
 small, .notes { color: #555; font-size: .9rem; }

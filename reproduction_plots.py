@@ -74,13 +74,13 @@ def draw_curves(pyplot: Any, done: dict[str, list[Run]]) -> Any:
             left.plot(x, losses, label=option if i == 0 else None, **look)
             right.plot(x, dev, label=f"{option}, dev" if i == 0 else None, **look)
             label = f"{option}, train" if i == 0 else None
-            right.plot(x, train, label=label, linestyle="--", **look)
+            right.plot(x, train, label=label, linestyle="--", markerfacecolor="none", **look)
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="accuracy")
-    last = max(e["epoch"] for runs in curves.values() for epochs in runs for e in epochs)
+    last = int(max(e["epoch"] for runs in curves.values() for epochs in runs for e in epochs))
     for axes in (left, right):
         axes.set_xlim(-0.3, last + 0.3)
-        axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+        axes.set_xticks(range(0, last + 1, 1 + last // 10))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
