@@ -39,7 +39,7 @@ def draw(folder: Path, groups: Groups) -> list[tuple[str, Path]]:
             title = next(iter(done.values()))[0].options.dataset
             for kind, figure in (
                 ("Learning curves", draw_curves(pyplot, done)),
-                ("Confusion matrices", draw_confusion(pyplot, done)),
+                ("Confusion matrices of all runs", draw_confusion(pyplot, done)),
             ):
                 if figure is None:
                     continue
