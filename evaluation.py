@@ -136,21 +136,21 @@ class Progress:
 
 
 @torch.inference_mode()
-def predict(
+def score(
     model: torch.nn.Module,
     examples: Sequence[Example],
     tokenizer: AnyTokenizer,
     options: Options,
     description: str,
-) -> list[int]:
-    """The most probable label of every example, in input order; batches are taken in that order,
-    or, where padding is masked and they do not matter, by length.
+) -> torch.Tensor:
+    """The model's scores (N, num_labels), on the CPU, in input order; batches are taken in that
+    order, or, where padding is masked and they do not matter, by length.
 
     Raises ValueError if the model gives NaN.
     """
     model.eval()
     device = next(model.parameters()).device
-    predictions = [0] * len(examples)
+    rows: list[torch.Tensor | None] = [None] * len(examples)
     batches = make_batches(examples, tokenizer, options.batch_size, by_length=options.mask_padding)
     for batch in Progress(batches, description):
         lengths = batch.lengths.to(device) if options.mask_padding else None
@@ -161,9 +161,20 @@ def predict(
                 "the model's scores are not numbers: its checkpoint is damaged, or training "
                 f"diverged (then lower --lr {options.lr})"
             )
-        for index, guess in zip(batch.indices, scores.argmax(dim=-1).tolist(), strict=True):
-            predictions[index] = guess
-    return predictions
+        for index, row in zip(batch.indices, scores.cpu(), strict=True):
+            rows[index] = row
+    return torch.stack(rows)
+
+
+def predict(
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    tokenizer: AnyTokenizer,
+    options: Options,
+    description: str,
+) -> list[int]:
+    """The label of the largest score of every example; see `score`."""
+    return score(model, examples, tokenizer, options, description).argmax(dim=-1).tolist()
 
 
 def accuracy(examples: Sequence[Example], predictions: Sequence[int]) -> float:

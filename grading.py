@@ -14,6 +14,7 @@ from pathlib import Path
 
 import bundled
 from config import EDITIONS
+from options import OUTPUT_ENDINGS
 from prepare_submit import (
     GENERATED_FILES,
     N_LABELS,
@@ -26,6 +27,7 @@ from prepare_submit import (
     read_examples,
     read_predictions,
 )
+from reference_figures import REFERENCE, is_placeholder, verdict
 from student_code import Check, RunPlan, run_checks
 from submission_zip import (
     Problem,
@@ -40,27 +42,6 @@ from submission_zip import (
     shown,
 )
 
-_FALL2025 = {
-    "sst-dev": {"prompting": 0.237, "finetuning": 0.411, "lora": 0.275},
-    "sst-test": {"prompting": 0.250, "finetuning": 0.399, "lora": 0.269},
-    "cfimdb-dev": {"prompting": 0.490, "finetuning": 0.833, "lora": 0.510},
-}
-# Mean accuracy by edition, data and method: the courses' figures, as in README.md.
-FIGURES = {
-    "mmia": _FALL2025,
-    "fall2025": _FALL2025,
-    "fall2024": {
-        "sst-dev": {"prompting": 0.213, "finetuning": 0.414},
-        "sst-test": {"prompting": 0.224, "finetuning": 0.418},
-        "cfimdb-dev": {"prompting": 0.498, "finetuning": 0.800},
-    },
-    "spring2026": {
-        "sst-dev": {"prompting": 0.197},
-        "sst-test": {"prompting": 0.176},
-        "cfimdb-dev": {"prompting": 0.514},
-    },
-}
-BANDS = {"sst": 0.05, "cfimdb": 0.15}
 # Published runs of one commit differ in 0 to 2 of 1,101 lines after prompting, and in 83 to 391
 # after training: prompting can be compared line by line, and equal trained outputs are rare.
 DRIFT = 0.01
@@ -94,7 +75,7 @@ class Standard:
 
 @dataclass(frozen=True)
 class Output:
-    """One prediction file. `verdict`: "in band", "below", "above", "no figure" (to compare with),
+    """One prediction file. `verdict`: "within", "below", "above", "no figure" (to compare with),
     "placeholder" (labels, never scored), "no gold" (labels here), "missing" or "faulty".
 
     `figure` is the mean that the band is around; `digest` tells equal predictions.
@@ -305,25 +286,25 @@ def grade_output(
     gold = standard.gold.get(known.data_name)
     if gold is None:
         return output
-    if len(set(gold)) == 1:
+    if is_placeholder(gold):
         return replace(output, verdict="placeholder")
     from sklearn.metrics import f1_score  # a second of import time, needed only here
 
     accuracy = sum(a == b for a, b in zip(labels, gold, strict=True)) / len(gold)
     macro_f1 = float(f1_score(gold, labels, average="macro", zero_division=0))
     method = file.removeprefix(f"{known.data_name}-").removesuffix("-output.txt")
-    figure = FIGURES.get(standard.edition, {}).get(known.data_name, {}).get(method)
-    verdict = _band(accuracy, figure, BANDS.get(known.data_name.split("-")[0]))
-    return replace(output, verdict=verdict, accuracy=accuracy, macro_f1=macro_f1, figure=figure)
+    figure = find_figure(standard.edition, known.data_name, method)
+    outcome = "no figure"
+    if figure is not None:
+        outcome = verdict(accuracy, figure, known.data_name.rpartition("-")[0])
+    return replace(output, verdict=outcome, accuracy=accuracy, macro_f1=macro_f1, figure=figure)
 
 
-def _band(accuracy: float, figure: float | None, band: float | None) -> str:
-    if figure is None or band is None:
-        return "no figure"
-    difference = round(accuracy - figure, 9)  # the band's ends are in it
-    if abs(difference) <= band:
-        return "in band"
-    return "below" if difference < 0 else "above"
+def find_figure(edition: str, data_name: str, method: str) -> float | None:
+    """The courses' mean accuracy, by the parts of a prediction file's name."""
+    dataset, _, split = data_name.rpartition("-")
+    option = next((name for name, ending in OUTPUT_ENDINGS.items() if ending == method), method)
+    return REFERENCE.get((edition, option, dataset, split), (None, None))[0]
 
 
 def _check_prompt(text: str, standard: Standard) -> list[str]:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 
-from grading import BANDS, GREEDY_TEXT, Grade, Output, Standard
+from grading import GREEDY_TEXT, Grade, Output, Standard
+from reference_figures import BANDS, is_placeholder
 from submission_zip import one_line, shorten
 
 MARKS = {"below": "-", "above": "+", "no figure": "?"}
@@ -51,7 +52,7 @@ ul { margin: 0; padding-left: 1.2rem; } li { overflow-wrap: anywhere; margin: .1
 a { color: #0550ae; }
 """
 # What is as it should be has no colour, so that the rest is seen.
-CLASSES = {"in band": "", "no figure": "", "below": "low", "above": "high"}
+CLASSES = {"within": "", "no figure": "", "below": "low", "above": "high"}
 CLASSES |= {"missing": "warn", "faulty": "warn", "no gold": "none"}
 CLASSES |= {"ok": "", "errors": "warn", "refused": "low"}
 CLASSES |= {"equal": "", "drift": "", "differs": "warn", "-": "none"}
@@ -71,7 +72,7 @@ def scored_files(standard: Standard) -> list[str]:
     return [
         name
         for name, file in standard.files.items()
-        if file.data_name not in gold or len(set(gold[file.data_name])) > 1
+        if file.data_name not in gold or not is_placeholder(gold[file.data_name])
     ]
 
 

@@ -12,16 +12,20 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # where it is used it is imported there: tools without it start at once
 
 REMEDY = "check the path, or get the file again (bash setup.sh)"
 
 
 def seed_everything(seed: int) -> None:
     """Seed python, numpy and torch (CPU and every GPU)."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)  # seeds CUDA and MPS as well
@@ -29,11 +33,13 @@ def seed_everything(seed: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def choose_device(use_gpu: bool) -> torch.device:
+def choose_device(use_gpu: bool) -> "torch.device":
     """The CPU, or with `use_gpu` CUDA, or Apple's MPS where there is no CUDA.
 
     Raises ValueError if a GPU is asked for and there is none.
     """
+    import torch
+
     if not use_gpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -46,15 +52,17 @@ def choose_device(use_gpu: bool) -> torch.device:
     )
 
 
-def autocast(device: torch.device, dtype: str) -> torch.autocast:
+def autocast(device: "torch.device", dtype: str) -> "torch.autocast":
     """Matrix products in "bfloat16", the rest where it needs to be in float32; or all in "float32".
 
     Weights, gradients and what is added up stay float32 (Micikevicius et al. 2018, section 3).
     """
+    import torch
+
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype != "float32")
 
 
-def get_parameter_dtype(module: torch.nn.Module) -> torch.dtype:
+def get_parameter_dtype(module: "torch.nn.Module") -> "torch.dtype":
     """dtype of the first parameter. Raises ValueError if the module has none."""
     for parameter in module.parameters():
         return parameter.dtype

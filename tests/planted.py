@@ -54,7 +54,7 @@ class Gold:
 class Student:
     """What is handed in (bytes of a zip, or files of a folder), and what grading must say of it.
 
-    `verdicts` by file, where it is neither "in band" nor "placeholder"; `agreements` where they are
+    `verdicts` by file, where it is neither "within" nor "placeholder"; `agreements` where they are
     not "equal"; `says` are parts of the lines about it.
     """
 

@@ -83,7 +83,7 @@ def test_planted_fault_is_found_and_nothing_else(name, graded, found):
         assert not row["outputs"]
     else:
         verdicts = {output["file"]: output["verdict"] for output in row["outputs"]}
-        usual = {f: "placeholder" if "cfimdb-test" in f else "in band" for f in verdicts}
+        usual = {f: "placeholder" if "cfimdb-test" in f else "within" for f in verdicts}
         assert len(verdicts) == 12
         assert verdicts == usual | dict(student.verdicts)
         agreements = {a["file"]: a["verdict"] for a in row["agreements"]}

@@ -1,12 +1,10 @@
 """grading.py: figures and bands, placeholder labels, comparison with reference outputs."""
 
 import math
-import re
 
 import pytest
 
 import grading
-from conftest import ROOT
 from grading import GREEDY_TEXT, Standard, compare_labels, compare_text, grade_output
 from prepare_submit import PREDICTION_FILES
 
@@ -19,35 +17,20 @@ def standard(gold, edition="mmia"):
     return Standard(edition, PREDICTION_FILES, {}, gold, {})
 
 
-def test_figures_are_those_of_the_readme():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([\w /]+) (prompt|finetune|lora) \| (.*) \|$", readme, re.MULTILINE)
-    assert len(rows) == 6
-    columns = ("sst-dev", "sst-test", "cfimdb-dev")
-    found = {edition: {name: {} for name in columns} for edition in grading.FIGURES}
-    for editions, option, cells in rows:
-        for name, cell in zip(columns, cells.split(" | "), strict=False):
-            for edition in editions.split(" / "):
-                found[edition][name][METHODS[option]] = float(cell.split()[0])
-    assert found == grading.FIGURES
-    assert "grading bands are 0.05 for SST and 0.15 for CFIMDB" in readme
-    assert grading.BANDS == {"sst": 0.05, "cfimdb": 0.15}
-
-
 @pytest.mark.parametrize(
     ("file", "edition", "accuracy", "verdict"),
     [
-        (DEV, "mmia", 0.361, "in band"),
+        (DEV, "mmia", 0.361, "within"),
         (DEV, "mmia", 0.360, "below"),
-        (DEV, "mmia", 0.461, "in band"),
+        (DEV, "mmia", 0.461, "within"),
         (DEV, "mmia", 0.462, "above"),
         (DEV, "fall2024", 0.363, "below"),
         (DEV, "spring2026", 0.411, "no figure"),
         (DEV, "llama2", 0.411, "no figure"),
-        ("cfimdb-dev-lora-output.txt", "mmia", 0.360, "in band"),
+        ("cfimdb-dev-lora-output.txt", "mmia", 0.360, "within"),
         ("cfimdb-dev-lora-output.txt", "mmia", 0.359, "below"),
         ("cfimdb-dev-lora-output.txt", "fall2024", 0.5, "no figure"),
-        ("sst-test-prompting-output.txt", "spring2026", 0.226, "in band"),
+        ("sst-test-prompting-output.txt", "spring2026", 0.226, "within"),
         ("sst-test-prompting-output.txt", "spring2026", 0.227, "above"),
     ],
 )

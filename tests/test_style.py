@@ -17,18 +17,24 @@ MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
-    {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer", "numpy_llama"},
+    {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer", "numpy_llama"}
+    | {"reference_figures"},
     {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
     | {"llama2c_tokenizer", "huggingface_tokenizer", "formulas"}
     | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log"},
     {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"},
     {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"}
     | {"explanation"},
-    {"llama", "conversion", "checkpoint_report"},
+    {"llama", "conversion", "checkpoint_report", "download"},
     {"classifier", "task_heads", "checkpoint_commands"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
+    {"graded_runs"},
+    {"reproduction"},
+    {"worst_examples", "reproduction_plots", "reproduction_page"},
+    {"reproduction_report"},
+    {"reproduce"},
 ]
 
 
