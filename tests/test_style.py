@@ -17,7 +17,7 @@ MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
-    {"config", "utils", "command_line"},
+    {"config", "utils", "command_line", "limited_process", "diagnose_probes"},
     {"huggingface", "tensor_files"}
     | {"rope", "kv_cache", "sampling", "optimizer", "tokenizer", "lora", "options", "training_log"}
     | {"linear"},
@@ -25,7 +25,7 @@ ROWS = [
     | {"decoding"},
     {"llama", "model_plan", "pretrain_data"},
     {"classifier"},
-    {"evaluation"},
+    {"evaluation", "mistakes"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
 ]
