@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from command_line import OneLineParser, describe
+from command_line import OneLineParser, describe, one_line_errors
 from config import DEFAULT_EDITION, EDITIONS
 from diagnose_probes import PROBES, Settings, examine
 from limited_process import run_limited
 from mistakes import MISTAKES, Mistake, made
 from submission_zip import one_line
-from utils import atomic_write
+from utils import atomic_write, check_outputs
 
 COMPONENTS = tuple(PROBES)
 # Largest errors, as shares of the largest magnitude. Known mistakes lie further from each other
@@ -38,6 +38,7 @@ START_SECONDS = 120.0  # for importing torch on a slow disk
 MEMORY_BYTES = 4 * 2**30
 MAX_SOURCE_BYTES = 2**20
 MAX_FILES = 200
+MAX_TEXT = 500  # characters of a student's that a line of the report shows
 FEW = 8  # numbers that a line of the report can show
 
 Arrays = dict[str, np.ndarray]
@@ -72,7 +73,7 @@ class Finding:
         if self.editions:
             lines.append(f"right for the editions {', '.join(self.editions)} (--edition)")
         lines += [f"at {self.where}"] if self.where else []
-        lines += [f"the assignment: {self.rule}"] if self.rule else []
+        lines += [f"the assignment, {self.rule}"] if self.rule else []
         lines += [f"to mend it: {self.remedy}"] if self.remedy else []
         return ("\n" + " " * 14).join(lines)
 
@@ -150,6 +151,8 @@ def judge(component: str, given: Given, edition: str, catalogues: Mapping) -> Fi
     """`catalogues` maps (component, edition) to a Catalogue."""
     catalogue: Catalogue = catalogues[component, edition]
     arrays = read_arrays(given)
+    if arrays is not None and not arrays.keys() <= catalogue.right.keys():
+        arrays = None  # no probe gave that
     error = None if arrays is None else distance(arrays, catalogue.right)
     if error is not None and error <= DRIFT:
         if error <= EXACT:
@@ -157,7 +160,9 @@ def judge(component: str, given: Given, edition: str, catalogues: Mapping) -> Fi
         detail = f"largest error {error:.1e} of the largest value"
         return Finding(component, "correct within float drift", detail, error=error)
     where = given.get("where")
-    facts: dict[str, Any] = {"where": one_line(where) if isinstance(where, str) else None}
+    facts: dict[str, Any] = {
+        "where": one_line(where[:MAX_TEXT]) if isinstance(where, str) else None
+    }
     facts["error"] = error
     for mistake, wrong in catalogue.wrong:
         if is_same(given, arrays, wrong):
@@ -193,7 +198,7 @@ def failure(given: Given) -> tuple[str, str]:
         ("died", "its process died", "{}"),
     ):
         if key in given:
-            return verdict, one_line(form.format(given[key]))
+            return verdict, one_line(form.format(given[key])[:MAX_TEXT])
     return "no answer", "what its process sent cannot be read"
 
 
@@ -231,7 +236,10 @@ def compared(name: str, arrays: Arrays, right: Arrays, size: float) -> str:
 
 def copy_sources(folder: Path, target: Path) -> None:
     """The folder's own Python files. Raises ValueError if there are none, or too many."""
-    sources = [path for path in sorted(folder.glob("*.py")) if path.is_file()]
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: name the one that llama.py is in")
+    paths = sorted(folder.glob("*.py"))
+    sources = [path for path in paths if path.is_file() and not path.is_symlink()]
     if not sources:
         raise ValueError(f"{folder} holds no Python files: name the folder that llama.py is in")
     if len(sources) > MAX_FILES:
@@ -263,13 +271,23 @@ def run_probes(
             MEMORY_BYTES,
             json.dumps(request).encode(),
         )
-    answers: list[dict[str, Given]] = [{} for _ in folders]
-    for line in outcome.stdout.decode(errors="replace").splitlines():
-        folder, component, given = json.loads(line)
-        answers[int(folder)][component] = given
+    answers = parse_answers(outcome.stdout, len(folders))
     if not any(answers):
-        reason = one_line(outcome.stderr.decode(errors="replace")[-500:])
+        reason = one_line(outcome.stderr.decode(errors="replace")[-MAX_TEXT:])
         raise ValueError(f"the probes could not run: {reason or 'their process was killed'}")
+    return answers
+
+
+def parse_answers(stdout: bytes, n_folders: int) -> list[dict[str, Given]]:
+    """What diagnose_probes.main wrote; lines that it cannot have written are passed over."""
+    answers: list[dict[str, Given]] = [{} for _ in range(n_folders)]
+    for line in stdout.splitlines():
+        try:
+            folder, component, given = json.loads(line)
+            if isinstance(given, dict) and component in COMPONENTS:
+                answers[int(folder)][component] = given
+        except (ValueError, TypeError, IndexError, RecursionError):
+            continue
     return answers
 
 
@@ -285,7 +303,21 @@ def diagnose(
         raise ValueError(f"unknown edition {edition!r}: choose one of {', '.join(EDITIONS)}")
     catalogues = {(c, e): Catalogue(c, e) for c in COMPONENTS for e in EDITIONS}
     for answers in run_probes(folders, edition, seconds):
-        yield [judge(c, answers.get(c, {}), edition, catalogues) for c in COMPONENTS]
+        findings = [judge(c, answers.get(c, {}), edition, catalogues) for c in COMPONENTS]
+        yield list(told_once(findings))
+
+
+def told_once(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """An exception that stops several components, of a class that all are made with, is shown
+    with the first of them.
+    """
+    first: dict[tuple, str] = {}
+    for finding in findings:
+        key = finding.detail, finding.where
+        if finding.verdict == "exception" and finding.where and key in first:
+            finding = Finding(finding.component, "not examined", f"stopped as {first[key]} was")
+        first.setdefault(key, finding.component)
+        yield finding
 
 
 def as_json(folder: Path, edition: str, findings: Sequence[Finding]) -> str:
@@ -328,13 +360,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--seconds {options.seconds} is not allowed: it must be above 0, at most 3600"
         )
     try:
+        if options.json is not None:
+            check_outputs([options.json], inputs=[])
         (findings,) = diagnose([options.folder], options.edition, options.seconds)
         if options.json is not None:
             with atomic_write(options.json) as file:
                 file.write(as_json(options.folder, options.edition, findings))
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {describe(error)}\n")
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the formulas' signs
     for finding in findings:
         print(finding)
     n_correct = sum(finding.is_correct for finding in findings)
@@ -343,4 +376,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors("diagnose.py"):
+        sys.exit(main())

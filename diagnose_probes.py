@@ -510,7 +510,8 @@ def start(folder: str, components: Sequence[str], settings: Settings) -> tuple[i
     if child:
         os.close(writing)
         return child, reading
-    os.close(reading)
+    os.closerange(3, writing)  # above all the channel: nobody else answers there
+    os.closerange(writing + 1, writing + 100)
     os.chdir(folder)
     sys.path.insert(0, os.getcwd())
     for component in components:

@@ -9,7 +9,6 @@ is run nor what its output means.
 import contextlib
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 MAX_OUTPUT = 64 * 2**20  # bytes of each stream, and of any file that the command writes
 
@@ -41,8 +45,10 @@ def run_limited(
     """Run `command` in a copy of `folder` that is deleted afterwards.
 
     `memory_bytes` bounds each process's own writable memory. Raises OSError if the folder cannot
-    be copied or the command cannot be started.
+    be copied or the command cannot be started, ValueError where there are no such limits.
     """
+    if resource is None:
+        raise ValueError("this system cannot limit a process: use Linux, macOS or WSL")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / "work"
         shutil.copytree(folder, work, symlinks=True)

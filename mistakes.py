@@ -506,7 +506,7 @@ EPSILON = (
     "epsilon sampling: tokens with p < epsilon are dropped, the rest renormalised; if none is "
 )
 EPSILON += "left, the argmax"
-GREEDY = "temperature 0 is the argmax over the vocabulary"
+GREEDY = "sampling: temperature 0 is the argmax over the vocabulary"
 GENERATE_MISTAKES = (
     Mistake(
         "generate",

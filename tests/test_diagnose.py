@@ -92,6 +92,8 @@ BROKEN = {
     "wide": ("llama.py", "4 * dim / 3) /", "4 * dim) /"),
     "gumbel": ("llama.py", "torch.multinomial(kept, num_samples=1)", "(kept / torch.empty_like("
                "kept).exponential_()).argmax(-1, keepdim=True)"),
+    "constructor": ("llama.py", "self.copies = self.n_heads //", "self.copies = self.n_head //"),
+    "plain sampling": ("llama.py", "epsilon=0.05):", "top_k=None):\n        epsilon = 0.0"),
     "no file": ("classifier.py", "", ""),
 }  # fmt: skip
 
@@ -174,6 +176,20 @@ def test_errors_are_told_by_output(broken):
     )
 
 
+def test_the_sampling_of_another_edition_is_said(broken):
+    finding = broken["plain sampling"]["generate"]
+    assert (finding.mistake, finding.editions) == ("no filter", ("fall2024", "llama2"))
+
+
+def test_an_exception_of_several_components_is_shown_once(broken):
+    findings = broken["constructor"]
+    told = {name: (f.verdict, f.detail) for name, f in findings.items() if not f.is_correct}
+    assert told.pop("norm")[0] == "exception"
+    assert findings["norm"].where.startswith("llama.py:31: self.copies = self.n_head //")
+    examined = {"attention", "feed_forward", "layer", "generate", "classifier"}
+    assert told == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
+
+
 def test_drift_is_correct_and_measured(broken):
     finding = broken["drift"]["rope"]
     assert finding.is_correct and not wrong(broken["drift"])
@@ -190,6 +206,31 @@ def test_an_unknown_mistake_has_its_size_and_neighbours(broken):
 
 def test_another_way_of_drawing_is_judged_by_its_frequencies(broken):
     assert not wrong(broken["gumbel"])
+
+
+HOSTILE = """
+import os, signal, sys
+print("rope", flush=True)
+for fd in range(3, 50):
+    try: os.write(fd, b'["0", "rope", {"values": 1}]\\nnonsense\\n{"missing": "everything"}\\n')
+    except OSError: pass
+os.kill(os.getppid(), signal.SIGKILL)
+"""
+
+
+def test_code_that_means_harm_spoils_only_its_own_report(tmp_path):
+    folder = Path(shutil.copytree(STUDENT, tmp_path / "me"))
+    (folder / "lora.py").write_text(HOSTILE)
+    (folder / "linked.py").symlink_to("/etc/passwd")
+    (findings,) = diagnose.diagnose([folder])
+    assert [f.verdict for f in findings[:6]] == ["correct"] * 6
+    assert not any(f.is_correct for f in findings[6:])
+
+
+def test_lines_that_are_no_answers_are_passed_over():
+    lines = [b"{", b"3", b'["0", "rope"]', b'["7", "rope", {}]', b'["0", "rop", {}]', b"[" * 10**6]
+    lines += [b'["x", "rope", {}]', b'["0", ["rope"], {}]', b'["0", "norm", {"missing": "x"}]']
+    assert diagnose.parse_answers(b"\n".join(lines), 1) == [{"norm": {"missing": "x"}}]
 
 
 def test_command_line(tmp_path, capsys):
@@ -211,16 +252,17 @@ def test_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere holds no Python files: name the folder that llama.py is in"),
+        (["nowhere"], "nowhere is not a folder: name the one that llama.py is in"),
+        ([str(ROOT / "docs")], "holds no Python files: name the folder that llama.py is in"),
         ([str(STUDENT), "--edition", "fall1999"], "invalid choice: 'fall1999'"),
         ([str(STUDENT), "--seconds", "0"], "--seconds 0.0 is not allowed: it must be above 0"),
         ([str(STUDENT), "--json", str(ROOT)], "is a directory; give a file name"),
+        ([str(STUDENT), "--json", "nowhere/a.json"], "folder nowhere does not exist; create it"),
     ],
 )
 def test_wrong_usage(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(diagnose, "run_probes", lambda *_: [{}])
-    if message.startswith("nowhere"):
-        monkeypatch.undo()
+    """It is found before anything is run."""
+    monkeypatch.setattr(diagnose, "run_limited", None)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
