@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -160,31 +161,37 @@ def judge(component: str, given: Given, edition: str, catalogues: Mapping) -> Fi
         detail = f"largest error {error:.1e} of the largest value"
         return Finding(component, "correct within float drift", detail, error=error)
     where = given.get("where")
-    facts: dict[str, Any] = {
-        "where": one_line(where[:MAX_TEXT]) if isinstance(where, str) else None
-    }
-    facts["error"] = error
-    for mistake, wrong in catalogue.wrong:
-        if is_same(given, arrays, wrong):
-            facts |= {"mistake": mistake.name, "rule": mistake.rule, "remedy": mistake.remedy}
-            break
-    if arrays is None and "mistake" not in facts:
-        return Finding(component, *failure(given), **facts)
+    facts: dict[str, Any] = {"error": error}
+    facts["where"] = one_line(where[:MAX_TEXT]) if isinstance(where, str) else None
     if arrays is not None:
         others = (name for name in EDITIONS if name != edition)
         facts["editions"] = tuple(
             name for name in others if distance(arrays, catalogues[component, name].right) <= DRIFT
         )
-    if "mistake" in facts:
+    if made_ones := explain(given, arrays, catalogue):
+        facts["mistake"] = "; ".join(mistake.name for mistake in made_ones)
+        facts["rule"] = "; ".join(dict.fromkeys(mistake.rule for mistake in made_ones))
+        facts["remedy"] = " ".join(mistake.remedy for mistake in made_ones)
         return Finding(component, "wrong", facts["mistake"], **facts)
-    return Finding(component, *unknown(arrays, catalogue), **facts)
+    verdict, detail = failure(given) if arrays is None else unknown(arrays, catalogue)
+    return Finding(component, verdict, detail, **facts)
 
 
-def is_same(given: Given, arrays: Arrays | None, wrong: Given) -> bool:
+def explain(given: Given, arrays: Arrays | None, catalogue: Catalogue) -> list[Mistake]:
+    """The mistake that gives the same; else two that do together, each in other outputs."""
     if arrays is None:
-        return given.get("error") is not None and given.get("error") == wrong.get("error")
-    expected = read_arrays(wrong)
-    return expected is not None and distance(arrays, expected) <= MATCH
+        same = (m for m, wrong in catalogue.wrong if given.get("error") == wrong.get("error", ""))
+        return list(islice(same, 1))
+    known = [(m, a) for m, wrong in catalogue.wrong if (a := read_arrays(wrong)) is not None]
+    for mistake, expected in known:
+        if distance(arrays, expected) <= MATCH:
+            return [mistake]
+    for (mistake, one), (other, two) in permutations(known, 2):
+        shown = {name for name, size in errors(one, catalogue.right).items() if size > DRIFT}
+        both = two | {name: one[name] for name in shown}
+        if mistake is not other and distance(arrays, both) <= MATCH:
+            return [mistake, other]
+    return []
 
 
 def failure(given: Given) -> tuple[str, str]:

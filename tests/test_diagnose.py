@@ -35,6 +35,7 @@ def table(tmp_path_factory) -> list[tuple[tuple[Plant, ...], Findings]]:
         (("norm", "no bias"), ("attention", "no scale")),
         (("layer", "post-norm"), ("feed_forward", "w1 and w3 swapped")),
         (("generate", "no filter"), ("classifier", "first token")),
+        (("lora", "no scaling"), ("lora", "W is not frozen")),
         (("lora", "no scaling"), ("attention", "causal where the edition is not")),
     ]
     plantings = [((one,), one.edition) for one in PLANTS]
@@ -47,11 +48,26 @@ def table(tmp_path_factory) -> list[tuple[tuple[Plant, ...], Findings]]:
 def test_every_planted_mistake_is_named_and_nothing_else(table):
     misnamed = {}
     for plants, findings in table:
-        expected = {(one.component, "wrong", one.mistake) for one in plants}  # none: all correct
+        names: dict[str, list] = {}  # none: all is correct
+        for one in plants:
+            names.setdefault(one.component, []).append(one.mistake)
+        expected = {(name, "wrong", "; ".join(mistakes)) for name, mistakes in names.items()}
         if set(wrong(findings)) != expected:
             misnamed[tuple(one.mistake for one in plants)] = wrong(findings)
     assert not misnamed
-    assert len(table) == len(PLANTS) + 5 + 2
+    assert len(table) == len(PLANTS) + 6 + 2
+
+
+def test_two_mistakes_of_one_component_are_told_where_they_show_apart(table):
+    (findings,) = (
+        found for plants, found in table if [p.component for p in plants] == ["lora"] * 2
+    )
+    finding = findings["lora"]
+    assert finding.mistake == "no scaling; W is not frozen"
+    assert finding.remedy == (
+        "Multiply the low-rank term by alpha / rank. "
+        "Set requires_grad to False on all parameters of the original layer."
+    )
 
 
 def test_every_known_mistake_is_planted():
