@@ -277,7 +277,7 @@ def recorded_draws() -> Iterator[list[torch.Tensor]]:
         picked = (count + torch.arange(len(rows))) % rows.shape[-1]
         return picked.view(*probs.shape[:-1], 1)
 
-    with replaced(torch, multinomial=pick):
+    with replaced(torch, multinomial=pick), replaced(torch.Tensor, multinomial=pick):
         yield draws
 
 
@@ -563,6 +563,7 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
     torch.set_num_threads(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU, whatever there is
     # The first optimizer makes torch import its compiler: here, and not again in every process.
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     for folder in request["folders"]:

@@ -90,7 +90,9 @@ def changed(folder: Path, file: str, old: str, new: str) -> Path:
 
 
 SCORES = "weights = torch.matmul(query, key.transpose(2, 3)) * (1.0 / math.sqrt(self.head_dim))"
-READ = "return self.output(h if targets is not None else h[:, [-1], :]), h"
+DRAW = "torch.multinomial(kept, num_samples=1)"
+GUMBEL = "(kept / torch.empty_like(kept).exponential_()).argmax(-1, keepdim=True)"
+SORTED = "kept.topk(8)[1].gather(1, torch.multinomial(kept.topk(8)[0], 1))"
 BROKEN = {
     "exception": ("llama.py", SCORES, "weights = torch.matmul(query, key)"),
     "unwritten": ("rope.py", "    return turn(query), turn(key)", "    raise NotImplementedError"),
@@ -106,12 +108,13 @@ BROKEN = {
     "drift": ("rope.py", "position[:, None] * f", "(1 + 3e-7) * position[:, None] * f"),
     "unknown": ("llama.py", "(1.0 / math.sqrt(self.head_dim))", "(0.9 / self.head_dim)"),
     "wide": ("llama.py", "4 * dim / 3) /", "4 * dim) /"),
-    "gumbel": ("llama.py", "torch.multinomial(kept, num_samples=1)", "(kept / torch.empty_like("
-               "kept).exponential_()).argmax(-1, keepdim=True)"),
+    "gumbel": ("llama.py", DRAW, GUMBEL),
+    "method": ("llama.py", DRAW, "kept.multinomial(1)"),
+    "sorted": ("llama.py", DRAW, SORTED),
     "constructor": ("llama.py", "self.copies = self.n_heads //", "self.copies = self.n_head //"),
     "plain sampling": ("llama.py", "epsilon=0.05):", "top_k=None):\n        epsilon = 0.0"),
     "no file": ("classifier.py", "", ""),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +225,11 @@ def test_an_unknown_mistake_has_its_size_and_neighbours(broken):
 
 def test_another_way_of_drawing_is_judged_by_its_frequencies(broken):
     assert not wrong(broken["gumbel"])
+
+
+@pytest.mark.parametrize("name", ["method", "sorted"])
+def test_tokens_may_be_drawn_by_a_method_and_in_any_order(broken, name: str):
+    assert not wrong(broken[name])
 
 
 HOSTILE = """
