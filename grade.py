@@ -69,9 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--jobs", metavar="N", type=int, default=-1, help="processes (all processors)")
     add("--run", action="store_true", help="run the code as well: three checks, one generation")
     add("--seconds", type=float, default=60.0, help="time limit of each check (%(default)s)")
-    add(
-        "--memory", type=float, default=4.0, help="address space of each check in GiB (%(default)s)"
-    )
+    add("--memory", type=float, default=4.0, help="memory of each check in GiB (%(default)s)")
     return parser
 
 

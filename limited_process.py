@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 MEBIBYTE = 1024 * 1024
-MAX_OUTPUT_BYTES = 4 * MEBIBYTE  # of each stream, from its end
+MAX_OUTPUT_BYTES = 64 * MEBIBYTE  # of each stream, from its end
 MAX_FILE_BYTES = 256 * MEBIBYTE
 MAX_PROCESSES = 4096  # of the user in all, as the system counts; root is never held to it
 
@@ -36,11 +36,11 @@ def stop(*_):
     os._exit(137)
 signal.signal(signal.SIGALRM, stop)
 signal.alarm(int(sys.argv[1]) + 1)
-for name, bound in zip(("CPU", "AS", "FSIZE", "CORE", "NPROC"), map(int, sys.argv[1:6])):
+for name, bound in zip(("CPU", "DATA", "FSIZE", "CORE", "NPROC"), map(int, sys.argv[1:6])):
     kind = getattr(resource, "RLIMIT_" + name)
     hard = resource.getrlimit(kind)[1]
     bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-    with contextlib.suppress(ValueError):  # macOS has no limit of addresses
+    with contextlib.suppress(ValueError):  # macOS refuses some
         resource.setrlimit(kind, (bound, bound))
 pid = os.fork()
 if pid == 0:
@@ -72,8 +72,9 @@ def run_limited(
 ) -> Outcome:
     """Run `command`, its program an absolute path, in `folder`, which is its HOME and TMPDIR.
 
-    `memory_bytes` bounds the addresses of each process, `seconds` the time by the clock and the
-    processor time of each process. Raises ValueError where there is no POSIX, OSError if nothing
+    `memory_bytes` bounds the memory that each process may write to (not its addresses, of which
+    importing torch takes gigabytes), `seconds` the time by the clock and the processor time of each
+    process. Raises ValueError where there is no POSIX, OSError if nothing
     can be started.
     """
     if os.name != "posix":

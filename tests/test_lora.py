@@ -43,6 +43,12 @@ def test_initialisation():
     assert layer.lora_A.mean().abs() < 4e-4
 
 
+def test_a_layer_alone_trains_its_adapters_only():
+    layer = LoRALayer(torch.nn.Linear(6, 5))
+    trainable = [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
+    assert trainable == ["lora_A", "lora_B"]
+
+
 def test_wrapping_changes_nothing_and_freezes_the_base():
     llama = random_llama(tiny_config())
     before, names = logits(llama), {name for name, _ in llama.named_parameters()}

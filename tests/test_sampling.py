@@ -58,6 +58,13 @@ def test_greedy_takes_the_first_maximum():
     assert picked.tolist() == [[1], [0]]
 
 
+def test_greedy_draws_nothing_among_equals():
+    state = torch.get_rng_state()
+    picked = Sampler(temperature=0.0)(torch.tensor([[2.0, 5.0, 5.0, 5.0]]).expand(200, -1))
+    assert (picked == 1).all()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_tiny_temperature_is_greedy_and_finite():
     probs = logits_to_probs(torch.tensor([[1e4, 1.0, -1e4]]), 1e-40)
     assert probs.tolist() == [[1.0, 0.0, 0.0]]

@@ -18,7 +18,7 @@ CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
     {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer", "numpy_llama"}
-    | {"reference_figures"},
+    | {"reference_figures", "limited_process", "diagnose_probes"},
     {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
     | {"llama2c_tokenizer", "huggingface_tokenizer", "formulas"}
     | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log"},
@@ -27,7 +27,7 @@ ROWS = [
     | {"explanation"},
     {"llama", "conversion", "checkpoint_report", "download"},
     {"classifier", "task_heads", "checkpoint_commands"},
-    {"evaluation"},
+    {"evaluation", "mistakes"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
     {"graded_runs"},

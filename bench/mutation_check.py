@@ -1,0 +1,69 @@
+"""Does the test suite notice each known mistake (tests/plants.py) in our own modules?
+
+    python bench/mutation_check.py [COMPONENT ...]
+
+Each is planted into a copy of the repository, where the component's tests are run up to the first
+failure; where they all pass, so is the whole suite. Exit status 1 if any mistake survives. The
+tests of the diagnosis itself do not count.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from plants import PLANTS, Plant, plant
+
+TESTS = {
+    "rope": "rope",
+    "norm": "llama",
+    "attention": "llama",
+    "feed_forward": "llama",
+    "layer": "llama",
+    "generate": "sampling generation",
+    "lora": "lora",
+    "optimizer": "optimizer",
+    "classifier": "classifier llama",
+}
+UNCOUNTED = [f"--ignore=tests/test_{name}.py" for name in ("diagnose", "mistakes", "style")]
+
+
+def first_failure(folder: Path, *tests: str) -> str | None:
+    """Run pytest there; the line of the first failure, None if there is none."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *UNCOUNTED, *tests]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode == 0:
+        return None
+    return failed[0].split(" - ")[0] if failed else f"pytest ended with {done.returncode}"
+
+
+def survives(original: Path, scratch: Path, one: Plant) -> bool:
+    folder = Path(shutil.copytree(original, scratch / "planted"))
+    try:
+        plant(folder, one)
+        tests = [f"tests/test_{name}.py" for name in TESTS[one.component].split()]
+        failure = first_failure(folder, *tests) or first_failure(folder)
+    finally:
+        shutil.rmtree(folder)
+    print(f"{one.component:<13} {one.mistake:<40} {failure or 'SURVIVES'}", flush=True)
+    return failure is None
+
+
+def main() -> None:
+    components = sys.argv[1:] or list(TESTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "work")
+        original = Path(shutil.copytree(ROOT, Path(scratch) / "original", ignore=ignored))
+        chosen = [one for one in PLANTS if one.component in components]
+        survivors = [one for one in chosen if survives(original, Path(scratch), one)]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted mistakes fail a test")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
