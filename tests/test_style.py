@@ -20,14 +20,16 @@ ROWS = [
     {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer"},
     {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
     | {"llama2c_tokenizer", "huggingface_tokenizer"}
-    | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log"},
+    | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log", "chat_template"},
     {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"},
-    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"},
+    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"}
+    | {"conversation"},
     {"llama", "conversion", "checkpoint_report"},
     {"classifier", "task_heads", "checkpoint_commands"},
     {"evaluation"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
+    {"chat"},
 ]
 
 
