@@ -45,15 +45,15 @@ class BaseTokenizer(ABC):
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
         """Token ids of `s`, cut to `max_len`, with BOS before and EOS behind where asked for.
 
-        Raises ValueError for text that has no UTF-8 form, as a terminal in another encoding gives.
+        Raises ValueError as check_utf8 does.
         """
-        _check_utf8(s)
+        check_utf8(s)
         return self._frame(self.text_ids(s), bos, eos)
 
     def encode_batch(self, texts: Sequence[str], bos: bool, eos: bool) -> list[list[int]]:
         """`encode` of every text, on several cores where the library can. Raises ValueError."""
         for text in texts:
-            _check_utf8(text)
+            check_utf8(text)
         return [self._frame(ids, bos, eos) for ids in self.batch_ids(texts)]
 
     def batch_ids(self, texts: Sequence[str]) -> Iterable[list[int]]:
@@ -80,12 +80,13 @@ class StreamDecoder:
 
     What `feed` returns for each id, and `finish` at the end, make up the tokenizer's `decode`. A
     control token ends a character that is not complete; `finish` makes ready for another text.
+    `at_start=False` is for ids that continue a text: a space before the first word then counts.
     """
 
-    def __init__(self, tokenizer: BaseTokenizer) -> None:
+    def __init__(self, tokenizer: BaseTokenizer, at_start: bool = True) -> None:
         self.tokenizer = tokenizer
         self.decoder = codecs.getincrementaldecoder("utf-8")(tokenizer.byte_errors)
-        self.at_start = True
+        self.at_start = at_start
 
     def feed(self, token_id: int) -> str:
         """The text that is complete with this id and was not before; often a word, or nothing."""
@@ -101,7 +102,8 @@ class StreamDecoder:
         return self.decoder.decode(b"", final=True)
 
 
-def _check_utf8(text: str) -> None:
+def check_utf8(text: str) -> None:
+    """Raise ValueError for text that has no UTF-8 form, as a terminal in another encoding gives."""
     try:
         text.encode()
     except UnicodeEncodeError:

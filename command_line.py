@@ -51,3 +51,10 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
+
+
+def visible(text: str, kept: str = "") -> str:
+    """Text in which nothing works unseen: control and direction characters are spelled out, all but
+    those in `kept`.
+    """
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -9,7 +11,7 @@ from config import Edition
 from evaluation import announce, prepare_model
 from llama import Llama, load_pretrained
 from options import Options
-from tokenizer import Tokenizer
+from tokenizer import AnyTokenizer
 from utils import atomic_write, seed_everything
 
 RULE = "---------------"
@@ -23,14 +25,7 @@ def run(options: Options) -> None:
     """
     seed_everything(options.seed)
     low, high = options.generated_sentence_low_temp_out, options.generated_sentence_high_temp_out
-    device, tokenizer = prepare_model(options, [low, high])
-    llama = load_pretrained(
-        options.pretrained_model_path, options.edition, options.norm, options.attention
-    )
-    announce(llama, tokenizer, options.pretrained_model_path)
-    llama = llama.to(device)
-    if options.dtype == "bfloat16" and not llama.config.is_causal:
-        llama = llama.bfloat16()  # all of it: there is no decoding step whose weights to round
+    llama, tokenizer = load(options, [low, high])
     for temperature, samples, path in (
         (0.0, 1, low),
         (options.temperature, options.num_samples, high),
@@ -45,8 +40,26 @@ def run(options: Options) -> None:
         print(f"Wrote generated sentence to {path}.")
 
 
+def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, AnyTokenizer]:
+    """The model that is to write, on its device, and its tokenizer. Raises OSError, ValueError."""
+    device, tokenizer = prepare_model(options, outputs)
+    llama = load_pretrained(
+        options.pretrained_model_path, options.edition, options.norm, options.attention
+    )
+    announce(llama, tokenizer, options.pretrained_model_path)
+    llama = llama.to(device)
+    if options.dtype == "bfloat16" and not llama.config.is_causal:
+        llama = llama.bfloat16()  # all of it: there is no decoding step whose weights to round
+    return llama, tokenizer
+
+
+def decoding_precision(options: Options, llama: Llama) -> str:
+    """Of the weights that read single tokens: one of decoding.PRECISIONS."""
+    return options.quantize or (options.dtype if llama.config.is_causal else "float32")
+
+
 def complete(
-    llama: Llama, tokenizer: Tokenizer, options: Options, temperature: float, samples: int
+    llama: Llama, tokenizer: AnyTokenizer, options: Options, temperature: float, samples: int
 ) -> list[str]:
     """`samples` texts: the prompt and what the model writes behind it."""
     edition: Edition = options.edition_in_force
@@ -62,7 +75,7 @@ def complete(
         top_p=edition.top_p if options.top_p is None else options.top_p,
         generator=torch.Generator(device).manual_seed(options.seed),
         stop_id=tokenizer.eos_id if options.stop_at_eos else None,
-        precision=options.quantize or (options.dtype if llama.config.is_causal else "float32"),
+        precision=decoding_precision(options, llama),
         compiled=options.compile,
     )
     seconds = time.perf_counter() - start

@@ -34,11 +34,12 @@ class LanguageModel(Protocol):
 def prefill(
     model: LanguageModel, tokens: torch.Tensor, cache: KVCache | None = None
 ) -> torch.Tensor:
-    """Read tokens (B, T) from position 0, filling the cache; logits (B, V) of the last one."""
+    """Read tokens (B, T) into the cache, but for those at the beginning that it holds already;
+    logits (B, V) of the last one.
+    """
     if cache is None:
         return model.next_token_logits(tokens)
-    cache.reset()
-    logits, _ = model(tokens, cache=cache)
+    logits, _ = model(tokens[:, cache.position :], cache=cache)
     return logits[:, -1]
 
 
@@ -76,24 +77,37 @@ def stream(
     use_cache: bool = True,
     decode: DecodeStep | None = None,
     capacity: int | None = None,
+    cache: KVCache | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the next token (B, 1) of tokens (B, T) again and again, `max_new_tokens` times.
 
     `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
     cached path (but for dynamic RoPE scaling: rope.tables_for). A bidirectional model always does.
     `decode` reads single tokens with the cache, by default the model itself; `capacity` is
-    make_cache's. Raises ValueError for an empty prompt.
+    make_cache's. A `cache` that is given takes the place of a new one: what it holds must be the
+    beginning of tokens, and at the end it holds all but the last token that was yielded. Raises
+    ValueError for an empty prompt, and for one that leaves nothing to read behind a given cache.
     """
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         shape = tuple(tokens.shape)
         raise ValueError(f"the prompt has shape {shape}: it must be (batch, 1 token or more)")
     max_seq_len = model.config.max_seq_len
     use_cache = use_cache and model.config.is_causal
-    cache = make_cache(model, tokens, max_new_tokens, capacity) if use_cache else None
+    if cache is not None and not cache.position < tokens.shape[1] <= max_seq_len:
+        raise ValueError(
+            f"a prompt of {tokens.shape[1]} tokens cannot go on from {cache.position} in a cache: "
+            f"it must be longer, and at most {max_seq_len}"
+        )
+    if not use_cache:
+        cache = None
+    elif cache is None:
+        cache = make_cache(model, tokens, max_new_tokens, capacity)
     decode = decode or partial(decode_one_token, model)
     context = tokens[:, -max_seq_len:]
     for step in range(max_new_tokens):
-        if step == 0 or cache is None or cache.position == max_seq_len:
+        if cache is not None and cache.position == max_seq_len:
+            cache.reset()
+        if step == 0 or cache is None or cache.position == 0:
             logits = prefill(model, context, cache)
         else:
             logits = decode(context[:, -1:], cache)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 
+from command_line import visible
 from grading import GREEDY_TEXT, Grade, Output, Standard
 from reference_figures import BANDS, is_placeholder
 from submission_zip import one_line, shorten
@@ -56,11 +57,6 @@ CLASSES = {"within": "", "no figure": "", "below": "low", "above": "high"}
 CLASSES |= {"missing": "warn", "faulty": "warn", "no gold": "none"}
 CLASSES |= {"ok": "", "errors": "warn", "refused": "low"}
 CLASSES |= {"equal": "", "drift": "", "differs": "warn", "-": "none"}
-
-
-def visible(text: str) -> str:
-    """Text in which nothing works unseen: control and direction characters are spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 # --- what all forms show ---

@@ -51,3 +51,11 @@ class KVCache:
     def reset(self) -> None:
         """Forget everything; the memory is kept."""
         self.position = 0
+
+    def rewind(self, position: int) -> None:
+        """Forget what is behind the first `position` positions. Raises ValueError if the cache does
+        not hold as many.
+        """
+        if not 0 <= position <= self.position:
+            raise ValueError(f"{position} is not one of the {self.position} positions held")
+        self.position = position

@@ -381,30 +381,30 @@ class Llama(LlamaPreTrainedModel):
         self.eval()
         try:
             decode, capacity = None, None
-            if use_cache and compiled and len(idx) == 1:
-                decode, capacity = self._compiled_decoder(precision)
-            elif use_cache:
-                decode = self._decoder(len(idx), precision)
+            if use_cache:
+                decode, capacity = self.decoding_step(len(idx), precision, compiled)
             return generation.generate(
                 self, idx, max_new_tokens, sampler, stop_id, use_cache, decode, capacity
             )
         finally:
             self.train(was_training)
 
-    def _decoder(self, rows: int, precision: str) -> generation.DecodeStep | None:
-        """What reads single tokens faster than forward does, where there is such a thing; it is
-        made when the first one comes, behind the prompt.
+    def decoding_step(
+        self, rows: int = 1, precision: str = "float32", compiled: bool = False
+    ) -> tuple[generation.DecodeStep | None, int | None]:
+        """What reads single tokens faster than forward does, and the capacity of the cache that it
+        works with; None where there is no such thing, or no such bound. The arguments and
+        ValueError are generate's.
         """
+        if compiled and rows == 1:
+            return CompiledDecoder(self, precision), cache_capacity(self.config)
         is_plain = precision == "float32"
         if is_plain and not (self.config.is_causal and self.dtype == torch.float32):
-            return None
+            return None, None
         check_precision(self, precision)
+        # made when the first token comes, behind the prompt
         decoder = functools.cache(lambda: Decoder(self, rows, precision))
-        return lambda token, cache: decoder()(token, cache)
-
-    def _compiled_decoder(self, precision: str) -> tuple[generation.DecodeStep, int]:
-        """The compiled step, and the capacity of the cache that it works with."""
-        return CompiledDecoder(self, precision), cache_capacity(self.config)
+        return lambda token, cache: decoder()(token, cache), None
 
 
 def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 """The assignment's command line: python run_llama.py --option {generate,prompt,finetune,lora}."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -65,25 +65,29 @@ HYPHENATED = ("label_names", "pretrained_model_path")
 def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     for field in fields(Options):
-        name, default = field.name, field.default
-        flag = "--" + (name.replace("_", "-") if name in HYPHENATED else name)
-        if default is False:
-            parser.add_argument(flag, dest=name, action="store_true", help=HELP[name])
-            continue
-        kind = TYPES.get(name) or (str if default is None else type(default))
-        shown = "" if default is None else f" (default: {default})"
-        if kind is tuple:
-            kind, shown = split_names, f" (default: {','.join(default)})"
-        parser.add_argument(
-            flag,
-            dest=name,
-            type=kind,
-            default=default,
-            choices=CHOICES.get(name),
-            metavar=None if name in CHOICES else name.upper(),
-            help=HELP[name] + shown,
-        )
+        add_option(parser, field.name, field.default, HELP[field.name])
     return parser
+
+
+def add_option(parser: argparse.ArgumentParser, name: str, default: Any, text: str) -> None:
+    """One of Options' fields as a flag; chat.py has defaults and help of its own for some."""
+    flag = "--" + (name.replace("_", "-") if name in HYPHENATED else name)
+    if default is False:
+        parser.add_argument(flag, dest=name, action="store_true", help=text)
+        return
+    kind = TYPES.get(name) or (str if default is None else type(default))
+    shown = "" if default is None else f" (default: {default})"
+    if kind is tuple:
+        kind, shown = split_names, f" (default: {','.join(default)})"
+    parser.add_argument(
+        flag,
+        dest=name,
+        type=kind,
+        default=default,
+        choices=CHOICES.get(name),
+        metavar=None if name in CHOICES else name.upper(),
+        help=text + shown,
+    )
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -92,15 +96,20 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
     """All options by name, and whether the bundled files stand in for missing real ones."""
-    parser = make_parser()
-    # argparse leaves an attribute alone that is there already: what is still unset was not given.
-    unset = object()
-    names = [field.name for field in fields(Options)]
-    args = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset))))
-    given = {name: value for name, value in args.items() if value is not unset}
     defaults = {field.name: field.default for field in fields(Options)}
+    given = parse_given(make_parser(), argv, defaults)
     bundled_values = bundled.stand_in(given)
     return defaults | bundled_values | given, bool(bundled_values)
+
+
+def parse_given(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, names: Iterable[str]
+) -> dict[str, Any]:
+    """What the command line gives of the options called `names`, without their defaults."""
+    # argparse leaves an attribute alone that is there already: what is still unset was not given.
+    unset = object()
+    args = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset))))
+    return {name: value for name, value in args.items() if value is not unset}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

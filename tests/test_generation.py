@@ -157,3 +157,19 @@ def test_stories260k_writes_llama2c_text(shared, name: str, use_cache: bool):
     llama = load_pretrained(shared / "checkpoints" / name, edition="llama2")
     tokens = generate(llama, torch.tensor([[tokenizer.bos_id]]), 200, GREEDY, use_cache=use_cache)
     assert tokenizer.decode(tokens[0].tolist()) == CONTRACT_TEXT
+
+
+def test_a_cache_that_holds_the_beginning_is_read_on():
+    llama = random_llama(tiny_config(attention="causal"))
+    tokens = random_tokens(llama.config, 1, 9)
+    cache = KVCache(2, 1, 2, 16, 8)
+    list(stream(llama, tokens[:, :6], 2, GREEDY, cache=cache))
+    assert cache.position == 7
+    cache.rewind(4)
+    new = list(stream(llama, tokens, 5, GREEDY, cache=cache))
+    expected = generate(llama, tokens, 5, GREEDY, use_cache=False)
+    assert torch.cat((tokens, *new), dim=1).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="14 is not one of the 13 positions held"):
+        cache.rewind(14)
+    with pytest.raises(ValueError, match="9 tokens cannot go on from 13 in a cache"):
+        next(stream(llama, tokens, 5, GREEDY, cache=cache))

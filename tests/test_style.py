@@ -21,16 +21,16 @@ ROWS = [
     | {"reference_figures", "limited_process", "diagnose_probes"},
     {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
     | {"llama2c_tokenizer", "huggingface_tokenizer", "formulas"}
-    | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log"},
+    | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log", "chat_template"},
     {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"},
     {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"}
-    | {"explanation"},
+    | {"explanation", "conversation"},
     {"llama", "conversion", "checkpoint_report", "download"},
     {"classifier", "task_heads", "checkpoint_commands"},
     {"evaluation", "mistakes"},
     {"prompting", "completion", "finetune", "pretrain"},
     {"run_llama"},
-    {"graded_runs"},
+    {"graded_runs", "chat"},
     {"reproduction"},
     {"worst_examples", "reproduction_plots", "reproduction_page"},
     {"reproduction_report"},
