@@ -37,7 +37,8 @@ def make_projection(
     that precision are copied into a faster layout where `may_copy`, and where there is one.
     """
     if any(isinstance(layer, RoundedLinear) for layer in layers):
-        return lambda x: tuple(layer(x).float() for layer in layers)
+        products = [layer.product for layer in layers]
+        return lambda x: _bfloat16_products(x, products)
     weights = [layer.weight for layer in layers]
     sizes = [len(weight) for weight in weights]
     if precision == "int8":
@@ -50,6 +51,13 @@ def make_projection(
         return lambda x: product(x.to(dtype)).float().split(sizes, dim=-1)
     weights = [weight.to(dtype) for weight in weights]  # those of that dtype are not copied
     return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
+
+
+def _bfloat16_products(
+    x: torch.Tensor, products: Sequence[Callable[[torch.Tensor], torch.Tensor]]
+) -> tuple[torch.Tensor, ...]:
+    x = x.bfloat16()
+    return tuple(product(x).float() for product in products)
 
 
 class LayerStep:

@@ -490,7 +490,10 @@ def place_tensors(
         if is_tied and module is model.output:
             continue
         if quantize is None or not isinstance(module, Linear):
-            setattr(module, part, nn.Parameter(usable(tensors[name], dtype)))
+            tensor = usable(tensors[name], dtype)
+            if tensor.ndim == 1 and isinstance(tensors, RemappedTensors):
+                tensor = tensor.clone()  # a norm alone would keep a whole map in memory
+            setattr(module, part, nn.Parameter(tensor))
             continue
         # 4 bits would cost the logits more than they save: it is one matrix of many.
         kind = Int8Linear if module is model.output else KINDS[quantize]

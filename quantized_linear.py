@@ -24,6 +24,10 @@ NF4_GROUP, NF4_ROWS = 64, 32
 LOGGER = "bitsandbytes.backends.cpu.ops"
 
 
+def _pad(x: torch.Tensor, columns: int) -> torch.Tensor:
+    return F.pad(x, (0, columns)) if columns else x  # F.pad copies in any case
+
+
 class RoundedLinear(nn.Module):
     """x (…, K) times a rounded weight (N, K) transposed: (…, N), in x's dtype.
 
@@ -81,7 +85,7 @@ class Int8Linear(RoundedLinear):
             blocks = zip(self.weight.split(self.block), self.scales.split(self.block), strict=True)
             parts = [linear(x, (values * scales[:, None]).to(x.dtype)) for values, scales in blocks]
             return torch.cat(parts, dim=-1)
-        rows = F.pad(rows.bfloat16(), (0, self.padded.shape[1] - self.in_features))
+        rows = _pad(rows.bfloat16(), self.padded.shape[1] - self.in_features)
         product = torch._weight_int8pack_mm(rows, self.padded, self.rounded_scales)
         return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
@@ -106,14 +110,14 @@ class NF4Linear(RoundedLinear):
             quant_type="nf4",
             device="meta",
         )
-        values = F.pad(weight.detach().float(), (0, self.missing)).contiguous()
+        values = _pad(weight.detach().float(), self.missing).contiguous()
         rounded = layers.Params4bit(values, requires_grad=False, quant_type="nf4")
         self.linear.weight = rounded.to(weight.device)  # this is what rounds
         if self.out_features % NF4_ROWS:
             self.linear.support_avx512bf16_for_cpu = False
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(F.pad(x, (0, self.missing)))
+        return self.linear(_pad(x, self.missing))
 
 
 def import_bitsandbytes() -> Any:
