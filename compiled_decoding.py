@@ -142,15 +142,15 @@ class CompiledDecoder:
     """
 
     def __init__(self, llama: nn.Module, precision: str = "float32") -> None:
-        check_precision(llama, precision)
-        device = llama.tok_embeddings.weight.device.type
-        if device != "cpu":
-            raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
         if llama.quantization == "nf4":
             raise ValueError(
                 "the compiled step has no nf4 weights: leave --compile out, or choose "
                 "--quantize int8"
             )
+        check_precision(llama, precision)
+        device = llama.tok_embeddings.weight.device.type
+        if device != "cpu":
+            raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
         config = llama.config
         self.rotary_tables = llama.layers[0].attention.rotary_tables
         self.positions = torch.arange(config.max_seq_len)

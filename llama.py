@@ -497,8 +497,9 @@ def place_tensors(
             continue
         # 4 bits would cost the logits more than they save: it is one matrix of many.
         kind = Int8Linear if module is model.output else KINDS[quantize]
+        weight = tensors[name]
         try:
-            model.set_submodule(path, kind(tensors[name]))
+            model.set_submodule(path, kind(weight))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if quantize is None:

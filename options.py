@@ -85,7 +85,13 @@ class Options:
             not (self.quantize and trains),
             "left out: rounded weights cannot be trained",
         )
-        self._check("plan", not self.plan or self.option == "generate", "with --option generate")
+        self._check(
+            "plan",
+            not self.plan or self.option == "generate",
+            "left out, but for --option generate",
+        )
+        packs = not (self.compile and self.quantize == "nf4")
+        self._check("quantize", packs, "int8 with --compile")
         check_sampling(
             self.temperature, self.epsilon or 0.0, 1.0 if self.top_p is None else self.top_p
         )

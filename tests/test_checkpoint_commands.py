@@ -12,12 +12,14 @@ import pytest
 import torch
 
 import checkpoint_commands
+import memory_plan
 from checkpoint import expected_shapes, read_checkpoint, save_checkpoint
 from checkpoint_report import describe_checkpoint, describe_preset
 from config import PRESETS, LlamaConfig
 from conftest import ROOT, random_llama, tiny_config
 from conversion import TARGETS
 from huggingface import export_config, their_name
+from llama import load_pretrained
 from model_plan import count_parameters
 
 TRUE = {"norm": "rmsnorm", "attention": "causal"}
@@ -113,6 +115,20 @@ def test_a_large_folder_answers_from_its_headers(seven_billion: Path):
     assert "total 6,738,415,616" in report and "on disk 13.48 GB" in report
     assert "layers.0-31 32 x 202,383,360" in report
     assert "format folder of Hugging Face's LlamaForCausalLM" in report
+
+
+def test_a_large_folder_is_refused_from_its_headers(seven_billion: Path, monkeypatch):
+    """In float32, that is: 27 GB that are not in the file, and the embedding once more."""
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda: 16_400_000_000)
+    start = time.process_time()
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(seven_billion, "llama2")
+    assert time.process_time() - start < 1
+    assert str(caught.value) == (
+        f"{seven_billion} needs 27.48 GB of memory as float32, and 16.40 GB are free: it fits with "
+        "--dtype bfloat16, --quantize int8, --quantize int8 --dtype bfloat16, --quantize nf4, "
+        "--quantize nf4 --dtype bfloat16"
+    )
 
 
 # The command line

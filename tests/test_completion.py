@@ -428,7 +428,8 @@ def test_a_model_that_cannot_fit_is_refused_in_one_line(folder: Path, monkeypatc
     [
         (["--option", "lora", "--quantize", "int8"], "rounded weights cannot be trained"),
         (["--option", "finetune", "--quantize", "nf4"], "rounded weights cannot be trained"),
-        (["--option", "prompt", "--plan"], "--plan True is not allowed"),
+        (["--option", "prompt", "--plan"], "it must be left out, but for --option generate"),
+        (["--quantize", "nf4", "--compile"], "--quantize nf4 is not allowed: it must be int8 with"),
         (["--quantize", "int4"], "invalid choice: 'int4' (choose from int8, nf4)"),
     ],
 )

@@ -9,7 +9,7 @@ import lazy_tensors
 import llama as llama_module
 import llama2c
 from checkpoint import save_checkpoint, save_folder, write_folder
-from classifier import ClassifierConfig, LlamaEmbeddingClassifier
+from classifier import ClassifierConfig, LlamaEmbeddingClassifier, load_backbone
 from compiled_decoding import CompiledDecoder, Matrix
 from config import NORMS
 from conftest import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
@@ -235,6 +235,7 @@ def test_rounded_models_are_not_trained(tmp_path):
     frozen = LlamaEmbeddingClassifier(ClassifierConfig(path, 2, option="pretrain", quantize="int8"))
     frozen(torch.ones(1, 4, dtype=torch.long)).sum().backward()
     assert frozen.classifier_head.weight.grad is not None
+    assert load_backbone(ClassifierConfig(path, 2, quantize="int8")).quantization == "int8"
     loaded = load_pretrained(path, quantize="int8").requires_grad_(True)
     with pytest.raises(ValueError, match="rounded weights cannot be trained through"):
         loaded(torch.ones(1, 4, dtype=torch.long))

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from config import QUANTIZATIONS
 from conftest import assert_relative, random_llama, tiny_config
 from lora import apply_lora
-from quantized_linear import FEW_ROWS, Int8Linear, NF4Linear, RoundedLinear, import_bitsandbytes
+from quantized_linear import (
+    FEW_ROWS,
+    KINDS,
+    Int8Linear,
+    NF4Linear,
+    RoundedLinear,
+    import_bitsandbytes,
+)
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
@@ -127,6 +135,10 @@ def test_no_gradient_passes_through():
         layer(x)
     with torch.no_grad():
         assert layer(x).shape == (2, 4)
+
+
+def test_the_command_line_knows_all_kinds():
+    assert tuple(KINDS) == QUANTIZATIONS
 
 
 def test_lora_says_why_it_finds_no_layer():
