@@ -88,7 +88,7 @@ def start(options: Options, system: str, template: str | None) -> "Conversation"
     """Load the model, and say on standard error what is in force. Raises OSError or ValueError."""
     import torch
 
-    from completion import decoding_precision, load
+    from completion import load
     from conversation import Conversation
     from sampling import Sampler
 
@@ -99,7 +99,7 @@ def start(options: Options, system: str, template: str | None) -> "Conversation"
     device = llama.tok_embeddings.weight.device
     generator = torch.Generator(device).manual_seed(options.seed)
     sampler = Sampler(options.temperature, top_p=options.top_p, generator=generator)
-    step = llama.decoding_step(1, decoding_precision(options, llama), options.compile)
+    step = llama.decoding_step(compiled=options.compile)
     conversation = Conversation(
         llama, tokenizer, chosen, sampler, options.max_new_tokens, device, *step
     )

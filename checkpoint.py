@@ -44,7 +44,6 @@ from utils import atomic_write
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 OWN_MODEL_TYPE = "mini-llama"
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
-TENSOR_ALIGNMENT = 4
 
 
 class WrongNormError(ValueError):
@@ -261,10 +260,10 @@ def _first_few(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def usable(tensor: torch.Tensor) -> torch.Tensor:
-    """float32, contiguous and aligned; the mapped tensor itself where it is that already."""
-    tensor = tensor.detach().to(torch.float32).contiguous()
-    return tensor if tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
+def usable(tensor: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """In that dtype, contiguous and aligned; the mapped tensor itself where it is that already."""
+    tensor = tensor.detach().to(dtype).contiguous()
+    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
 
 
 def _read_llama2c(path: Path) -> Checkpoint:

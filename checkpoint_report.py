@@ -16,9 +16,10 @@ import torch
 
 from checkpoint import Checkpoint, check_is_pretrained, expected_shapes, stored_tensors
 from config import PRESETS, LlamaConfig, resolve_arithmetic
-from model_plan import count_parameters, gigabytes, kv_cache_bytes, weight_bytes
+from memory_plan import describe_fit, memory_facts
+from model_plan import count_parameters, gigabytes
+from utils import available_bytes
 
-PRECISIONS = ("float32", "bfloat16", "int8")
 HEADINGS = ("module", "shape", "dtype", "parameters")
 SHARED = "tied"
 
@@ -45,12 +46,8 @@ def describe_checkpoint(checkpoint: Checkpoint) -> str:
     """The report of a checkpoint. Raises ValueError where its tensors contradict its model_args, or
     which is a trained classifier.
     """
-    check_is_pretrained(checkpoint)
+    config, meta = _read_shapes(checkpoint)
     arithmetic = resolve_arithmetic(checkpoint.recorded)
-    # Where the file says nothing, the default's LayerNorm would add biases that it has not.
-    norm = "layernorm" if checkpoint.has_biases else "rmsnorm"
-    config = checkpoint.make_config(norm=norm, attention=arithmetic.attention)
-    meta = stored_tensors(checkpoint, config).meta
     facts = [
         ("path", str(checkpoint.path)),
         ("format", checkpoint.format),
@@ -58,6 +55,25 @@ def describe_checkpoint(checkpoint: Checkpoint) -> str:
         ("arithmetic", str(arithmetic)),
     ]
     return describe(facts, config, meta)
+
+
+def describe_memory(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> str:
+    """What its weights and key/value cache take, and what fits the device; raises ValueError as
+    describe_checkpoint does.
+    """
+    config, _ = _read_shapes(checkpoint)
+    facts = [("parameters", f"{count_parameters(config):,}"), *memory_facts(config, device)]
+    return "\n".join([*_align_facts(facts), describe_fit(config, available_bytes(device))])
+
+
+def _read_shapes(checkpoint: Checkpoint) -> tuple[LlamaConfig, Mapping[str, torch.Tensor]]:
+    """Its configuration and its tensors' shapes and dtypes."""
+    check_is_pretrained(checkpoint)
+    attention = resolve_arithmetic(checkpoint.recorded).attention
+    # Where the file says nothing, the default's LayerNorm would add biases that it has not.
+    norm = "layernorm" if checkpoint.has_biases else "rmsnorm"
+    config = checkpoint.make_config(norm=norm, attention=attention)
+    return config, stored_tensors(checkpoint, config).meta
 
 
 def bytes_on_disk(path: Path) -> int:
@@ -81,19 +97,10 @@ def describe(
         *facts,
         ("config", ", ".join(f"{name} {value}" for name, value in fields.items())),
         ("parameters", counts),
-        (
-            "weights in memory",
-            ", ".join(f"{gigabytes(weight_bytes(config, p))} {p}" for p in PRECISIONS),
-        ),
-        (
-            "key/value cache",
-            f"{gigabytes(kv_cache_bytes(config, config.max_seq_len, 'float32'))} float32 "
-            f"for {config.max_seq_len} tokens",
-        ),
+        *memory_facts(config),
     ]
-    return "\n".join(
-        [*_align_facts(facts), "", *_align_rows([Row(*HEADINGS), *tree(config, meta)])]
-    )
+    rows = _align_rows([Row(*HEADINGS), *tree(config, meta)])
+    return "\n".join([*_align_facts(facts), describe_fit(config, available_bytes()), "", *rows])
 
 
 def tree(config: LlamaConfig, meta: Mapping[str, torch.Tensor]) -> Iterator[Row]:

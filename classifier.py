@@ -30,7 +30,7 @@ class ClassifierConfig:
     """What the classifiers need to know; any object with these attributes will do.
 
     `option` "pretrain" freezes the backbone of the embedding classifier, anything else trains it.
-    edition, norm and attention are load_pretrained's.
+    edition, norm, attention and quantize are load_pretrained's.
     """
 
     pretrained_model_path: str
@@ -40,12 +40,14 @@ class ClassifierConfig:
     edition: str | None = None
     norm: str | None = None
     attention: str | None = None
+    quantize: str | None = None
 
 
 def load_backbone(config: ClassifierConfig) -> Llama:
     """The pretrained Llama that a classifier configuration names."""
-    arithmetic = {name: getattr(config, name, None) for name in ("edition", "norm", "attention")}
-    return load_pretrained(config.pretrained_model_path, **arithmetic)
+    names = ("edition", "norm", "attention", "quantize")
+    choices = {name: getattr(config, name, None) for name in names}
+    return load_pretrained(config.pretrained_model_path, **choices)
 
 
 class LlamaZeroShotClassifier(nn.Module):
@@ -77,13 +79,21 @@ class LlamaZeroShotClassifier(nn.Module):
 
 
 class LlamaEmbeddingClassifier(nn.Module):
-    """Hidden state of the last column, dropout, linear head, log-softmax."""
+    """Hidden state of the last column, dropout, linear head, log-softmax.
+
+    Raises ValueError for a backbone that is to be trained and has rounded weights.
+    """
 
     def __init__(self, config: ClassifierConfig, llama: Llama | None = None) -> None:
         super().__init__()
         self.num_labels = config.num_labels
         self.llama = load_backbone(config) if llama is None else llama
-        self.llama.requires_grad_(getattr(config, "option", "finetune") != "pretrain")
+        trains = getattr(config, "option", "finetune") != "pretrain"
+        if trains and getattr(self.llama, "quantization", None):
+            raise ValueError(
+                f"{self.llama.quantization} weights cannot be trained: load them without quantize"
+            )
+        self.llama.requires_grad_(trains)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier_head = nn.Linear(self.llama.config.dim, config.num_labels)
 

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import LlamaConfig
-from decoding import check_precision, quantize_rows
+from decoding import check_precision
 from kv_cache import KVCache
+from quantized_linear import Int8Linear
 from rope import rotate
 
 # What the compiled function depends on, besides configuration and machine.
@@ -33,19 +34,20 @@ SOURCES = ("compiled_decoding.py", "decoding.py", "llama.py", "rope.py")
 
 
 class Matrix(nn.Module):
-    """A weight (N, K), rounded to `precision`, times a vector (1, K): (1, N).
+    """A layer's weight (N, K), rounded to `precision`, times a vector (1, K): (1, N).
 
     Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
-    in float32.
+    in float32. A weight that is in that precision already is not copied.
     """
 
-    def __init__(self, weight: torch.Tensor, precision: str) -> None:
+    def __init__(self, layer: nn.Module, precision: str) -> None:
         super().__init__()
         scales = None
         if precision == "int8":
-            weight, scales = quantize_rows(weight.detach())
+            layer = layer if isinstance(layer, Int8Linear) else Int8Linear(layer.weight)
+            weight, scales = layer.weight.contiguous(), layer.scales
         else:
-            weight = weight.detach().to(getattr(torch, precision))
+            weight = layer.weight.detach().to(getattr(torch, precision))
         self.register_buffer("weight", weight)
         self.register_buffer("scales", scales)
 
@@ -62,13 +64,13 @@ class CompiledLayer(nn.Module):
         attention, feed_forward = layer.attention, layer.feed_forward
         self.kv_heads, self.head_dim = attention.n_kv_heads, attention.head_dim
         self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
-        self.query = Matrix(attention.compute_query.weight, precision)
-        self.key = Matrix(attention.compute_key.weight, precision)
-        self.value = Matrix(attention.compute_value.weight, precision)
-        self.attention_output = Matrix(attention.compute_output.weight, precision)
-        self.gate = Matrix(feed_forward.w1.weight, precision)
-        self.up = Matrix(feed_forward.w3.weight, precision)
-        self.down = Matrix(feed_forward.w2.weight, precision)
+        self.query = Matrix(attention.compute_query, precision)
+        self.key = Matrix(attention.compute_key, precision)
+        self.value = Matrix(attention.compute_value, precision)
+        self.attention_output = Matrix(attention.compute_output, precision)
+        self.gate = Matrix(feed_forward.w1, precision)
+        self.up = Matrix(feed_forward.w3, precision)
+        self.down = Matrix(feed_forward.w2, precision)
 
     def forward(
         self,
@@ -83,8 +85,9 @@ class CompiledLayer(nn.Module):
         heads = (1, 1, -1, self.head_dim)
         query = rotate(self.query(x).view(heads), *tables)
         key = rotate(self.key(x).view(heads), *tables).transpose(1, 2)
-        keys.index_copy_(2, newest, key)
-        values.index_copy_(2, newest, self.value(x).view(heads).transpose(1, 2))
+        value = self.value(x).view(heads).transpose(1, 2)
+        keys.index_copy_(2, newest, key.to(keys.dtype))
+        values.index_copy_(2, newest, value.to(values.dtype))
         # Neighbouring query heads share a key/value head: (H_kv, H/H_kv, 1, D).
         query = query.view(self.kv_heads, -1, 1, self.head_dim)
         keys, values = keys[0, :, None, :length], values[0, :, None, :length]  # (H_kv, 1, N, D)
@@ -102,7 +105,7 @@ class Step(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(CompiledLayer(layer, precision) for layer in llama.layers)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm
-        self.output = Matrix(llama.output.weight, precision)
+        self.output = Matrix(llama.output, precision)
 
     def forward(
         self,
@@ -115,7 +118,7 @@ class Step(nn.Module):
         """token (1,), positions (N,) from 0, RoPE's tables (1, D/2) of the last one, every layer's
         keys and values (1, H_kv, S, D) → logits (1, V).
         """
-        h = self.embeddings(token)
+        h = self.embeddings(token).float()
         for layer, layer_keys, layer_values in zip(self.layers, keys, values, strict=True):
             h = layer(h, positions, tables, layer_keys, layer_values)
         return self.output(self.norm(h))
@@ -133,11 +136,17 @@ class CompiledDecoder:
     """A causal Llama on a CPU, in evaluation mode, made ready to read one token after another.
 
     It takes decoding.Decoder's place for one sequence; the cache must have `cache_capacity`
-    positions, the first of them filled. float32 weights are not copied. Raises ValueError as
-    check_precision does, and where the step cannot be compiled.
+    positions, the first of them filled. Weights that were loaded in that precision are not copied.
+    Raises ValueError as check_precision does, for 4-bit weights, and where the step cannot be
+    compiled.
     """
 
     def __init__(self, llama: nn.Module, precision: str = "float32") -> None:
+        if llama.quantization == "nf4":
+            raise ValueError(
+                "the compiled step has no nf4 weights: leave --compile out, or choose "
+                "--quantize int8"
+            )
         check_precision(llama, precision)
         device = llama.tok_embeddings.weight.device.type
         if device != "cpu":
@@ -163,7 +172,8 @@ class CompiledDecoder:
 
 def load_or_compile(step: Step, config: LlamaConfig, precision: str):
     """The compiled function, from the cache folder where it is there and whole."""
-    path = cache_folder() / f"step-{fingerprint(config, precision)}.pt2"
+    dtype = step.embeddings.weight.dtype
+    path = cache_folder() / f"step-{fingerprint(config, precision, dtype)}.pt2"
     if path.is_file():
         try:
             return torch._inductor.aoti_load_package(str(path))
@@ -184,7 +194,8 @@ def load_or_compile(step: Step, config: LlamaConfig, precision: str):
 def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
     """Write the package for one configuration; it appears when it is whole."""
     shape = (1, config.n_kv_heads, cache_capacity(config), config.head_dim)
-    cache = [torch.zeros(shape) for _ in range(config.n_layers)]
+    dtype = step.embeddings.weight.dtype
+    cache = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
     tables = torch.zeros(1, config.head_dim // 2), torch.zeros(1, config.head_dim // 2)
     example = (torch.tensor([0]), torch.arange(3), tables, cache, [t.clone() for t in cache])
     length = torch.export.Dim("length", min=2, max=config.max_seq_len)
@@ -219,10 +230,13 @@ def cache_folder() -> Path:
     return folder
 
 
-def fingerprint(config: LlamaConfig, precision: str) -> str:
-    """Changes with whatever the compiled function depends on."""
+def fingerprint(config: LlamaConfig, precision: str, dtype: torch.dtype = torch.float32) -> str:
+    """Changes with whatever the compiled function depends on; `dtype` is that of embeddings, norms
+    and cache.
+    """
     digest = hashlib.sha256(_processor().encode())
-    known = [torch.__version__, torch.get_num_threads(), precision, dataclasses.asdict(config)]
+    versions = [torch.__version__, torch.get_num_threads()]
+    known = [*versions, precision, str(dtype), dataclasses.asdict(config)]
     digest.update(json.dumps(known, sort_keys=True).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())

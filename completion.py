@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 
+from checkpoint import read_checkpoint
+from checkpoint_report import describe_memory
 from config import Edition
 from evaluation import announce, prepare_model
 from llama import Llama, load_pretrained
+from memory_plan import Form, require_device_memory
 from options import Options
 from tokenizer import AnyTokenizer
-from utils import atomic_write, seed_everything
+from utils import atomic_write, choose_device, seed_everything
 
 RULE = "---------------"
 
@@ -20,9 +23,13 @@ RULE = "---------------"
 def run(options: Options) -> None:
     """Write the greedy text and `num_samples` texts at `temperature`, each with its prompt.
 
-    Several samples share a file, with a line of dashes between them. Raises OSError or ValueError
-    before any work is done.
+    Several samples share a file, with a line of dashes between them. With `plan` print instead what
+    fits this machine. Raises OSError or ValueError before any work is done.
     """
+    if options.plan:
+        checkpoint = read_checkpoint(options.pretrained_model_path)
+        print(describe_memory(checkpoint, choose_device(options.use_gpu)))
+        return
     seed_everything(options.seed)
     low, high = options.generated_sentence_low_temp_out, options.generated_sentence_high_temp_out
     llama, tokenizer = load(options, [low, high])
@@ -44,18 +51,16 @@ def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, AnyTok
     """The model that is to write, on its device, and its tokenizer. Raises OSError, ValueError."""
     device, tokenizer = prepare_model(options, outputs)
     llama = load_pretrained(
-        options.pretrained_model_path, options.edition, options.norm, options.attention
+        options.pretrained_model_path,
+        options.edition,
+        options.norm,
+        options.attention,
+        options.dtype,
+        options.quantize,
     )
     announce(llama, tokenizer, options.pretrained_model_path)
-    llama = llama.to(device)
-    if options.dtype == "bfloat16" and not llama.config.is_causal:
-        llama = llama.bfloat16()  # all of it: there is no decoding step whose weights to round
-    return llama, tokenizer
-
-
-def decoding_precision(options: Options, llama: Llama) -> str:
-    """Of the weights that read single tokens: one of decoding.PRECISIONS."""
-    return options.quantize or (options.dtype if llama.config.is_causal else "float32")
+    require_device_memory(llama.config, device, Form(options.dtype, options.quantize))
+    return llama.to(device), tokenizer
 
 
 def complete(
@@ -75,7 +80,6 @@ def complete(
         top_p=edition.top_p if options.top_p is None else options.top_p,
         generator=torch.Generator(device).manual_seed(options.seed),
         stop_id=tokenizer.eos_id if options.stop_at_eos else None,
-        precision=decoding_precision(options, llama),
         compiled=options.compile,
     )
     seconds = time.perf_counter() - start

@@ -10,7 +10,8 @@ from dataclasses import InitVar, dataclass, fields
 
 NORMS = ("layernorm", "rmsnorm")
 DTYPES = ("float32", "bfloat16")
-QUANTIZATIONS = ("int8",)
+WEIGHT_DTYPES = (*DTYPES, "float16")
+QUANTIZATIONS = ("int8", "nf4")
 ATTENTIONS = ("bidirectional", "causal")
 LARGEST_DIMENSION = 2**24  # more than any vocabulary or context
 LARGEST_ROPE_FACTOR = 2**20

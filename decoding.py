@@ -3,13 +3,14 @@
 A decoding step is a few hundred small operations around products of one row with every weight, so
 what counts is the bytes of the weights and the number of operations. `Decoder` keeps the weights in
 the form that is read fastest and leaves out what a single position does not need. The weights may
-be rounded to bfloat16, or to 8 bits with a scale for each row (LLM.int8, Dettmers et al. 2022,
-section 2.1, of the weights only); norms, rotation, attention, and the sums between layers stay in
-float32. The file knows the names of the network's parts, not how the network is trained.
+be rounded to bfloat16 or to 8 bits, or be loaded so; norms, rotation, and the sums between layers
+are in float32, attention is in the cache's dtype. The file knows the names of the network's parts,
+not how the network is trained.
 
 Shapes: B batch, C the model's width, H query heads, H_kv key/value heads, D head_dim, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,44 +18,52 @@ import torch.nn.functional as F
 from torch import nn
 
 from kv_cache import KVCache
-from linear import can_pack, linear, packed_linear, quantize_rows
+from linear import can_pack, linear, packed_linear
+from quantized_linear import Int8Linear, RoundedLinear
 from rope import fixed_positions
+from utils import available_bytes
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+COPIED_SHARE = 0.5  # of what memory is free, at the most, for a faster layout of the same weights
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
-def int8_linear(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x (B, K) → x times weight (N, K) transposed, in bfloat16, with the weight in 8 bits."""
-    quantized, scales = quantize_rows(weight)
-    scales = scales.bfloat16()
-    # PyTorch's product reads the columns 32 at a time, and unchecked: beyond a row's end as well.
-    missing = -weight.shape[1] % 32
-    if not missing:
-        return lambda x: torch._weight_int8pack_mm(x.bfloat16(), quantized, scales)
-    quantized = F.pad(quantized, (0, missing))
-    return lambda x: torch._weight_int8pack_mm(F.pad(x.bfloat16(), (0, missing)), quantized, scales)
+def make_projection(
+    layers: Sequence[nn.Module], rows: int, precision: str, may_copy: bool = True
+) -> Projection:
+    """Several linear layers of the same input: x (rows, K) → one (rows, N) in float32 for each.
 
-
-def make_projection(weights: Sequence[torch.Tensor], rows: int, precision: str) -> Projection:
-    """Several linear maps of the same input: x (rows, K) → one (rows, N) in float32 for each."""
+    Layers that are rounded stay what they are; the others are rounded to `precision`. Weights of
+    that precision are copied into a faster layout where `may_copy`, and where there is one.
+    """
+    if any(isinstance(layer, RoundedLinear) for layer in layers):
+        products = [layer.product for layer in layers]
+        return lambda x: _bfloat16_products(x, products)
+    weights = [layer.weight for layer in layers]
     sizes = [len(weight) for weight in weights]
     if precision == "int8":
-        product = int8_linear(torch.cat(list(weights)))
+        product = Int8Linear(torch.cat(weights))
         return lambda x: product(x).float().split(sizes, dim=-1)
     dtype, device = getattr(torch, precision), weights[0].device
-    is_copied = rows > 1 or dtype != weights[0].dtype
-    if is_copied and can_pack(dtype, device):
-        product = packed_linear(torch.cat(list(weights)).to(dtype), rows)
+    gains = rows > 1 or dtype == torch.bfloat16
+    if (dtype != weights[0].dtype or (gains and may_copy)) and can_pack(dtype, device):
+        product = packed_linear(torch.cat(weights).to(dtype), rows)
         return lambda x: product(x.to(dtype)).float().split(sizes, dim=-1)
     weights = [weight.to(dtype) for weight in weights]  # those of that dtype are not copied
     return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
 
 
+def _bfloat16_products(
+    x: torch.Tensor, products: Sequence[Callable[[torch.Tensor], torch.Tensor]]
+) -> tuple[torch.Tensor, ...]:
+    x = x.bfloat16()
+    return tuple(product(x).float() for product in products)
+
+
 class LayerStep:
     """One LlamaLayer, for one new position."""
 
-    def __init__(self, layer: nn.Module, rows: int, precision: str) -> None:
+    def __init__(self, layer: nn.Module, rows: int, precision: str, may_copy: bool) -> None:
         attention, feed_forward = layer.attention, layer.feed_forward
         self.layer_id = layer.layer_id
         self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
@@ -62,8 +71,8 @@ class LayerStep:
         self.kv_heads = (rows, attention.n_kv_heads, 1, attention.head_dim)
         self.enable_gqa = attention.n_heads != attention.n_kv_heads
 
-        def projection(*layers: nn.Linear) -> Projection:
-            return make_projection([layer.weight for layer in layers], rows, precision)
+        def projection(*layers: nn.Module) -> Projection:
+            return make_projection(layers, rows, precision, may_copy)
 
         self.query_key_value = projection(
             attention.compute_query, attention.compute_key, attention.compute_value
@@ -79,10 +88,9 @@ class LayerStep:
         keys, values = cache.update(
             self.layer_id, key.view(self.kv_heads), value.view(self.kv_heads)
         )
-        attended = F.scaled_dot_product_attention(
-            query.view(self.heads), keys, values, enable_gqa=self.enable_gqa
-        )
-        h = h + self.attention_output(attended.view(h.shape))[0]
+        query = query.view(self.heads).to(keys.dtype)
+        attended = F.scaled_dot_product_attention(query, keys, values, enable_gqa=self.enable_gqa)
+        h = h + self.attention_output(attended.reshape(h.shape).float())[0]
         gate, up = self.gate_and_up(self.ffn_norm(h))
         return h + self.down(F.silu(gate) * up)[0]
 
@@ -112,8 +120,10 @@ def check_precision(llama: nn.Module, precision: str) -> None:
 class Decoder:
     """A causal Llama, in evaluation mode, made ready to read one token after another.
 
-    `rows` is the batch size. "bfloat16" and "int8" keep a rounded copy of the weights, "float32"
-    one of its own only for more than one row. Raises ValueError as check_precision does.
+    `rows` is the batch size. Layers that were loaded rounded are used as they are. Of the others
+    "int8", and any precision that they are not loaded in, keep a copy; so do "bfloat16" and, for
+    more than one row, "float32", where memory has room for it. Raises ValueError as check_precision
+    does.
     """
 
     def __init__(self, llama: nn.Module, rows: int = 1, precision: str = "float32") -> None:
@@ -124,8 +134,10 @@ class Decoder:
         fixed = fixed_positions(config.max_seq_len, config.rope_scaling)
         self.turns = self._turns(0, fixed)  # (fixed, D/2)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm
-        self.layers = [LayerStep(layer, rows, precision) for layer in llama.layers]
-        self.output = make_projection([llama.output.weight], rows, precision)
+        size = sum(parameter.nbytes for parameter in llama.parameters())
+        may_copy = size < COPIED_SHARE * (available_bytes(self.device) or math.inf)
+        self.layers = [LayerStep(layer, rows, precision, may_copy) for layer in llama.layers]
+        self.output = make_projection([llama.output], rows, precision, may_copy)
 
     def _turns(self, start: int, end: int) -> torch.Tensor:
         """The rotations (end - start, D/2) of positions, as complex numbers."""
@@ -136,7 +148,7 @@ class Decoder:
         position = cache.position
         is_known = position < len(self.turns)
         turn = self.turns[position] if is_known else self._turns(position, position + 1)[0]
-        h = self.embeddings(token)[:, 0]
+        h = self.embeddings(token)[:, 0].float()
         for layer in self.layers:
             h = layer(h, turn, cache)
         cache.advance(1)

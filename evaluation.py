@@ -104,6 +104,7 @@ def classifier_config(options: Options, task: Task) -> ClassifierConfig:
         options.edition,
         options.norm,
         options.attention,
+        options.quantize,
     )
 
 

@@ -18,19 +18,23 @@ from torch import nn
 
 import generation
 from base_llama import LlamaPreTrainedModel, shapes_only
-from checkpoint import check_is_pretrained, fit_tensors, read_checkpoint
+from checkpoint import check_is_pretrained, read_checkpoint, stored_tensors, usable
 from compiled_decoding import CompiledDecoder, cache_capacity
 from config import (
     DEFAULT_EDITION,
     EDITIONS,
+    WEIGHT_DTYPES,
     Arithmetic,
     LlamaConfig,
     feed_forward_hidden_dim,
     resolve_arithmetic,
 )
-from decoding import Decoder, check_precision
+from decoding import PRECISIONS, Decoder, check_precision
 from kv_cache import KVCache
+from lazy_tensors import LazyTensors, RemappedTensors
 from linear import Linear
+from memory_plan import is_converted, require_memory
+from quantized_linear import KINDS, Int8Linear, import_bitsandbytes
 from rope import RotaryTables, rotate, tables_for
 from sampling import Sampler
 
@@ -273,6 +277,7 @@ class Llama(LlamaPreTrainedModel):
         super().__init__(config)
         self.params = config  # the assignment's second name for it
         self.arithmetic: Arithmetic | None = None  # what load_pretrained decided, and why
+        self.quantization: str | None = None  # and how its linear layers are rounded
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(LlamaLayer(i, config) for i in range(config.n_layers))
@@ -367,14 +372,15 @@ class Llama(LlamaPreTrainedModel):
         generator: torch.Generator | None = None,
         stop_id: int | None = None,
         use_cache: bool = True,
-        precision: str = "float32",
+        precision: str | None = None,
         compiled: bool = False,
     ) -> torch.Tensor:
         """Token ids (B, T) continued: (B, T + max_new_tokens), without dropout.
 
         sampling.Sampler and generation.generate say what the arguments mean; `precision` is that
-        of the weights behind the prompt (decoding.PRECISIONS), for causal attention only;
-        `compiled` has single sequences read by compiled_decoding. Raises ValueError as these do.
+        of the weights behind the prompt (decoding.PRECISIONS), for causal attention only, by
+        default what they are loaded in; `compiled` has single sequences read by
+        compiled_decoding. Raises ValueError as these do.
         """
         sampler = Sampler(temperature, epsilon, top_p, generator)
         was_training = self.training
@@ -390,16 +396,18 @@ class Llama(LlamaPreTrainedModel):
             self.train(was_training)
 
     def decoding_step(
-        self, rows: int = 1, precision: str = "float32", compiled: bool = False
+        self, rows: int = 1, precision: str | None = None, compiled: bool = False
     ) -> tuple[generation.DecodeStep | None, int | None]:
         """What reads single tokens faster than forward does, and the capacity of the cache that it
         works with; None where there is no such thing, or no such bound. The arguments and
         ValueError are generate's.
         """
+        own = str(self.dtype).removeprefix("torch.")
         if compiled and rows == 1:
+            precision = precision or self.quantization or own
             return CompiledDecoder(self, precision), cache_capacity(self.config)
-        is_plain = precision == "float32"
-        if is_plain and not (self.config.is_causal and self.dtype == torch.float32):
+        precision = precision or own
+        if precision == own and not (self.config.is_causal and own in PRECISIONS):
             return None, None
         check_precision(self, precision)
         # made when the first token comes, behind the prompt
@@ -425,22 +433,77 @@ def load_pretrained(
     edition: str | None = None,
     norm: str | None = None,
     attention: str | None = None,
+    dtype: str = "float32",
+    quantize: str | None = None,
 ) -> Llama:
-    """The model of a checkpoint file, on the CPU, in float32 and in evaluation mode.
+    """The model of a checkpoint file, on the CPU and in evaluation mode.
 
     Which formats are read, and the errors (OSError, ValueError): checkpoint.read_checkpoint.
     Norm and attention: config.resolve_arithmetic; without any argument they are those that the
     checkpoint records, else the default edition's ("mmia"). `model.arithmetic` says what was
     decided and why.
+
+    Tensors come one by one. What the file holds in `dtype` ("float32", "bfloat16", "float16") stays
+    mapped from it; the rest is converted. `quantize` ("int8", "nf4") rounds every linear layer as
+    it is read, the output layer to int8 in either case, and the model is then for reading only;
+    embedding and norms stay in `dtype`. Raises ValueError for another dtype or rounding, for nf4
+    without bitsandbytes, for weights that hold NaN where they are rounded, and where memory has no
+    room for what is converted (memory_plan.require_memory).
     """
+    _check_storage(dtype, quantize)
     checkpoint = read_checkpoint(path)
     check_is_pretrained(checkpoint)
     arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
-    tensors = fit_tensors(checkpoint, config)
+    tensors = stored_tensors(checkpoint, config)
+    require_memory(checkpoint.path, config, tensors.meta, dtype, quantize)
+    if is_converted(tensors.meta, dtype, quantize):
+        del checkpoint, tensors  # and with them the map, whose pages would stay in memory
+        tensors = RemappedTensors(lambda: stored_tensors(read_checkpoint(path), config))
     with shapes_only():
         model = Llama(config)
-    model.load_state_dict(tensors, assign=True)
-    model.tie_weights()
+    place_tensors(model, tensors, getattr(torch, dtype), quantize)
     model.arithmetic = arithmetic
     return model.eval()
+
+
+def _check_storage(dtype: str, quantize: str | None) -> None:
+    for name, value, known in (
+        ("dtype", dtype, WEIGHT_DTYPES),
+        ("quantize", quantize, (None, *KINDS)),
+    ):
+        if value not in known:
+            names = ", ".join(str(choice) for choice in known)
+            raise ValueError(f"{name} {value!r} is none of {names}")
+    if quantize == "nf4":
+        import_bitsandbytes()  # before anything is read
+
+
+def place_tensors(
+    model: Llama, tensors: LazyTensors, dtype: torch.dtype, quantize: str | None
+) -> None:
+    """Give the model its tensors, one by one; load_pretrained says in which form."""
+    is_tied = model.config.tie_word_embeddings and quantize is None
+    for name in tensors:
+        path, _, part = name.rpartition(".")
+        module = model.get_submodule(path)
+        if is_tied and module is model.output:
+            continue
+        if quantize is None or not isinstance(module, Linear):
+            tensor = usable(tensors[name], dtype)
+            if tensor.ndim == 1 and isinstance(tensors, RemappedTensors):
+                tensor = tensor.clone()  # a norm alone would keep a whole map in memory
+            setattr(module, part, nn.Parameter(tensor))
+            continue
+        # 4 bits would cost the logits more than they save: it is one matrix of many.
+        kind = Int8Linear if module is model.output else KINDS[quantize]
+        weight = tensors[name]
+        try:
+            model.set_submodule(path, kind(weight))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if quantize is None:
+        model.tie_weights()
+    else:
+        model.requires_grad_(False)
+    model.quantization = quantize

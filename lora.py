@@ -69,7 +69,8 @@ def apply_lora(
     unknown = [target for target in target_modules if target not in known]
     if unknown or not target_modules:
         asked = ", ".join(unknown) or "nothing"
-        raise ValueError(f"LoRA targets: {asked}; the linear layers are {', '.join(sorted(known))}")
+        found = ", ".join(sorted(known)) or "none, or rounded, and those cannot be trained"
+        raise ValueError(f"LoRA targets: {asked}; the linear layers are {found}")
     model.requires_grad_(False)
     for name in linear:
         parent_name, _, child_name = name.rpartition(".")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from config import LlamaConfig, expected_shapes
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAMW_MOMENTS = 2
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,37 @@ def count_parameters(config: LlamaConfig) -> int:
     return total - config.tie_word_embeddings * config.vocab_size * config.dim
 
 
-def weight_bytes(config: LlamaConfig, dtype: str) -> int:
-    """Weights alone; in "int8" matrices have a byte a number and a bfloat16 scale a row
-    (decoding.quantize_rows), and norms stay float32.
+def weight_bytes(config: LlamaConfig, dtype: str, quantize: str | None = None) -> int:
+    """Weights as llama.load_pretrained(dtype=…, quantize=…) holds them.
+
+    A tied output layer takes nothing unless it is rounded, beside the embedding that is not.
     """
-    if dtype in BYTES:
-        return count_parameters(config) * BYTES[dtype]
-    shapes = dict(expected_shapes(config))
-    if config.tie_word_embeddings:
-        del shapes["output.weight"]
+    is_shared = config.tie_word_embeddings and quantize is None
     return sum(
-        math.prod(shape) + BYTES["bfloat16"] * shape[0]
-        if len(shape) > 1
-        else math.prod(shape) * BYTES["float32"]
-        for shape in shapes.values()
+        tensor_bytes(name, shape, dtype, quantize)
+        for name, shape in expected_shapes(config)
+        if not (is_shared and name == OUTPUT)
     )
+
+
+def is_rounded(name: str, quantize: str | None) -> bool:
+    """Whether a tensor is a linear layer's that is rounded when it is loaded."""
+    return quantize is not None and name != EMBEDDING and "norm." not in name
+
+
+def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | None = None) -> int:
+    """One tensor of weight_bytes (quantized_linear.py).
+
+    8 bits: a byte a number, rows padded to a multiple of 32, and a float32 and a bfloat16 scale a
+    row. 4 bits: half a byte a number, rows padded to a multiple of 64, and at most a bfloat16 scale
+    for 64. The output layer has 8 bits in either case.
+    """
+    if not is_rounded(name, quantize):
+        return math.prod(shape) * BYTES[dtype]
+    rows, columns = shape
+    if quantize == "int8" or name == OUTPUT:
+        return rows * (-(-columns // 32) * 32 + BYTES["float32"] + BYTES["bfloat16"])
+    return rows * -(-columns // 64) * (64 // 2 + BYTES["bfloat16"])
 
 
 def activation_bytes(config: LlamaConfig, shape: TrainingShape) -> int:

@@ -59,6 +59,7 @@ class Options:
     dtype: str = "float32"
     quantize: str | None = None
     compile: bool = False
+    plan: bool = False
     tokenizer: str | None = None
     prompt_text: str | None = None
     max_new_tokens: int = 75
@@ -78,6 +79,19 @@ class Options:
         self._check("lr", 0 <= self.lr < float("inf"), "at least 0")
         self._check("hidden_dropout_prob", 0 <= self.hidden_dropout_prob < 1, "in [0, 1)")
         self._check("lora_alpha", 0 < self.lora_alpha < float("inf"), "above 0")
+        trains = self.option in ("finetune", "lora")
+        self._check(
+            "quantize",
+            not (self.quantize and trains),
+            "left out: rounded weights cannot be trained",
+        )
+        self._check(
+            "plan",
+            not self.plan or self.option == "generate",
+            "left out, but for --option generate",
+        )
+        packs = not (self.compile and self.quantize == "nf4")
+        self._check("quantize", packs, "int8 with --compile")
         check_sampling(
             self.temperature, self.epsilon or 0.0, 1.0 if self.top_p is None else self.top_p
         )

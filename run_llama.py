@@ -40,8 +40,11 @@ HELP = {
     "top_p": "sample from the most probable tokens that reach this together (edition's)",
     "mask_padding": "mask padding, read the last real token, and batch texts of like length: "
     "no dependence on the batch, and faster",
-    "dtype": "arithmetic of matrix products: bfloat16 is faster and less exact",
-    "quantize": "generate with 8-bit weights behind the prompt (causal attention, CPU)",
+    "dtype": "arithmetic of matrix products, in generate of all weights: bfloat16 is faster and "
+    "less exact",
+    "quantize": "generate, prompt: weights are rounded to 8 or 4 bits as they are read (nf4 needs "
+    "bitsandbytes)",
+    "plan": "generate: print what fits this machine's memory, and stop before weights are read",
     "compile": "generate with a compiled decoding step (causal attention, CPU): faster, and needs "
     "a C++ compiler and half a minute once",
     "tokenizer": "SentencePiece model, tokenizer.json, llama2.c's tokenizer.bin, a folder "

@@ -52,6 +52,27 @@ def choose_device(use_gpu: bool) -> "torch.device":
     )
 
 
+def available_bytes(device: "torch.device | str" = "cpu") -> int | None:
+    """What can still be allocated: of a CUDA device what it says; of the machine's own memory what
+    is free or holds pages of files, swap included. None where the system does not tell.
+    """
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+        return 1024 * (sizes["MemAvailable"] + sizes["SwapFree"])
+    except (OSError, ValueError, LookupError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def autocast(device: "torch.device", dtype: str) -> "torch.autocast":
     """Matrix products in "bfloat16", the rest where it needs to be in float32; or all in "float32".
 

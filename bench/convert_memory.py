@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +69,8 @@ def read_status(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
-def measure(arguments: list[str]) -> None:
-    """In a process of its own: convert, and print the bytes before, at the most, and anonymous."""
+def measure(work: Callable[[], object]) -> None:
+    """In a process of its own: work, and print the bytes before, at the most, and anonymous."""
     before, most = read_status("VmRSS"), [0]
     is_done = threading.Event()
 
@@ -79,7 +80,7 @@ def measure(arguments: list[str]) -> None:
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
-    checkpoint_main(["convert", *arguments, "--max_shard_size", SHARD])
+    work()
     is_done.set()
     print(before, read_status("VmHWM"), most[0])
 
@@ -106,7 +107,8 @@ def main() -> None:
     parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure(args.measure)
+        steps = ["convert", *args.measure, "--max_shard_size", SHARD]
+        measure(lambda: checkpoint_main(steps))
         return
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         work = Path(temporary)

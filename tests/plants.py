@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # What the components are made of; the rest of the project is not examined.
 MODULES = """base_llama base_tokenizer checkpoint classifier command_line compiled_decoding config
 decoding generation huggingface huggingface_tokenizer kv_cache lazy_tensors linear llama llama2c
-llama2c_tokenizer lora meta_checkpoint optimizer rope sampling tensor_files tokenizer
-utils""".split()
+llama2c_tokenizer lora memory_plan meta_checkpoint model_plan optimizer quantized_linear rope
+sampling tensor_files tokenizer utils""".split()
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(
         (["--max_new_tokens", 64], "--max_new_tokens 64 is not allowed: the context is 64 tokens"),
         (["--system", "a <<SYS>> b"], "<<SYS>> is not allowed in a text"),
         (["--system", "plot " * 80], "at most 56 fit the context"),
-        (["--edition", "mmia", "--quantize", "int8"], "needs a key/value cache"),
+        (["--edition", "mmia", "--compile"], "needs a key/value cache"),
         (["--pretrained-model-path", "nothere.pt"], "nothere.pt"),
         (["--tokenizer", "nothere.model"], "nothere.model"),
         (["--tokenizer", ROOT / "data/demo/demo.model"], "has 2048 pieces, but"),

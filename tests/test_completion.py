@@ -14,6 +14,9 @@ import pytest
 import torch
 from sentencepiece import SentencePieceProcessor
 
+import checkpoint_report
+import completion
+import memory_plan
 import run_llama
 from checkpoint import save_checkpoint
 from config import LlamaConfig
@@ -370,26 +373,68 @@ def test_stories260k_tells_the_story_of_the_contract(
 
 
 def test_rounded_weights_write_their_own_text(folder: Path) -> None:
-    """Behind the prompt, the most probable tokens of a model with rounded matrices."""
+    """Prompt and all, the most probable tokens of a model that is loaded with rounded weights."""
     prompt = torch.tensor([SentencePieceProcessor(model_file="tokenizer.model").encode(PROMPT)])
     prompt = torch.cat((torch.tensor([[1]]), prompt), dim=1)
-    for flags, precision in (
-        (["--quantize", "int8"], "int8"),
-        (["--dtype", "bfloat16"], "bfloat16"),
-        (["--dtype", "bfloat16", "--quantize", "int8"], "int8"),
+    for flags, form in (
+        (["--quantize", "int8"], {"quantize": "int8"}),
+        (["--dtype", "bfloat16"], {"dtype": "bfloat16"}),
+        (["--dtype", "bfloat16", "--quantize", "int8"], {"quantize": "int8", "dtype": "bfloat16"}),
     ):
-        tokens = load_pretrained("model.pt").generate(prompt, NEW_TOKENS, 0.0, precision=precision)
+        tokens = load_pretrained("model.pt", **form).generate(prompt, NEW_TOKENS, 0.0)
         pieces = SentencePieceProcessor(model_file="tokenizer.model")
         assert short(*flags)[0] == pieces.decode(tokens[0].tolist())
 
 
-def test_bfloat16_serves_bidirectional_attention_as_well(folder: Path) -> None:
-    low, _ = short("--dtype", "bfloat16", "--edition", "fall2024")
+@pytest.mark.parametrize("flags", ["--dtype bfloat16", "--quantize int8"])
+def test_other_weights_serve_bidirectional_attention_as_well(flags: str, folder: Path) -> None:
+    low, _ = short(*flags.split(), "--edition", "fall2024")
     assert low.startswith(PROMPT) and len(low) > len(PROMPT)
 
 
-def test_int8_weights_are_refused_where_they_cannot_serve(folder: Path) -> None:
+# What fits
+
+
+def test_a_plan_reads_headers_alone_and_writes_nothing(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda device: 10**6)
+    monkeypatch.setattr(checkpoint_report, "available_bytes", lambda device: 10**6)
+    monkeypatch.setattr(completion, "load_pretrained", None)
+    before = sorted(folder.iterdir())
+    printed = generate("--plan").splitlines()
+    count = sum(p.numel() for p in peaked_llama().parameters())
+    assert printed[1] == f"parameters         {count:,}"
+    cache = 2 * 2 * 2 * 8 * 256 * 4 / 1e6
+    assert f"key/value cache    {cache:.2f} MB float32" in printed[3]
+    assert printed[5].startswith("fits: float32, --dtype bfloat16, --quantize int8, ")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_model_that_cannot_fit_is_refused_in_one_line(folder: Path, monkeypatch) -> None:
+    """In bfloat16 all of it is converted; in float32 it stays mapped, and that always works."""
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda: 10**5)
     with pytest.raises(SystemExit) as stop:
-        short("--quantize", "int8", "--edition", "fall2024")
-    assert "--edition llama2" in stop.value.code and "\n" not in stop.value.code
+        short("--dtype", "bfloat16")
+    assert re.fullmatch(
+        r"run_llama\.py: error: model\.pt needs 0\.\d\d MB of memory as --dtype bfloat16, and "
+        r"0\.10 MB are free: it fits with float32, .*",
+        stop.value.code,
+    )
     assert not Path(LOW).exists()
+    assert short()[0].startswith(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--option", "lora", "--quantize", "int8"], "rounded weights cannot be trained"),
+        (["--option", "finetune", "--quantize", "nf4"], "rounded weights cannot be trained"),
+        (["--option", "prompt", "--plan"], "it must be left out, but for --option generate"),
+        (["--quantize", "nf4", "--compile"], "--quantize nf4 is not allowed: it must be int8 with"),
+        (["--quantize", "int4"], "invalid choice: 'int4' (choose from int8, nf4)"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(arguments: list, part: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_llama.main(arguments)
+    message = capsys.readouterr().err if stop.value.code == 2 else stop.value.code
+    assert part.replace("'", "") in message.replace("'", "") and message.strip().count("\n") == 0

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from checkpoint import save_checkpoint
 from config import EDITIONS
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
 from decoding import Decoder
+from llama import load_pretrained
+from quantized_linear import KINDS
 from utils import autocast
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -44,3 +47,20 @@ def test_bfloat16_is_near_and_int8_is_refused():
     assert llama.generate(tokens, 4, 0.0, precision="bfloat16").shape == (2, 13)
     with pytest.raises(ValueError, match="for the CPU, not cuda"):
         Decoder(llama, precision="int8")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantize", KINDS)
+def test_models_that_are_loaded_rounded_equal_the_cpus(tmp_path, quantize: str):
+    if quantize == "nf4":
+        pytest.importorskip("bitsandbytes")
+    llama = random_llama(tiny_config(attention="causal", dim=64, hidden_dim=128))
+    save_checkpoint(tmp_path / "m.pt", llama.config, llama.state_dict())
+    tokens = random_tokens(llama.config, 2, 9)
+    results = []
+    for device in ("cpu", "cuda"):
+        loaded = load_pretrained(tmp_path / "m.pt", quantize=quantize).to(device)
+        logits, _ = loaded(tokens.to(device), targets=tokens.to(device))
+        results.append(logits.cpu())
+        assert loaded.generate(tokens.to(device), 4, 0.0).shape == (2, 13)
+    assert_relative(results[1], results[0], 0.05)

@@ -8,10 +8,11 @@ import torch
 import generation
 from config import NORMS, RopeScaling
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
-from decoding import PRECISIONS, Decoder, int8_linear
+from decoding import PRECISIONS, Decoder
 from kv_cache import KVCache
 from linear import quantize_rows
 from llama import Llama
+from quantized_linear import Int8Linear
 
 # How far logits may be from those of the same weights in float32, relative to the largest: float32
 # adds in another order; bfloat16, which int8 weights are multiplied in as well, has 8 bits.
@@ -72,7 +73,7 @@ def test_int8_products_of_any_shape(columns: int, out: int):
     weight = torch.randn(out, columns, generator=generator)
     quantized, scales = quantize_rows(weight)
     expected = x.double() @ (quantized.double() * scales[:, None].double()).T
-    assert_relative(int8_linear(weight)(x), expected, 0.01)
+    assert_relative(Int8Linear(weight)(x), expected, 0.01)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -18,12 +18,13 @@ CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
 # Rows of the house: a module imports only from rows above its own.
 ROWS = [
     {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer", "numpy_llama"}
-    | {"reference_figures", "limited_process", "diagnose_probes"},
-    {"huggingface", "tensor_files", "meta_checkpoint", "rope", "linear"}
+    | {"reference_figures", "limited_process", "diagnose_probes", "linear"},
+    {"huggingface", "tensor_files", "meta_checkpoint", "rope", "quantized_linear", "model_plan"}
     | {"llama2c_tokenizer", "huggingface_tokenizer", "formulas"}
     | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log", "chat_template"},
-    {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"},
-    {"checkpoint", "model_plan", "pretrain_data", "compiled_decoding", "sentiment_data"}
+    {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"}
+    | {"memory_plan"},
+    {"checkpoint", "pretrain_data", "compiled_decoding", "sentiment_data"}
     | {"explanation", "conversation"},
     {"llama", "conversion", "checkpoint_report", "download"},
     {"classifier", "task_heads", "checkpoint_commands"},
