@@ -11,6 +11,7 @@ rounded or packed; the rate is that of all others; a compiled step is loaded bef
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import time
@@ -23,57 +24,61 @@ import torch
 import transformers
 from peers import transformers_config
 
+import generation
 from config import PRESETS, LlamaConfig
 from llama import Llama
+from sampling import Sampler
 
 Timing = tuple[float, float, float]  # seconds for the first, the second token; then tokens/s
 Side = Callable[[int, int], Timing]  # (prompt length, new tokens) → Timing
 
 
-def timed(generate: Callable[[torch.Tensor, int], torch.Tensor], rows: int = 1) -> Side:
-    """Time one token, two, and all of them: what lies between is decoding."""
+def our_side(llama: Llama, rows: int = 1, use_cache: bool = True, **options: object) -> Side:
+    """Tokens are timed as they come; `options` are Llama.decoding_step's."""
 
     def run(length: int, count: int) -> Timing:
         prompt = torch.randint(3, 500, (1, length)).expand(rows, -1)
-        seconds = []
-        for n in (1, 2, count):
-            start = time.perf_counter()
-            tokens = generate(prompt, n)
-            seconds.append(time.perf_counter() - start)
-            assert tokens.shape == (rows, length + n)
-        first, second, whole = seconds
-        return first, second - first, rows * (count - 2) / (whole - second)
+        times = [time.perf_counter()]
+        step = llama.decoding_step(rows, **options) if use_cache else (None, None)
+        for _ in generation.stream(llama, prompt, count, Sampler(0.0), use_cache, *step):
+            times.append(time.perf_counter())
+        start, first, second, *_, last = times
+        return first - start, second - first, rows * (count - 2) / (last - second)
 
     return run
 
 
 def our_sides(config: LlamaConfig, rows: int) -> dict[str, Side]:
     llama = Llama(config).eval()
-
-    def side(rows: int = 1, **options: object) -> Side:
-        return timed(lambda prompt, n: llama.generate(prompt, n, 0.0, **options), rows)
-
+    bidirectional = dataclasses.replace(config, norm="layernorm", attention="bidirectional")
     return {
-        "ours, float32": side(),
-        "ours, bfloat16 weights": side(precision="bfloat16"),
-        "ours, int8 weights": side(precision="int8"),
-        "ours, float32, compiled": side(compiled=True),
-        "ours, bfloat16, compiled": side(compiled=True, precision="bfloat16"),
-        "ours, int8, compiled": side(compiled=True, precision="int8"),
-        f"ours, float32, {rows} texts": side(rows),
-        "ours, float32, no cache": side(use_cache=False),
+        "ours, float32": our_side(llama),
+        "ours, bfloat16 weights": our_side(llama, precision="bfloat16"),
+        "ours, int8 weights": our_side(llama, precision="int8"),
+        "ours, float32, compiled": our_side(llama, compiled=True),
+        "ours, bfloat16, compiled": our_side(llama, compiled=True, precision="bfloat16"),
+        "ours, int8, compiled": our_side(llama, compiled=True, precision="int8"),
+        f"ours, float32, {rows} texts": our_side(llama, rows),
+        "ours, float32, no cache": our_side(llama, use_cache=False),
+        "ours, bidirectional": our_side(Llama(bidirectional).eval(), use_cache=False),
     }
 
 
 def their_side(config: LlamaConfig) -> Side:
     model = transformers.LlamaForCausalLM(transformers_config(config, eos_token_id=None)).eval()
 
-    def generate(prompt: torch.Tensor, count: int) -> torch.Tensor:
-        return model.generate(
-            prompt, max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0
-        )
+    def run(length: int, count: int) -> Timing:
+        """One token, two, and all of them: what lies between is decoding."""
+        prompt = torch.randint(3, 500, (1, length))
+        seconds = []
+        for n in (1, 2, count):
+            start = time.perf_counter()
+            model.generate(prompt, max_new_tokens=n, do_sample=False, pad_token_id=0)
+            seconds.append(time.perf_counter() - start)
+        first, second, whole = seconds
+        return first, second - first, (count - 2) / (whole - second)
 
-    return timed(generate)
+    return run
 
 
 def compare(sides: dict[str, Side], length: int, count: int, rounds: int) -> dict[str, Timing]:
@@ -139,10 +144,6 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, {args.prompt} + {args.tokens} tokens"
     )
     sides = {"transformers, float32": their_side(config)} | our_sides(config, args.samples)
-    bidirectional = Llama(
-        LlamaConfig(**shape | {"norm": "layernorm", "attention": "bidirectional"})
-    )
-    sides["ours, bidirectional"] = timed(lambda prompt, n: bidirectional.generate(prompt, n, 0.0))
     medians = compare(sides, args.prompt, args.tokens, args.rounds)
     peer = medians["transformers, float32"][-1]
     for name, (first, second, rate) in medians.items():
