@@ -106,7 +106,7 @@ def draw(rates: dict[str, list[float]], contexts: list[int], path: Path) -> None
     axes.set_xticks(contexts, list(map(str, contexts)))
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
 
 
