@@ -33,6 +33,7 @@ from tensor_files import (
     REMEDY,
     check_tensors,
     import_safetensors,
+    is_plain,
     load_plain,
     read_json,
     read_weights,
@@ -158,7 +159,8 @@ def _read_torch(path: Path) -> Checkpoint:
             )
     tensors = migrate_names(path, content["model"])
     for name, tensor in tensors.items():
-        if not (isinstance(tensor, torch.Tensor) and tensor.is_floating_point()):
+        is_stored = isinstance(tensor, torch.Tensor) and is_plain(tensor)
+        if not (is_stored and tensor.is_floating_point() and tensor.dtype.itemsize > 1):
             raise ValueError(f"{path}: {name} is not a tensor of floating-point numbers; {REMEDY}")
     rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
     return Checkpoint(path, content["model_args"], tensors, rest, "torch file")
@@ -284,11 +286,21 @@ def save_checkpoint(
     """Write a torch checkpoint atomically: `tensors`, `model_args` and plain metadata.
 
     A LlamaConfig records its norm and attention, so the file needs no edition when it is loaded.
+    Raises ValueError for weights of 8 or 4 bits, OSError.
     """
     if isinstance(model_args, LlamaConfig):
         model_args = dataclasses.asdict(model_args)
+    check_can_be_saved(tensors)
     tensors = {name: _compact(tensor) for name, tensor in tensors.items()}
     save_plain(path, {"model": tensors, "model_args": model_args, **metadata})
+
+
+def check_can_be_saved(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError for weights that were rounded as they were loaded: no format has them."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} is {kind}, and cannot be saved: load without quantize")
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
@@ -313,9 +325,10 @@ def write_folder(
 ) -> None:
     """Write model.safetensors and config.json, as they are given, each atomically.
 
-    Raises ValueError if safetensors is not installed or the folder has an index of shards, which
-    would be read instead; OSError.
+    Raises ValueError if safetensors is not installed, for weights of 8 or 4 bits, and if the folder
+    has an index of shards, which would be read instead; OSError.
     """
+    check_can_be_saved(tensors)
     folder, data = Path(folder), import_safetensors().save(tensors, metadata={"format": "pt"})
     index = folder / (WEIGHTS_FILE + INDEX_SUFFIX)
     if index.exists():

@@ -35,7 +35,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError) as error:
-        sys.exit(f"{program}: error: {describe(error)}")
+        sys.exit(f"{program}: error: {visible(describe(error))}")
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise

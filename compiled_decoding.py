@@ -9,6 +9,7 @@ Shapes: C the model's width, H query heads, H_kv key/value heads, D head_dim, V 
 positions so far, the new one among them, S positions that the cache has room for.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,8 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +33,8 @@ from rope import rotate
 
 # What the compiled function depends on, besides configuration and machine.
 SOURCES = ("compiled_decoding.py", "decoding.py", "llama.py", "rope.py")
+COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # a variable of the environment
+SHORTEST_CONTEXT = 3  # the exporter takes a length that can vary from 2 on
 
 
 class Matrix(nn.Module):
@@ -147,11 +151,17 @@ class CompiledDecoder:
                 "the compiled step has no nf4 weights: leave --compile out, or choose "
                 "--quantize int8"
             )
+        precision = llama.quantization or precision  # rounded weights stay as they are
         check_precision(llama, precision)
         device = llama.tok_embeddings.weight.device.type
         if device != "cpu":
             raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
         config = llama.config
+        if config.max_seq_len < SHORTEST_CONTEXT:
+            raise ValueError(
+                f"a context of {config.max_seq_len} is not allowed with --compile: it must be at "
+                f"least {SHORTEST_CONTEXT}"
+            )
         self.rotary_tables = llama.layers[0].attention.rotary_tables
         self.positions = torch.arange(config.max_seq_len)
         step = Step(llama, precision).eval()
@@ -172,13 +182,12 @@ class CompiledDecoder:
 
 def load_or_compile(step: Step, config: LlamaConfig, precision: str):
     """The compiled function, from the cache folder where it is there and whole."""
-    dtype = step.embeddings.weight.dtype
-    path = cache_folder() / f"step-{fingerprint(config, precision, dtype)}.pt2"
-    if path.is_file():
+    path = package_path(step, config, precision)
+    if path.is_file() and zipfile.is_zipfile(path):
         try:
             return torch._inductor.aoti_load_package(str(path))
         except RuntimeError:
-            path.unlink(missing_ok=True)  # damaged: made anew
+            pass  # damaged: made anew
     print("compiling the decoding step, once for this shape and machine …", file=sys.stderr)
     try:
         compile_step(step, config, path)
@@ -189,6 +198,16 @@ def load_or_compile(step: Step, config: LlamaConfig, precision: str):
             f"the decoding step cannot be compiled ({reason[:200]}); --compile needs a C++ "
             "compiler such as g++: install one, or leave --compile out"
         ) from error
+
+
+def package_path(step: Step, config: LlamaConfig, precision: str) -> Path:
+    """Where the compiled function of such a step is kept."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in step.state_dict().items():
+        names.setdefault(tensor.data_ptr(), []).append(name)
+    shared = [group for group in names.values() if len(group) > 1]  # the compiler makes them one
+    dtype = step.embeddings.weight.dtype
+    return cache_folder() / f"step-{fingerprint(config, precision, dtype, shared)}.pt2"
 
 
 def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
@@ -204,7 +223,10 @@ def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
         program = torch.export.export(
             step, example, dynamic_shapes=(None, {0: length}, (None, None), fixed, fixed)
         )
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
+        with (
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder,
+            compiler_folder(folder),
+        ):
             package = Path(folder, path.name)
             torch._inductor.aoti_compile_and_package(
                 program,
@@ -212,6 +234,19 @@ def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
                 inductor_configs={"aot_inductor.package_constants_in_so": False},
             )
             os.replace(package, path)
+
+
+@contextlib.contextmanager
+def compiler_folder(folder: str) -> Iterator[None]:
+    """Let the compiler work there, and not in a folder for all users whose name is known."""
+    before = os.environ.get(COMPILER_FOLDER)
+    os.environ[COMPILER_FOLDER] = folder
+    try:
+        yield
+    finally:
+        del os.environ[COMPILER_FOLDER]
+        if before is not None:
+            os.environ[COMPILER_FOLDER] = before
 
 
 def cache_folder() -> Path:
@@ -230,13 +265,18 @@ def cache_folder() -> Path:
     return folder
 
 
-def fingerprint(config: LlamaConfig, precision: str, dtype: torch.dtype = torch.float32) -> str:
+def fingerprint(
+    config: LlamaConfig,
+    precision: str,
+    dtype: torch.dtype = torch.float32,
+    shared: Sequence[Sequence[str]] = (),
+) -> str:
     """Changes with whatever the compiled function depends on; `dtype` is that of embeddings, norms
-    and cache.
+    and cache, `shared` the names of weights that are one tensor.
     """
     digest = hashlib.sha256(_processor().encode())
     versions = [torch.__version__, torch.get_num_threads()]
-    known = [*versions, precision, str(dtype), dataclasses.asdict(config)]
+    known = [*versions, precision, str(dtype), dataclasses.asdict(config), shared]
     digest.update(json.dumps(known, sort_keys=True).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())

@@ -83,7 +83,7 @@ class Target:
 
     name: str
     write: Callable[[Plan], None]
-    bytes_of: Callable[[torch.Tensor], float]
+    bytes_of: Callable[[torch.Tensor, LlamaConfig], float]
     is_folder: bool = False
     is_llama: bool = True
 
@@ -129,7 +129,9 @@ def prepare(
     for name in TRUE_LLAMA:
         if not (name in checkpoint.recorded or _is_explicit(arithmetic, name)):
             del model_args[name]
-    needed = sum(target.bytes_of(t) for n, t in tensors.meta.items() if not _is_shared(n, config))
+    needed = sum(
+        target.bytes_of(t, config) for n, t in tensors.meta.items() if not _is_shared(n, config)
+    )
     needed = int(needed) + SMALL_FILES_BYTES
     require_free_disk(
         destination.absolute().parent, needed, str(destination), "choose another disk"
@@ -285,13 +287,18 @@ def write_llama2c_q80(plan: Plan) -> None:
     )
 
 
+def q80_bytes(tensor: torch.Tensor, config: LlamaConfig) -> float:
+    """A byte a weight, and a float32 scale a group; norms stay float32."""
+    scales = 4 / llama2c.fitting_group_size(config)
+    return tensor.numel() * (1 + scales if tensor.ndim > 1 else 4)
+
+
 TARGETS = {
     target.name: target
     for target in (
-        Target("assignment", write_assignment, lambda tensor: tensor.nbytes, is_llama=False),
-        Target("huggingface", write_huggingface, lambda tensor: tensor.nbytes, is_folder=True),
-        Target("llama2c", write_llama2c, lambda tensor: 4 * tensor.numel()),
-        # Groups of 64 weights, in odd shapes down to 4, share a float32 scale; norms stay float32.
-        Target("llama2c-q80", write_llama2c_q80, lambda t: t.numel() * (2 if t.ndim > 1 else 4)),
+        Target("assignment", write_assignment, lambda tensor, _: tensor.nbytes, is_llama=False),
+        Target("huggingface", write_huggingface, lambda tensor, _: tensor.nbytes, is_folder=True),
+        Target("llama2c", write_llama2c, lambda tensor, _: 4 * tensor.numel()),
+        Target("llama2c-q80", write_llama2c_q80, q80_bytes),
     )
 }

@@ -35,6 +35,7 @@ LEGACY_HEADER = struct.Struct("<7i")
 MAGIC = b"24ka"  # 0x616b3432, little-endian
 HEADER = struct.Struct("<4si7iBi")  # magic, version, NUMBERS, flag, group size (in version 2)
 HEADER_BYTES = 256
+GROUP_SIZE = 64
 
 # {} stands for the layer.
 ATTENTION_NORM, FFN_NORM = "layers.{}.attention_norm.weight", "layers.{}.ffn_norm.weight"
@@ -219,11 +220,18 @@ def write_version0(
             _write(file, tensor)
 
 
+def fitting_group_size(config: LlamaConfig, group_size: int = GROUP_SIZE) -> int:
+    """The group size, halved until it divides dim and hidden_dim."""
+    while config.dim % group_size or config.hidden_dim % group_size:
+        group_size //= 2
+    return group_size
+
+
 def write_q80(
     path: str | Path,
     config: LlamaConfig,
     tensors: Mapping[str, torch.Tensor],
-    group_size: int = 64,
+    group_size: int = GROUP_SIZE,
 ) -> Rounding:
     """Write version 2, weights in 8 bits and norms in float32, as `write_version0` does.
 
@@ -234,8 +242,7 @@ def write_q80(
     _check_arithmetic(config, tensors)
     if group_size < 1:
         raise ValueError(f"group_size={group_size} is not allowed: it must be at least 1")
-    while config.dim % group_size or config.hidden_dim % group_size:
-        group_size //= 2
+    group_size = fitting_group_size(config, group_size)
     header = Header(2, config, group_size)
     errors = [(0.0, 0.0)]
     with atomic_write(path, "wb") as file:

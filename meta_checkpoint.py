@@ -149,7 +149,7 @@ def _check_alike(shards: Shards) -> None:
     """
     (first, model), *others = shards.items()
     for name, tensor in model.items():
-        if not tensor.is_floating_point():
+        if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
             raise ValueError(f"{first}: {name} is not a tensor of floating-point numbers")
     for file, shard in others:
         different = sorted(model.keys() ^ shard.keys())

@@ -38,7 +38,7 @@ class RoundedLinear(nn.Module):
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        if not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+        if not torch.stack(torch.aminmax(weight.detach())).float().isfinite().all():
             raise ValueError("it holds NaN or infinity, which rounded weights cannot")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,9 @@ from lazy_tensors import LazyTensors
 from utils import REMEDY, atomic_write, read_json
 
 INDEX_SUFFIX = ".index.json"
+# What torch raises for a file that is cut short, changed, or another kind of zip.
+DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+DAMAGED += (AssertionError, struct.error)
 SAFETENSORS_LENGTH_BYTES = 8  # of the header's length, in front of it
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -48,8 +51,7 @@ def load_plain(path: str | Path) -> Any:
             f"{path} is damaged, or holds objects other than tensors and plain data; "
             "nothing in a checkpoint is ever executed, so it is refused: get it from its source"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError):
-        # torch has no error of its own for a file that is cut short or is another kind of zip
+    except DAMAGED:
         raise ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}") from None
 
 
@@ -244,10 +246,19 @@ def _read_shards(folder: Path, index: str, load: Callable) -> dict[str, torch.Te
 
 def check_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """The content of a file, which must be tensors by name. Raises ValueError otherwise."""
-    is_plain = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    is_dict = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) and is_plain(tensor)
         for name, tensor in content.items()
     )
-    if not is_plain:
+    if not is_dict:
         raise ValueError(f"{path} is not a dict of tensors; {REMEDY}")
     return content
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the file holds every number: nothing sparse or without numbers, and no small tensor
+    that is expanded to a large one, whose copy might not fit into memory.
+    """
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()

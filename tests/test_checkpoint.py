@@ -401,3 +401,45 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith(f"{path} could not be written whole: is the disk full?")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["m.pt"]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1, 1).expand(96, 32),  # a few bytes that would become gigabytes
+        torch.eye(96, 32).to_sparse(),
+        torch.zeros(96, 32, device="meta"),
+        torch.zeros(96, 32).to(torch.float8_e4m3fn),
+    ],
+    ids=["expanded", "sparse", "meta", "float8"],
+)
+def test_only_plain_tensors_are_weights(tmp_path, tensor: torch.Tensor):
+    config = tiny_config()
+    state = random_llama(config).state_dict() | {"tok_embeddings.weight": tensor}
+    args = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 8}
+    args |= {"vocab_size": 96, "max_seq_len": 16}
+    torch.save({"model": state, "model_args": args}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"tok_embeddings\.weight is not a tensor of floating"):
+        load_pretrained(tmp_path / "m.pt")
+
+
+def test_a_changed_file_of_the_older_format_is_one_line(tmp_path):
+    """Not every byte: those of the storages' keys, which torch asserts."""
+    path = tmp_path / "m.pt"
+    content = {"model": {"a": torch.zeros(3)}, "model_args": {}}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    key = str(content["model"]["a"].untyped_storage()._cdata).encode()
+    assert whole.count(key) == 2
+    path.write_bytes(whole[::-1].replace(key[::-1], b"1" * len(key), 1)[::-1])
+    with pytest.raises(ValueError, match="truncated or not a torch checkpoint"):
+        read_checkpoint(path)
+
+
+def test_rounded_weights_are_not_saved(tmp_path):
+    config = tiny_config(attention="causal")
+    save_checkpoint(tmp_path / "m.pt", config, random_llama(config).state_dict())
+    llama = load_pretrained(tmp_path / "m.pt", quantize="int8")
+    with pytest.raises(ValueError, match="is int8, and cannot be saved: load without quantize"):
+        save_checkpoint(tmp_path / "n.pt", config, llama.state_dict())
+    assert not (tmp_path / "n.pt").exists()

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import compiled_decoding
-from compiled_decoding import CompiledDecoder, cache_capacity, cache_folder, fingerprint
+from compiled_decoding import (
+    CompiledDecoder,
+    Step,
+    cache_capacity,
+    cache_folder,
+    fingerprint,
+    package_path,
+)
 from conftest import assert_relative, random_llama, random_tokens, tiny_config
 from kv_cache import KVCache
 from llama import Llama
@@ -70,7 +77,7 @@ def test_generation_past_the_context_and_from_a_damaged_cache(
     capsys.readouterr()
     assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
     assert capsys.readouterr().err == ""  # compiled once
-    package = cache_home / "mini-llama" / f"step-{fingerprint(llama.config, 'float32')}.pt2"
+    package = package_path(Step(llama, "float32"), llama.config, "float32")
     whole = package.read_bytes()
     package.write_bytes(whole[:1000])
     monkeypatch.setattr(
@@ -79,6 +86,24 @@ def test_generation_past_the_context_and_from_a_damaged_cache(
     assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
     assert "compiling the decoding step" in capsys.readouterr().err
     assert not list(package.parent.glob(".compiling-*"))
+
+
+def test_shared_weights_have_a_function_of_their_own():
+    """The compiler makes one constant of them, which a model without would lack."""
+    llama = make(n_layers=2)
+    path = package_path(Step(llama, "float32"), llama.config, "float32")
+    llama.layers[1].feed_forward.w1.weight = llama.layers[0].feed_forward.w1.weight
+    assert package_path(Step(llama, "float32"), llama.config, "float32") != path
+
+
+def test_rounded_layers_stay_rounded(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(compiled_decoding, "load_or_compile", lambda *a: asked.append(a[-1]))
+    llama = make()
+    llama.quantization = "int8"
+    with pytest.raises(AttributeError):  # there is no function
+        CompiledDecoder(llama, "float32")
+    assert asked == ["int8"]
 
 
 def test_several_sequences_take_the_plain_step(monkeypatch: pytest.MonkeyPatch):
@@ -105,6 +130,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         CompiledDecoder(make(attention="bidirectional"))
     with pytest.raises(ValueError, match="for the CPU, not meta"):
         CompiledDecoder(make().to("meta"))
+    with pytest.raises(ValueError, match="a context of 2 is not allowed with --compile"):
+        CompiledDecoder(make(max_seq_len=2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
     cache_folder().chmod(0o777)
@@ -119,9 +146,10 @@ def test_fingerprints_differ_with_what_matters():
         fingerprint(config, "int8"),
         fingerprint(tiny_config(attention="causal", rope_theta=5e5), "int8"),
     }
+    prints.add(fingerprint(config, "int8", shared=[["norm.weight", "layers.0.ffn_norm.weight"]]))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     prints.add(fingerprint(config, "int8"))
     torch.set_num_threads(threads)
-    assert len(prints) == 4
+    assert len(prints) == 5
     assert fingerprint(config, "float32") in prints
