@@ -86,4 +86,4 @@ def convert(source: str, destination: str, **options: str | None) -> None:
         plan.write(bar.update)
     for note in plan.notes[told:]:
         print(note)
-    print(f"wrote {destination}")
+    print(f"wrote {destination}{plan.target.hint}")

@@ -152,6 +152,11 @@ class CompiledDecoder:
                 "--quantize int8"
             )
         precision = llama.quantization or precision  # rounded weights stay as they are
+        if not llama.config.is_causal:
+            raise ValueError(
+                "--compile needs a key/value cache, and that causal attention: choose --edition "
+                "llama2 or spring2026, or leave it out"
+            )
         check_precision(llama, precision)
         device = llama.tok_embeddings.weight.device.type
         if device != "cpu":

@@ -258,7 +258,7 @@ def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]
 def check_sampling(temperature: float, epsilon: float = 0.0, top_p: float = 1.0) -> None:
     """Raise ValueError for a sampling parameter out of bounds."""
     for name, value, holds, bound in (
-        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0, and finite"),
         ("epsilon", epsilon, 0 <= epsilon <= 1, "from 0 to 1"),
         ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
     ):

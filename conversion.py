@@ -86,6 +86,7 @@ class Target:
     bytes_of: Callable[[torch.Tensor, LlamaConfig], float]
     is_folder: bool = False
     is_llama: bool = True
+    hint: str = ""  # what whoever reads the file must know
 
 
 def prepare(
@@ -287,6 +288,12 @@ def write_llama2c_q80(plan: Plan) -> None:
     )
 
 
+NO_TOKENIZER = "; it holds no tokenizer: name one with --tokenizer when it is read"
+NO_RECORD = (
+    "; it records neither arithmetic nor tokenizer: read it with --edition llama2 --tokenizer"
+)
+
+
 def q80_bytes(tensor: torch.Tensor, config: LlamaConfig) -> float:
     """A byte a weight, and a float32 scale a group; norms stay float32."""
     scales = 4 / llama2c.fitting_group_size(config)
@@ -296,9 +303,15 @@ def q80_bytes(tensor: torch.Tensor, config: LlamaConfig) -> float:
 TARGETS = {
     target.name: target
     for target in (
-        Target("assignment", write_assignment, lambda tensor, _: tensor.nbytes, is_llama=False),
+        Target(
+            "assignment",
+            write_assignment,
+            lambda tensor, _: tensor.nbytes,
+            is_llama=False,
+            hint=NO_TOKENIZER,
+        ),
         Target("huggingface", write_huggingface, lambda tensor, _: tensor.nbytes, is_folder=True),
-        Target("llama2c", write_llama2c, lambda tensor, _: 4 * tensor.numel()),
-        Target("llama2c-q80", write_llama2c_q80, q80_bytes),
+        Target("llama2c", write_llama2c, lambda tensor, _: 4 * tensor.numel(), hint=NO_RECORD),
+        Target("llama2c-q80", write_llama2c_q80, q80_bytes, hint=NO_RECORD),
     )
 }

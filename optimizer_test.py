@@ -77,7 +77,11 @@ def main() -> None:
     if not path.exists():
         print(f"{path} is missing: get it with bash setup.sh", file=sys.stderr)
         sys.exit(3)
-    reference = load_reference(path)
+    try:
+        reference = load_reference(path)
+    except Exception as error:  # numpy has no error of its own for a file of another kind
+        print(f"{path} is no reference data ({type(error).__name__})", file=sys.stderr)
+        sys.exit(2)
     for edition, clipping in CLIPPING.items():
         if torch.allclose(trained_weight(clipping), reference, atol=1e-5, rtol=1e-3):
             print(f"{path} matches AdamW with max_grad_norm={clipping} ({edition})")

@@ -49,6 +49,11 @@ def main() -> None:
         print(f"{reference} is missing: get it with bash setup.sh", file=sys.stderr)
         sys.exit(3)
     try:
+        load_reference(reference)
+    except Exception as error:  # torch has no error of its own for a file of another kind
+        print(f"{reference} is no reference data ({type(error).__name__})", file=sys.stderr)
+        sys.exit(2)
+    try:
         check(reference)
     except AssertionError as error:
         sys.exit(f"Rotary embedding test failed: {error}")

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,11 @@ def test_every_requirement_is_pinned() -> None:
     for name in ("requirements.txt", "requirements-extra.txt", "requirements-dev.txt"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             assert re.fullmatch(r"-r requirements[a-z-]*\.txt|[a-z-]+==[0-9.]+", line), line
+
+
+@pytest.mark.parametrize("name", ["rope_test.py", "optimizer_test.py"])
+def test_a_reference_of_another_kind_is_one_line(name: str):
+    command = [sys.executable, str(ROOT / name), "--reference", str(ROOT / "README.md")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is no reference data" in done.stderr and done.stderr.count("\n") == 1
