@@ -684,9 +684,10 @@ def update(
         t = state["step"] = state.get("step", 0) + 1
         m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
         v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
-        corrects = {"as asked": group["correct_bias"], "never": False, "always": True}[correction]
+        corrects = {"never": False, "always": True}.get(correction, group["correct_bias"])
         first, second = (1 - beta1**t, 1 - beta2**t) if corrects else (1, 1)
-        shrink = {"without lr": weight_decay}.get(decay, lr * weight_decay)
+        second = 1 if correction == "first alone" else second
+        shrink = {"without lr": weight_decay, "never": 0}.get(decay, lr * weight_decay)
         if decay == "before":
             p.mul_(1 - shrink)
         if eps == "plain":
@@ -732,6 +733,20 @@ OPTIMIZER_MISTAKES = (
         DECAY,
         "Multiply the decay by the learning rate.",
         (update(decay="without lr"),),
+    ),
+    Mistake(
+        "optimizer",
+        "no decay",
+        DECAY,
+        "Shrink the weight by lr·weight_decay of itself, after the step.",
+        (update(decay="never"),),
+    ),
+    Mistake(
+        "optimizer",
+        "second moment not corrected",
+        STEP,
+        "The step has sqrt(1-β2^t) in its numerator, besides 1-β1^t in its denominator.",
+        (update(correction="first alone"),),
     ),
     Mistake(
         "optimizer",

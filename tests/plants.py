@@ -384,6 +384,8 @@ OPTIMIZER = [
         "optimizer", "decay before the step", f"        {STEP}\n{DECAY}", f"{DECAY}\n        {STEP}"
     ),
     edit("optimizer", "decay without lr", SHRINK, SHRINK.replace("lr * ", "")),
+    edit("optimizer", "no decay", SHRINK, "pass"),
+    edit("optimizer", "second moment not corrected", "lr * math.sqrt(1 - beta2**t) /", "lr /"),
     edit("optimizer", "no bias correction", 'if group["correct_bias"]:', "if False:"),
     edit("optimizer", "correct_bias ignored", 'if group["correct_bias"]:', "if True:"),
     edit(
