@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from base_llama import shapes_only
-from checkpoint import Checkpoint, fit_tensors, read_checkpoint, save_checkpoint
 from config import LlamaConfig
 from llama import Llama, load_pretrained
+from mini_llama.checkpoints.reading import Checkpoint, fit_tensors, read_checkpoint, save_checkpoint
 from tokenizer import Tokenizer
 
 BACKBONE_PREFIX = "llama."

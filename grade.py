@@ -16,19 +16,19 @@ a result could not be written; 2 wrong words, or data that cannot be graded by.
 import argparse
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import OneLineParser, describe, one_line_errors
 from config import DEFAULT_EDITION, EDITIONS
-from grading import Grade, Standard, grade_submission, mark_equal_outputs, read_standard
-from grading_report import csv_text, html_page, json_text, table
-from limited_process import isolation
-from prepare_submit import REQUIRED_FILES
-from student_code import RunPlan, make_plan
-from submission_zip import listed, one_line
+from mini_llama.command_line import OneLineParser, describe, one_line_errors
+from mini_llama.submissions.archive import one_line
+from mini_llama.submissions.classes import find_submissions, grade_class, write_results
+from mini_llama.submissions.grading import (
+    read_standard,
+)
+from mini_llama.submissions.limited_process import isolation
+from mini_llama.submissions.report import table
+from mini_llama.submissions.student_code import RunPlan, make_plan
 
 PROGRAM = "grade.py"
 GIBIBYTE = 1024**3
@@ -112,93 +112,6 @@ def _plan(options: argparse.Namespace, folder: Path) -> RunPlan:
     network = "without a network" if isolation() else "WITH the network, which cannot be cut here"
     print(f"running the submitted code, {network}", file=sys.stderr)
     return make_plan(options.edition, options.seconds, int(options.memory * GIBIBYTE), folder)
-
-
-# --- finding submissions ---
-
-
-def find_submissions(paths: Sequence[Path]) -> dict[str, Path]:
-    """Submissions by name: the zip's or the folder's, and the whole path where that is taken.
-
-    Raises ValueError for a path that is not there and for a folder with nothing to grade.
-    """
-    found = [submission for path in paths for submission in _submissions_in(path)]
-    if not found:
-        raise ValueError(f"{listed(map(str, paths))}: holds neither a zip nor a folder to grade")
-    found = list(dict.fromkeys(found))
-    names = Counter(_short_name(path) for path in found)
-    unique = {path: _short_name(path) for path in found if names[_short_name(path)] == 1}
-    return {unique.get(path, str(path)): path for path in found}
-
-
-def _short_name(path: Path) -> str:
-    return path.name.removesuffix(".zip") or str(path)
-
-
-def _submissions_in(path: Path) -> Iterator[Path]:
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: check the path")
-    if not path.is_dir() or any((path / name).exists() for name in REQUIRED_FILES):
-        yield path
-        return
-    others = []
-    for entry in sorted(path.iterdir()):
-        if entry.is_dir() or entry.suffix.casefold() == ".zip":
-            if not entry.name.startswith((".", "__")):
-                yield entry
-        elif not entry.name.startswith("."):
-            others.append(entry.name)
-    if others:
-        print(f"neither zips nor folders, left out: {listed(others)}", file=sys.stderr)
-
-
-# --- grading a class ---
-
-
-def grade_class(
-    submissions: dict[str, Path],
-    standard: Standard,
-    plan: RunPlan | None = None,
-    jobs: int | None = None,
-) -> list[Grade]:
-    """The grades in the order given, computed by `jobs` processes.
-
-    With None, joblib.parallel_config around the call decides, a cluster's backend included.
-    """
-    from joblib import Parallel, delayed  # scikit-learn brings it
-
-    work = [delayed(grade_submission)(p, name, standard, plan) for name, p in submissions.items()]
-    try:
-        grades = Parallel(n_jobs=jobs)(work)
-    except BrokenProcessPool:  # one of them ended the process that read it: which?
-        grades = [_grade_alone(one, name) for one, name in zip(work, submissions, strict=True)]
-    return mark_equal_outputs(grades)
-
-
-def _grade_alone(work: tuple, name: str) -> Grade:
-    """Grade in a process that nothing else is done in."""
-    from joblib import Parallel
-
-    try:
-        return Parallel(n_jobs=2)([work])[0]
-    except BrokenProcessPool:
-        return Grade(name, refusal="cannot be graded: it ended the process that read it")
-
-
-def write_results(options: argparse.Namespace, grades: Sequence[Grade], standard: Standard) -> None:
-    """Write what was asked for, each file whole or not at all."""
-    title = f"Grades: {', '.join(path.name or str(path) for path in options.paths[:3])}"
-    texts = (
-        (options.csv, lambda: csv_text(grades, standard)),
-        (options.json, lambda: json_text(grades, standard)),
-        (options.html, lambda: html_page(grades, standard, title)),
-    )
-    for path, text in texts:
-        if path is not None:
-            from utils import atomic_write
-
-            with atomic_write(path) as file:
-                file.write(text())
 
 
 if __name__ == "__main__":

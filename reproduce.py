@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import bundled
-from command_line import OneLineParser, one_line_errors
 from config import DTYPES, EDITIONS
-from graded_runs import DATASETS, Run, Settings, make_runs
-from options import OPTIONS
+from mini_llama import bundled
+from mini_llama.assignment.options import OPTIONS
+from mini_llama.command_line import OneLineParser, one_line_errors
+from mini_llama.reproduction.runs import DATASETS, Run, Settings, make_runs
 
 PROGRAM = "reproduce.py"
 RESULTS = "results.json"
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def reproduce(settings: Settings, runs: Sequence[Run], is_resumed: bool) -> bool:
     """Run, compare, report; whether all runs ended well. Raises OSError or ValueError."""
-    from reproduction import DONE, Results, run_all  # torch comes with it
-    from reproduction_report import report
+    from mini_llama.reproduction.processes import DONE, Results, run_all  # torch comes with it
+    from mini_llama.reproduction.report import report
     from utils import raise_on_sigterm
 
     raise_on_sigterm()

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-import bundled
-from checkpoint import WrongNormError, fit_tensors, load_plain, read_checkpoint
 from config import EDITIONS, resolve_arithmetic
-from explanation import Explanation, explain
-from formulas import Formulas
 from llama import Llama, load_pretrained
-from options import default_of
+from mini_llama import bundled
+from mini_llama.assignment.options import default_of
+from mini_llama.checkpoints.reading import WrongNormError, fit_tensors, load_plain, read_checkpoint
+from mini_llama.diagnosis.explanation import Explanation, explain
+from mini_llama.diagnosis.formulas import Formulas
 
 CHECKPOINT = default_of("pretrained_model_path")
 REFERENCE = "sanity_check.data"

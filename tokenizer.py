@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from sentencepiece import SentencePieceProcessor
 
-from base_tokenizer import EACH_BYTE, BaseTokenizer
-from command_line import OneLineParser, one_line_errors
-from huggingface_tokenizer import TOKENIZER_JSON, HuggingFaceTokenizer
-from llama2c_tokenizer import (
+from mini_llama.command_line import OneLineParser, one_line_errors
+from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer
+from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
+from mini_llama.tokenization.llama2c import (
     BYTE_PIECES,
     Llama2cTokenizer,
     export_llama2c_tokenizer,

@@ -31,8 +31,8 @@ import lora
 from classifier import ClassifierConfig, LlamaEmbeddingClassifier
 from config import EDITIONS, PRESETS, LlamaConfig
 from llama import Llama
+from mini_llama.assignment.reviews import Batch, Example, make_batches, read_examples, with_prompt
 from optimizer import AdamW
-from sentiment_data import Batch, Example, make_batches, read_examples, with_prompt
 from tokenizer import Tokenizer
 from utils import autocast
 

@@ -21,13 +21,13 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-import huggingface
-from checkpoint import expected_shapes, read_checkpoint
-from checkpoint_commands import main as checkpoint_main
-from checkpoint_report import bytes_on_disk
+from checkpoint import main as checkpoint_main
 from config import EDITIONS, LlamaConfig
-from lazy_tensors import LazyTensors, RemappedTensors
-from tensor_files import save_safetensors, write_json
+from mini_llama.checkpoints.formats import huggingface
+from mini_llama.checkpoints.lazy_tensors import LazyTensors, RemappedTensors
+from mini_llama.checkpoints.reading import expected_shapes, read_checkpoint
+from mini_llama.checkpoints.report import bytes_on_disk
+from mini_llama.checkpoints.tensor_files import save_safetensors, write_json
 
 SHARD = "500MB"
 STEPS = [

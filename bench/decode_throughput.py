@@ -24,10 +24,10 @@ import torch
 import transformers
 from peers import transformers_config
 
-import generation
 from config import PRESETS, LlamaConfig
 from llama import Llama
-from sampling import Sampler
+from mini_llama.inference import generation
+from mini_llama.inference.sampling import Sampler
 
 Timing = tuple[float, float, float]  # seconds for the first, the second token; then tokens/s
 Side = Callable[[int, int], Timing]  # (prompt length, new tokens) → Timing

@@ -22,11 +22,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "data" / "demo")]
 import torch
 import torch.nn.functional as F
 
-import bundled
 from build_demo import SEED, documents
 from llama import Llama, load_pretrained
+from mini_llama import bundled
+from mini_llama.assignment.reviews import read_examples
 from reviews import reviews
-from sentiment_data import read_examples
 from tales import tales
 from tokenizer import Tokenizer
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from convert_memory import make_source, measure, read_status
 
-from checkpoint import read_checkpoint
-from checkpoint_report import bytes_on_disk
 from llama import load_pretrained
-from memory_plan import FORMS, Form
-from model_plan import weight_bytes
-from quantized_linear import import_bitsandbytes
+from mini_llama.checkpoints.memory import FORMS, Form
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.report import bytes_on_disk
+from mini_llama.checkpoints.sizes import weight_bytes
+from mini_llama.layers.quantized_linear import import_bitsandbytes
 
 
 def load(source: str, form: Form) -> None:

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from plants import PLANTS, Plant, plant
+from tests.plants import PLANTS, Plant, plant
 
 TESTS = {
     "rope": "rope",

@@ -22,9 +22,9 @@ import transformers
 from peers import transformers_config
 
 from config import DTYPES, PRESETS
-from linear import linear
-from model_plan import count_parameters, training_flops
-from pretrain import PretrainOptions, Process, Trainer
+from mini_llama.checkpoints.sizes import count_parameters, training_flops
+from mini_llama.layers.linear import linear
+from mini_llama.pretraining.trainer import PretrainOptions, Process, Trainer
 
 
 def our_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:

@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from bundled import generated_documents, is_generated
-from decoding import PRECISIONS, Decoder
-from generation import make_cache
 from llama import Llama, load_pretrained
-from sentiment_data import read_examples
+from mini_llama.assignment.reviews import read_examples
+from mini_llama.bundled import generated_documents, is_generated
+from mini_llama.inference.decoding import PRECISIONS, Decoder
+from mini_llama.inference.generation import make_cache
 from tokenizer import load_tokenizer
 
 

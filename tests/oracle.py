@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from numpy_llama import Array, Tensors, attend, forward
+from mini_llama.diagnosis.numpy_llama import Array, Tensors, attend, forward
 
 __all__ = ["adamw", "attend", "forward", "greedy", "log_softmax"]
 

@@ -1,6 +1,6 @@
 """A class of synthetic submissions, each with a planted fault, or none, and what grading must say.
 
-python tests/planted.py FOLDER [DATA] writes the class, data (made up, unless DATA names real ones)
+python -m tests.planted FOLDER [DATA] writes the class, data (made up, unless DATA names real ones)
 and reference outputs to FOLDER, to try grade.py by hand.
 """
 
@@ -15,12 +15,9 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from config import FRANKENSTEIN, THRILLER
-from test_prepare_submit import LINES, METHODS, OTHERS, SOURCES, SUFFIXES, WORDS
-from test_submission_zip import entry, patch_directory
+from tests.commands.test_prepare_submit import LINES, METHODS, OTHERS, SOURCES, SUFFIXES, WORDS
+from tests.submissions.test_archive import entry, patch_directory
 
 # written out from the courses' table, not taken from the module
 FIGURES = {

@@ -5,14 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diagnose import Finding, diagnose
+from mini_llama.diagnosis.diagnosis import Finding, diagnose
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the components are made of; the rest of the project is not examined.
-MODULES = """base_llama base_tokenizer checkpoint classifier command_line compiled_decoding config
-decoding generation huggingface huggingface_tokenizer kv_cache lazy_tensors linear llama llama2c
-llama2c_tokenizer lora memory_plan meta_checkpoint model_plan optimizer quantized_linear rope
-sampling tensor_files tokenizer utils""".split()
+MODULES = "base_llama classifier config llama lora optimizer rope tokenizer utils".split()
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,9 @@ def planted_copy(folder: Path, plants: Iterable[Plant]) -> Path:
     folder.mkdir()
     for name in MODULES:
         shutil.copy2(ROOT / f"{name}.py", folder)
+    shutil.copytree(
+        ROOT / "mini_llama", folder / "mini_llama", ignore=shutil.ignore_patterns("__pycache__")
+    )
     plant(folder, *plants)
     return folder
 
@@ -70,7 +70,7 @@ FILES = {
     "attention": "llama.py",
     "feed_forward": "llama.py",
     "layer": "llama.py",
-    "generate": "sampling.py",
+    "generate": "mini_llama/inference/sampling.py",
     "lora": "lora.py",
     "optimizer": "optimizer.py",
     "classifier": "classifier.py",

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import bundled
 import reviews
 import run_llama
 import sanity_check
-from checkpoint import read_checkpoint
 from llama import load_pretrained
-from model_plan import count_parameters
-from options import default_of
-from sentiment_data import read_examples, read_label_names
+from mini_llama import bundled
+from mini_llama.assignment import option_parser
+from mini_llama.assignment.options import default_of
+from mini_llama.assignment.reviews import read_examples, read_label_names
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.sizes import count_parameters
 from tokenizer import Tokenizer
 
 REAL = [default_of(name) for name in bundled.PATHS]
@@ -46,16 +47,16 @@ def test_stands_in_where_nothing_is_there(empty, monkeypatch, capsys):
 def test_any_real_file_keeps_it_away(empty, capsys, name: str):
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).touch()
-    args, _ = run_llama.parse([])
+    args, _ = option_parser.parse([])
     assert [args[name] for name in bundled.PATHS] == REAL
     assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", bundled.PATHS)
 def test_a_path_that_was_given_is_never_replaced(empty, capsys, name: str):
-    flag = "--" + (name.replace("_", "-") if name in run_llama.HYPHENATED else name)
+    flag = "--" + (name.replace("_", "-") if name in option_parser.HYPHENATED else name)
     for value in ("mine", default_of(name)):
-        args, _ = run_llama.parse([flag, value])
+        args, _ = option_parser.parse([flag, value])
         assert args[name] == value
         assert [args[other] for other in bundled.PATHS if other != name] == [
             default_of(other) for other in bundled.PATHS if other != name
@@ -65,7 +66,7 @@ def test_a_path_that_was_given_is_never_replaced(empty, capsys, name: str):
 
 def test_given_outputs_and_prompt_stay(empty):
     arguments = ["--option", "lora", "--dev_out", "x-dev-lora-output.txt", "--prompt_text", "Hi"]
-    args, _ = run_llama.parse(arguments)
+    args, _ = option_parser.parse(arguments)
     assert args["dev_out"] == "x-dev-lora-output.txt" and args["prompt_text"] == "Hi"
     assert args["test_out"] == "demo-test-lora-output.txt"
 

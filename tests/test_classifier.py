@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-import oracle
-from checkpoint import save_checkpoint
 from classifier import (
     ClassifierConfig,
     LlamaEmbeddingClassifier,
@@ -13,8 +11,10 @@ from classifier import (
     load_classifier,
     save_classifier,
 )
-from conftest import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
 from llama import Llama
+from mini_llama.checkpoints.reading import save_checkpoint
+from tests import oracle
+from tests.helpers import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
 from tokenizer import Tokenizer
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from checkpoint import save_checkpoint
 from config import EDITIONS
-from conftest import assert_relative, random_llama, random_tokens, tiny_config
-from decoding import Decoder
 from llama import load_pretrained
-from quantized_linear import KINDS
+from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.inference.decoding import Decoder
+from mini_llama.layers.quantized_linear import KINDS
+from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from utils import autocast
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import oracle
 from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig, RopeScaling
-from conftest import (
-    assert_relative,
-    numpy_weights,
-    random_llama,
-    random_tokens,
-    tiny_config,
-)
 from llama import (
     Attention,
     FeedForward,
@@ -28,6 +20,14 @@ from llama import (
     last_column,
     load_pretrained,
     padding_mask,
+)
+from tests import oracle
+from tests.helpers import (
+    assert_relative,
+    numpy_weights,
+    random_llama,
+    random_tokens,
+    tiny_config,
 )
 
 ARITHMETICS = [(norm, attention) for norm in NORMS for attention in ATTENTIONS]
@@ -342,7 +342,7 @@ def test_long_input_needs_no_square_matrix():
     """16,384 positions: one float32 T×T matrix a head would be 1 GiB, four heads 4 GiB."""
     code = (
         "import resource, torch\n"
-        "from conftest import tiny_config, random_llama, random_tokens\n"
+        "from tests.helpers import tiny_config, random_llama, random_tokens\n"
         "llama = random_llama(tiny_config())\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with torch.inference_mode(): llama(random_tokens(llama.config, 1, 16384))\n"

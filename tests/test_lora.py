@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import lora
-from conftest import random_llama, random_tokens, tiny_config
 from lora import LoRALayer, apply_lora, merge_lora_weights
+from tests.helpers import random_llama, random_tokens, tiny_config
 
 
 def adapted(**options: object) -> torch.nn.Module:

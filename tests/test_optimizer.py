@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import oracle
 from optimizer import AdamW
+from tests import oracle
 
 
 def random_problem(steps: int = 30) -> tuple[list, list]:

@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import bundled
 import run_llama
-from checkpoint import save_checkpoint
-from conftest import ROOT, random_llama, tiny_config
+from mini_llama import bundled
+from mini_llama.assignment import option_parser
+from mini_llama.checkpoints.reading import save_checkpoint
+from tests.helpers import ROOT, random_llama, tiny_config
 
 SCRIPT = ROOT / "run_llama.py"
 
@@ -160,7 +161,7 @@ def test_every_option_of_the_assignment_takes_a_value(flag: str) -> None:
     values = {"--option": "lora", "--use_gpu": None, "--max_sentence_len": "12"}
     numbers = {int: "12", float: "0.125", str: "some/name.txt"}
     value = values.get(flag, numbers.get(type(CONTRACT_DEFAULTS[flag])))
-    args = vars(run_llama.make_parser().parse_args([flag] if value is None else [flag, value]))
+    args = vars(option_parser.make_parser().parse_args([flag] if value is None else [flag, value]))
     given = args[flag.removeprefix("--").replace("-", "_")]
     assert given is True if value is None else str(given) == value
 
@@ -592,7 +593,7 @@ def test_too_little_memory_is_one_line(
     def allocate(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("prompting.predict", allocate)
+    monkeypatch.setattr("mini_llama.assignment.prompting.predict", allocate)
     message = refusal(COMMANDS["prompt"], capfd)
     assert_names(message, "out of memory", "--batch_size", "--max_sentence_len")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import llama
-import oracle
 import sanity_check
-from checkpoint import save_checkpoint
 from config import EDITIONS
-from conftest import ROOT, numpy_weights, random_llama, tiny_config
+from mini_llama.checkpoints.reading import save_checkpoint
+from tests import oracle
+from tests.helpers import ROOT, numpy_weights, random_llama, tiny_config
 
 
 @pytest.fixture

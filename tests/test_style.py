@@ -1,6 +1,7 @@
 """The project's own habits: ruff, short functions, the import graph, documents that are true."""
 
 import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -9,34 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
-from options import Options
-from run_llama import HYPHENATED
+from tests.helpers import ROOT
 
-MODULES = {path.stem: path for path in ROOT.glob("*.py")}
-CHECKS = {"rope_test", "optimizer_test", "sanity_check"}
-# Rows of the house: a module imports only from rows above its own.
-ROWS = [
-    {"config", "utils", "command_line", "lazy_tensors", "base_tokenizer", "numpy_llama"}
-    | {"reference_figures", "limited_process", "diagnose_probes", "linear"},
-    {"huggingface", "tensor_files", "meta_checkpoint", "rope", "quantized_linear", "model_plan"}
-    | {"llama2c_tokenizer", "huggingface_tokenizer", "formulas"}
-    | {"kv_cache", "sampling", "optimizer", "lora", "options", "training_log", "chat_template"},
-    {"base_llama", "llama2c", "tokenizer", "generation", "linear_loss", "bundled", "decoding"}
-    | {"memory_plan"},
-    {"checkpoint", "pretrain_data", "compiled_decoding", "sentiment_data"}
-    | {"explanation", "conversation"},
-    {"llama", "conversion", "checkpoint_report", "download"},
-    {"classifier", "task_heads", "checkpoint_commands"},
-    {"evaluation", "mistakes"},
-    {"prompting", "completion", "finetune", "pretrain"},
-    {"run_llama"},
-    {"graded_runs", "chat"},
-    {"reproduction"},
-    {"worst_examples", "reproduction_plots", "reproduction_page"},
-    {"reproduction_report"},
-    {"reproduce"},
+CHECKS = ("sanity_check", "rope_test", "optimizer_test")
+COMMANDS = ("chat", "checkpoint", "pretrain", "reproduce", "grade", "diagnose", "prepare_submit")
+COMMANDS += ("download",)
+ASSIGNMENT = ("run_llama", "llama", "base_llama", "rope", "lora", "classifier", "optimizer")
+ASSIGNMENT += ("tokenizer", "config", "utils", *CHECKS)
+# The house, from the ground up: a module imports from its own floor and from those below it.
+FLOORS = [
+    ("config", "utils", "mini_llama"),
+    ("rope", "optimizer", "lora", "mini_llama.layers", "mini_llama.tokenization"),
+    ("base_llama", "tokenizer", "mini_llama.checkpoints", "mini_llama.inference"),
+    ("llama",),
+    (
+        *("classifier", "mini_llama.assignment", "mini_llama.pretraining"),
+        *("mini_llama.task_heads", "mini_llama.bundled", "mini_llama.downloads"),
+    ),
+    ("mini_llama.submissions", "mini_llama.diagnosis", "mini_llama.reproduction", *CHECKS),
+    ("run_llama", *COMMANDS),
 ]
+
+
+def name_of(path: Path) -> str:
+    """mini_llama/layers/linear.py → mini_llama.layers.linear"""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(p): p for p in [*ROOT.glob("*.py"), *(ROOT / "mini_llama").rglob("*.py")]}
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
@@ -49,7 +50,7 @@ def test_ruff(command: list):
 
 
 def sources() -> list[Path]:
-    return [*MODULES.values(), *(ROOT / "tests").glob("*.py")]
+    return [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]
 
 
 def length(node: ast.FunctionDef | ast.ClassDef) -> int:
@@ -67,38 +68,43 @@ def test_functions_fit_on_a_screen(path: Path):
             assert length(node) <= 150, f"{node.name} has {length(node)} lines"
 
 
-def is_main_guard(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+def floor_of(module: str) -> int:
+    """That of the longest name in FLOORS that is the module or holds it."""
+    floors = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    while module not in floors:
+        module = module.rpartition(".")[0]
+    return floors[module]
 
 
 def imported(path: Path) -> set[str]:
-    """Of the project's modules, wherever the import stands; not what a file that is run as a script
-    hands over to, under its main guard.
-    """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if not is_main_guard(node)]
+    """The project's modules that a file imports, wherever the import stands."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-    return names & set(MODULES)
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            names |= inner or {node.module}
+    return names & MODULES.keys()
 
 
-@pytest.mark.parametrize("row", range(len(ROWS)))
-def test_imports_come_from_rows_above(row: int):
-    above = set().union(*ROWS[:row])
-    for module in ROWS[row]:
-        assert imported(MODULES[module]) <= above, module
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_come_from_the_same_floor_or_below(module: str):
+    for other in imported(MODULES[module]):
+        assert floor_of(other) <= floor_of(module), f"{module} imports {other}"
 
 
-def test_lora_and_checkpoint_do_not_know_the_network():
-    assert imported(MODULES["lora"]) == {"config"}
-    formats = {"huggingface", "llama2c", "meta_checkpoint", "tensor_files", "lazy_tensors"}
-    assert imported(MODULES["checkpoint"]) == {"config", "utils"} | formats
-    for command in ("conversion", "checkpoint_report", "checkpoint_commands"):
-        assert "llama" not in imported(MODULES[command])
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {module: imported(path) for module, path in MODULES.items()}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_the_top_level_is_the_assignment_and_the_commands():
+    assert {path.stem for path in ROOT.glob("*.py")} == {*ASSIGNMENT, *COMMANDS}
 
 
 def test_no_module_needs_what_only_tests_need():
@@ -115,20 +121,6 @@ def test_modules_say_what_they_are_for(path: Path):
     assert ast.get_docstring(tree), path.name
 
 
-def test_readme_shows_every_file():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = set(re.findall(r"[\w./-]+\.(?:py|sh|md|txt|toml)\b", readme))
-    missing = {path.name for path in MODULES.values()} - tree
-    assert not missing, f"README.md's tree lacks {missing}"
-
-
-def test_readme_names_every_option():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    flags = {f"--{n.replace('_', '-') if n in HYPHENATED else n}" for n in Options.__annotations__}
-    missing = [flag for flag in flags if not re.search(rf"`{flag}[ `]", readme)]
-    assert not missing, f"README.md does not mention {missing}"
-
-
 def test_readme_commands_are_what_ci_runs():
     command = "bash setup.sh --dev && .venv/bin/python -m pytest"
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -140,6 +132,3 @@ def test_documents_name_only_what_is_there(document: str):
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in re.findall(r"`([\w/]+\.(?:py|sh|toml))`", text):
         assert (ROOT / name).exists(), f"{document} speaks of {name}"
-    if document == "structure.md":
-        missing = [path.name for path in MODULES.values() if f"`{path.name}`" not in text]
-        assert not missing, f"{document} lacks {missing}"

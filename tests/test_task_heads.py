@@ -9,12 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import huggingface
-import task_heads
-from conftest import ROOT, assert_relative, random_llama, random_tokens, tiny_config
 from llama import load_pretrained
 from lora import apply_lora, count_lora_parameters, get_lora_optimizer_params
-from task_heads import (
+from mini_llama import task_heads
+from mini_llama.checkpoints.formats import huggingface
+from mini_llama.task_heads import (
     LlamaForQuestionAnswering,
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
@@ -22,6 +21,7 @@ from task_heads import (
     load_task_head,
     save_task_head,
 )
+from tests.helpers import ROOT, assert_relative, random_llama, random_tokens, tiny_config
 
 transformers = pytest.importorskip("transformers")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from base_tokenizer import StreamDecoder
-from llama2c_tokenizer import Llama2cTokenizer
+from mini_llama.tokenization.base import StreamDecoder
+from mini_llama.tokenization.llama2c import Llama2cTokenizer
 from tokenizer import (
     TiktokenTokenizer,
     Tokenizer,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT
+from tests.helpers import ROOT
 from utils import (
     atomic_folder,
     atomic_write,

@@ -18,17 +18,17 @@ from random import Random
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(HERE)]
 
 import torch
 
-import oracle
 import pretrain
-from checkpoint import read_checkpoint, save_checkpoint, save_plain
-from pretrain_data import train_tokenizer
+from mini_llama.checkpoints.reading import read_checkpoint, save_checkpoint, save_plain
+from mini_llama.pretraining.data import train_tokenizer
 from reviews import LABEL_NAMES, reviews, unlabelled_reviews
 from sanity_check import TOKENS
 from tales import tales
+from tests import oracle
 from utils import atomic_write
 
 SEED = 20261122

@@ -1,0 +1,1 @@
+"""Everything that stands behind the assignment's modules and the commands."""

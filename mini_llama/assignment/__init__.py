@@ -1,0 +1,1 @@
+"""The four options of run_llama.py: their data, runs, scores and files."""

@@ -1,0 +1,90 @@
+"""Option generate: continue a prompt, greedily and at a temperature, and write both texts."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from config import Edition
+from llama import Llama, load_pretrained
+from mini_llama.assignment.evaluation import announce, prepare_model
+from mini_llama.assignment.options import Options
+from mini_llama.checkpoints.memory import Form, require_device_memory
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.report import describe_memory
+from tokenizer import AnyTokenizer
+from utils import atomic_write, choose_device, seed_everything
+
+RULE = "---------------"
+
+
+def run(options: Options) -> None:
+    """Write the greedy text and `num_samples` texts at `temperature`, each with its prompt.
+
+    Several samples share a file, with a line of dashes between them. With `plan` print instead what
+    fits this machine. Raises OSError or ValueError before any work is done.
+    """
+    if options.plan:
+        checkpoint = read_checkpoint(options.pretrained_model_path)
+        print(describe_memory(checkpoint, choose_device(options.use_gpu)))
+        return
+    seed_everything(options.seed)
+    low, high = options.generated_sentence_low_temp_out, options.generated_sentence_high_temp_out
+    llama, tokenizer = load(options, [low, high])
+    for temperature, samples, path in (
+        (0.0, 1, low),
+        (options.temperature, options.num_samples, high),
+    ):
+        texts = complete(llama, tokenizer, options, temperature, samples)
+        with atomic_write(path) as file:
+            file.write(f"\n{RULE}\n".join(texts))
+        print(f"Temperature is {temperature}")
+        for text in texts:
+            print(text)
+            print(RULE)
+        print(f"Wrote generated sentence to {path}.")
+
+
+def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, AnyTokenizer]:
+    """The model that is to write, on its device, and its tokenizer. Raises OSError, ValueError."""
+    device, tokenizer = prepare_model(options, outputs)
+    llama = load_pretrained(
+        options.pretrained_model_path,
+        options.edition,
+        options.norm,
+        options.attention,
+        options.dtype,
+        options.quantize,
+    )
+    announce(llama, tokenizer, options.pretrained_model_path)
+    require_device_memory(llama.config, device, Form(options.dtype, options.quantize))
+    return llama.to(device), tokenizer
+
+
+def complete(
+    llama: Llama, tokenizer: AnyTokenizer, options: Options, temperature: float, samples: int
+) -> list[str]:
+    """`samples` texts: the prompt and what the model writes behind it."""
+    edition: Edition = options.edition_in_force
+    text = edition.prompt_text if options.prompt_text is None else options.prompt_text
+    prompt = tokenizer.encode(text, bos=True, eos=False)
+    device = llama.tok_embeddings.weight.device
+    if options.compile:
+        llama.decoding_step(samples, compiled=True)  # compiled, if need be, before the clock starts
+    start = time.perf_counter()
+    tokens = llama.generate(
+        torch.tensor([prompt] * samples, device=device),
+        options.max_new_tokens,
+        temperature=temperature,
+        epsilon=edition.epsilon if options.epsilon is None else options.epsilon,
+        top_p=edition.top_p if options.top_p is None else options.top_p,
+        generator=torch.Generator(device).manual_seed(options.seed),
+        stop_id=tokenizer.eos_id if options.stop_at_eos else None,
+        compiled=options.compile,
+    )
+    seconds = time.perf_counter() - start
+    new_tokens = tokens[:, len(prompt) :].numel()
+    print(f"{new_tokens} tokens, {new_tokens / seconds:.1f} tokens/s", file=sys.stderr)
+    return [tokenizer.decode(row) for row in tokens.tolist()]

@@ -1,0 +1,283 @@
+"""Options finetune and lora: one loop that trains a classifier head and all weights, or adapters.
+
+After every epoch the best model by dev accuracy and the state to go on from are written, each
+atomically; `--resume` goes on from the last finished epoch with the same result as a run that was
+never interrupted, because each epoch's randomness is seeded by (seed, epoch).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import lora
+from classifier import LlamaEmbeddingClassifier, load_classifier, save_classifier
+from mini_llama.assignment.evaluation import (
+    Progress,
+    Task,
+    accuracy,
+    announce,
+    classifier_config,
+    digest,
+    predict,
+    prepare,
+    write_predictions,
+)
+from mini_llama.assignment.options import Options
+from mini_llama.assignment.reviews import make_batches
+from mini_llama.checkpoints.reading import load_plain, save_plain
+from optimizer import AdamW
+from utils import autocast, require_free_disk, seed_everything
+
+# What a resumed run must share with the one that was interrupted.
+RESUME_FIELDS = (
+    "option",
+    "max_sentence_len",
+    "seed",
+    "batch_size",
+    "lr",
+    "hidden_dropout_prob",
+    "mask_padding",
+    "dtype",
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+)
+PROGRESS_KEYS = {"settings", "parameters", "optimizer", "epochs_done", "best_accuracy"}
+
+
+def run(options: Options) -> None:
+    """Train, keep the best epoch, read it back, evaluate it on dev and test, write predictions.
+
+    Raises OSError or ValueError before any work is done, ValueError if the loss is not finite.
+    """
+    # Most gradients here come from one column of many and are tiny: numbers below 1e-38, on which
+    # a CPU is many times slower, are taken as 0. Before the first thread starts, which inherits it.
+    torch.set_flush_denormal(True)
+    seed_everything(options.seed)
+    task = prepare(options, [options.checkpoint_path, adapters_path(options)])
+    model = build(options, task)
+    check_free_disk(options.checkpoint_path, model)
+    train(options, task, model)
+    best = load_classifier(options.checkpoint_path).to(task.device)
+    print(f"load model from {options.checkpoint_path}")
+    results = []
+    for split, path in (("dev", options.dev_out), ("test", options.test_out)):
+        examples = getattr(task, split)
+        predictions = predict(best, examples, task.tokenizer, options, f"eval {split}")
+        results.append((split, path, examples, predictions))
+    for result in results:
+        write_predictions(*result)
+    progress_path(options).unlink(missing_ok=True)
+
+
+def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
+    """The classifier to train, on its device, wrapped with LoRA if that is the option."""
+    model = LlamaEmbeddingClassifier(classifier_config(options, task))
+    announce(model.llama, task.tokenizer, options.pretrained_model_path)
+    if options.option == "lora":
+        lora.apply_lora(model.llama, options.lora_rank, options.lora_alpha, options.lora_targets)
+        adapters, trainable, percentage = lora.count_lora_parameters(model)
+        print(f"LoRA: {adapters} of {trainable} trainable parameters ({percentage:.1f}%)")
+    return model.to(task.device)
+
+
+def check_free_disk(path: Path, model: torch.nn.Module) -> None:
+    """Raise ValueError unless the checkpoint and the state to resume from, old and new, fit."""
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in trainable_parameters(model).values())
+    state = 3 * trained  # two moments a parameter
+    # All files, one of them a second time while it is written; LoRA's adapters, and file headers.
+    needed = total + state + max(total, state) + trained + 10**6
+    there = [path, beside(path, "resume")]
+    needed -= sum(file.stat().st_size for file in there if file.exists())
+    require_free_disk(path.parent, needed, "training", "set --checkpoint_out")
+
+
+def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None:
+    """All epochs that are still to be done; the best one ends up in options.checkpoint_path."""
+    parameters = trainable_parameters(model)
+    optimizer = AdamW(parameters.values(), lr=options.lr)
+    settings = resume_settings(options, task, model)
+    epochs_done, best_accuracy = 0, -1.0
+    if options.resume:
+        epochs_done, best_accuracy = load_progress(options, settings, parameters, optimizer)
+    elif progress_path(options).exists():
+        print(f"{progress_path(options)} is of an interrupted run: --resume would go on with it")
+    for epoch in range(epochs_done, options.epochs):
+        shuffle = seed_epoch(options.seed, epoch)
+        batches = make_batches(
+            task.train, task.tokenizer, options.batch_size, shuffle, options.mask_padding
+        )
+        loss = train_epoch(model, batches, optimizer, options, epoch)
+        train_accuracy, dev_accuracy = (
+            accuracy(examples, predict(model, examples, task.tokenizer, options, f"eval {name}"))
+            for name, examples in (("train", task.train), ("dev", task.dev))
+        )
+        if dev_accuracy > best_accuracy:
+            if epoch == 0:  # an older run's state does not fit the checkpoint that is written next
+                progress_path(options).unlink(missing_ok=True)
+            best_accuracy = dev_accuracy
+            save_best(options, model, epoch, dev_accuracy)
+        save_progress(options, settings, parameters, optimizer, epoch + 1, best_accuracy)
+        prefix = "LoRA epoch" if options.option == "lora" else "epoch"
+        print(
+            f"{prefix} {epoch}: train loss :: {loss:.3f}, train acc :: {train_accuracy:.3f}, "
+            f"dev acc :: {dev_accuracy:.3f}",
+            flush=True,
+        )
+
+
+def train_epoch(
+    model: LlamaEmbeddingClassifier,
+    batches: Any,
+    optimizer: AdamW,
+    options: Options,
+    epoch: int,
+) -> float:
+    """One pass over the training batches; the mean over them of summed NLL / batch_size."""
+    model.train()
+    device = model.classifier_head.weight.device
+    progress = Progress(batches, f"train {epoch}")
+    losses = []
+    for batch in progress:
+        lengths = batch.lengths.to(device) if options.mask_padding else None
+        with autocast(device, options.dtype):
+            log_probs = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
+        # The last batch may be smaller and is still divided by batch_size, as in the assignment.
+        loss = F.nll_loss(log_probs, batch.labels.to(device), reduction="sum")
+        loss = loss / options.batch_size
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        progress.loss = loss.item()
+        if not math.isfinite(progress.loss):
+            raise ValueError(
+                f"the loss is {progress.loss} in epoch {epoch}, batch {len(losses)}: "
+                f"lower --lr {options.lr}; what earlier epochs saved is kept"
+            )
+        losses.append(progress.loss)
+    return float(np.mean(losses))
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def seed_epoch(seed: int, epoch: int) -> torch.Generator:
+    """Seed dropout, and return the generator of the epoch's order, from (seed, epoch) alone."""
+    dropout_seed, order_seed = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    torch.manual_seed(int(dropout_seed))
+    return torch.Generator().manual_seed(int(order_seed))
+
+
+def save_best(
+    options: Options, model: LlamaEmbeddingClassifier, epoch: int, dev_accuracy: float
+) -> None:
+    """Write the classifier, LoRA merged, and the adapters on their own beside it."""
+    path = options.checkpoint_path
+    facts = {"option": options.option, "epoch": epoch, "dev_accuracy": dev_accuracy}
+    save_classifier(
+        path,
+        model.llama.config,
+        lora.merged_state_dict(model),
+        hidden_dropout_prob=options.hidden_dropout_prob,
+        **facts,
+    )
+    print(f"save the model to {path}")
+    if options.option == "lora":
+        adapters = {
+            "adapters": lora.lora_state_dict(model.llama),
+            "rank": options.lora_rank,
+            "alpha": options.lora_alpha,
+            "targets": list(options.lora_targets),
+        }
+        save_plain(adapters_path(options), adapters | facts)
+
+
+def adapters_path(options: Options) -> Path:
+    """Where LoRA's adapters are kept on their own."""
+    return beside(options.checkpoint_path, "adapters")
+
+
+def beside(checkpoint: Path, kind: str) -> Path:
+    """NAME.pt → NAME.KIND.pt; a name may have other dots in it."""
+    return checkpoint.with_name(f"{checkpoint.name.removesuffix('.pt')}.{kind}.pt")
+
+
+def progress_path(options: Options) -> Path:
+    """Where the state to resume from is kept until the run has ended well."""
+    return beside(options.checkpoint_path, "resume")
+
+
+def resume_settings(
+    options: Options, task: Task, model: LlamaEmbeddingClassifier
+) -> dict[str, Any]:
+    """What decides the result of a run, as plain data."""
+    settings = {name: getattr(options, name) for name in RESUME_FIELDS}
+    settings["lora_targets"] = list(options.lora_targets)
+    settings["norm"], settings["attention"] = model.llama.config.norm, model.llama.config.attention
+    settings["num_labels"] = task.num_labels
+    for name, path in (
+        ("pretrained_model_path", options.pretrained_model_path),
+        ("tokenizer", task.tokenizer.model_path),
+        ("train", options.train),
+        ("dev", options.dev),
+    ):
+        settings[name] = f"{Path(path).name} (SHA-256 {digest(path)[:16]})"
+    return settings
+
+
+def save_progress(
+    options: Options,
+    settings: dict[str, Any],
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: AdamW,
+    epochs_done: int,
+    best_accuracy: float,
+) -> None:
+    """Write what the next epoch needs, after the best model: an epoch done twice does no harm."""
+    content = {
+        "settings": settings,
+        "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
+        "optimizer": optimizer.state_dict(),
+        "epochs_done": epochs_done,
+        "best_accuracy": best_accuracy,
+    }
+    save_plain(progress_path(options), content)
+
+
+def load_progress(
+    options: Options,
+    settings: dict[str, Any],
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: AdamW,
+) -> tuple[int, float]:
+    """Go on where save_progress left off: (epochs done, best dev accuracy so far).
+
+    Raises ValueError if that run had other settings, or its files are not whole.
+    """
+    path, anew = progress_path(options), "start anew without --resume"
+    if not path.exists():
+        print(f"nothing to resume at {path}: starting with epoch 0")
+        return 0, -1.0
+    saved = load_plain(path)
+    if not isinstance(saved, dict) or saved.keys() != PROGRESS_KEYS:
+        raise ValueError(f"--resume: {path} is not the state of an interrupted run; {anew}")
+    if not options.checkpoint_path.exists():
+        raise ValueError(f"--resume: {options.checkpoint_path}, the best model, is gone; {anew}")
+    for name, value in settings.items():
+        if saved["settings"].get(name) != value:
+            raise ValueError(
+                f"--resume: {path} was written with {name} {saved['settings'].get(name)}, "
+                f"not {value}; use the same settings, or {anew}"
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved["parameters"][name])
+    optimizer.load_state_dict(saved["optimizer"])
+    print(f"resume from {path}: {saved['epochs_done']} of {options.epochs} epochs are done")
+    return saved["epochs_done"], saved["best_accuracy"]

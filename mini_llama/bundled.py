@@ -1,0 +1,75 @@
+"""The small model and data that come with the project, for a machine without the real files.
+
+They stand in only where none of the real files is there and the user named none: a path that was
+given is never replaced. The generators that wrote their text are here for pretrain.py as well.
+"""
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mini_llama.assignment.options import OUTPUT_ENDINGS, default_of
+from mini_llama.places import DATA
+
+FOLDER = DATA / "demo"
+CHECKPOINT = FOLDER / "demo.pt"
+REFERENCE = FOLDER / "sanity_check.data"
+PROMPT_TEXT = "Once upon a time, there was a"
+# Options that name real files, and what stands in for each.
+PATHS = {
+    "pretrained_model_path": CHECKPOINT,
+    "train": FOLDER / "demo-train.txt",
+    "dev": FOLDER / "demo-dev.txt",
+    "test": FOLDER / "demo-test.txt",
+    "label_names": FOLDER / "demo-label-mapping.json",
+}
+# What pretrain.py's --input may say instead of a file: what kind, how many, and from which seed.
+GENERATED = re.compile(r"(tales|reviews):([0-9]+)(?::([0-9]+))?")
+
+
+def announce(what: str) -> None:
+    """Say on standard error, in one line, what is used, why, and how to get the real files."""
+    print(
+        f"using the bundled {what} in {FOLDER}: no real files are here and no path was given; "
+        "get them with bash setup.sh, or name your own",
+        file=sys.stderr,
+    )
+
+
+def stand_in(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for options that were not given, by name; nothing if any real file is there or named.
+
+    `given` are the options that the command line names.
+    """
+    is_real = any(Path(default_of(name)).exists() for name in PATHS)
+    if is_real or given.keys() & PATHS.keys() or not CHECKPOINT.exists():
+        return {}
+    values = {name: str(path) for name, path in PATHS.items()} | {"prompt_text": PROMPT_TEXT}
+    ending = OUTPUT_ENDINGS.get(given.get("option", ""))
+    if ending:
+        values |= {f"{split}_out": f"demo-{split}-{ending}-output.txt" for split in ("dev", "test")}
+    return {name: value for name, value in values.items() if name not in given}
+
+
+def is_generated(name: str | Path) -> bool:
+    """Whether an input names text of the bundled generators, such as tales:10000, and no file."""
+    return GENERATED.fullmatch(str(name)) is not None and not Path(name).exists()
+
+
+def generated_documents(name: str | Path) -> Iterator[str]:
+    """KIND:COUNT or KIND:COUNT:SEED → that many stories, or reviews without labels."""
+    kind, count, seed = GENERATED.fullmatch(str(name)).groups()
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    import tales
+
+    stream = {"tales": tales.tales, "reviews": tales.unlabelled_reviews}[kind]
+    return itertools.islice(stream(int(seed or 0)), int(count))
+
+
+def generator_sources() -> list[Path]:
+    """The files that decide what the generators write."""
+    return sorted(FOLDER.glob("*.py"))

@@ -1,0 +1,1 @@
+"""Checkpoint files of every format, read, checked, converted and loaded."""

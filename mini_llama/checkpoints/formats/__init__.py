@@ -1,0 +1,1 @@
+"""One module a checkpoint format; nothing else knows the formats."""

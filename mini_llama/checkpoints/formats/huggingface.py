@@ -1,0 +1,267 @@
+"""Hugging Face's Llama models ↔ ours: names, configuration, and the order of RoPE's rows.
+
+The network is the same. Only how a head's features are paired for rotation differs: there (i, i +
+D/2), split halves, here (2i, 2i + 1), interleaved; permuting the rows of the query and the key
+projection turns one into the other exactly. The file knows tensors and dictionaries, no files.
+
+Shapes: C the model's width, D head_dim.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from config import ROPE_SCALINGS, LlamaConfig, RopeScaling
+from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
+
+MODEL_TYPE = "llama"
+ARCHITECTURE = "LlamaForCausalLM"
+# Their models without an output layer: where their backbone's names begin, and the head's names.
+HEADS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "LlamaModel": ("", ()),
+    "LlamaForSequenceClassification": ("model.", ("score.weight",)),
+    "LlamaForTokenClassification": ("model.", ("score.weight", "score.bias")),
+    "LlamaForQuestionAnswering": ("transformer.", ("qa_outputs.weight", "qa_outputs.bias")),
+}
+NAMES = {
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.compute_query": "self_attn.q_proj",
+    "attention.compute_key": "self_attn.k_proj",
+    "attention.compute_value": "self_attn.v_proj",
+    "attention.compute_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+}
+# Configuration fields that have one meaning there and here: ours → theirs.
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "hidden_dim": "intermediate_size",
+    "layer_norm_eps": "rms_norm_eps",
+}
+# Fields that would change the arithmetic, and the one value that leaves it ours.
+FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+# Fields of config.RopeScaling: ours → theirs.
+SCALING_FIELDS = {field.name: field.name for field in dataclasses.fields(RopeScaling)}
+ORIGINAL_LENGTH = SCALING_FIELDS["original_max_seq_len"] = "original_max_position_embeddings"
+# What a config.json that leaves a field out means by it.
+LEFT_OUT = {"num_key_value_heads": None, "rms_norm_eps": 1e-6}
+
+
+def architecture_of(content: dict[str, Any]) -> str:
+    """Which of their models a config.json is of. Raises ValueError for one that is none of Llama's,
+    and for what is no list of names.
+    """
+    names = content.get("architectures") or [ARCHITECTURE]
+    if not (isinstance(names, list) and all(str(name).startswith("Llama") for name in names)):
+        raise ValueError(f"architectures is {names!r}; {ARCHITECTURE} is supported")
+    return names[0]
+
+
+def their_name(name: str, architecture: str = ARCHITECTURE) -> str:
+    """Our tensor's name → theirs; a head's names are the same."""
+    prefix, head = HEADS.get(architecture, ("model.", ()))
+    if name in head:
+        return name
+    if name in NAMES:
+        return NAMES[name].replace("model.", prefix)
+    layers, number, rest = name.split(".", 2)
+    part, _, leaf = rest.rpartition(".")
+    return f"{prefix}{layers}.{number}.{LAYER_NAMES[part]}.{leaf}"
+
+
+def our_names(n_layers: int, architecture: str = ARCHITECTURE) -> dict[str, str]:
+    """Their names → ours, of every tensor of a model."""
+    names = list(NAMES)
+    if architecture in HEADS:
+        names.remove("output.weight")
+        names += HEADS[architecture][1]
+    names += [f"layers.{i}.{part}.weight" for i in range(n_layers) for part in LAYER_NAMES]
+    return {their_name(name, architecture): name for name in names}
+
+
+def interleave_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of a query or key projection (heads · D, C): split halves → interleaved pairs."""
+    halves = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
+    return halves.transpose(1, 2).reshape(weight.shape)
+
+
+def split_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """The other way: interleaved pairs → split halves."""
+    pairs = weight.reshape(-1, head_dim // 2, 2, weight.shape[1])
+    return pairs.transpose(1, 2).reshape(weight.shape)
+
+
+def is_rotated(name: str) -> bool:
+    """Whether RoPE turns what this tensor, by our name, projects to."""
+    return name.endswith(("compute_query.weight", "compute_key.weight"))
+
+
+def import_rope(content: dict[str, Any]) -> dict[str, Any]:
+    """What their config.json says of RoPE → rope_theta, rope_scaling and max_seq_len.
+
+    For linear and llama3 scaling max_position_embeddings is the length after scaling, and nothing
+    but generation's window depends on it. For dynamic scaling it is the original length, which
+    the angles depend on, and the window becomes factor times that. Raises ValueError for an unknown
+    rule, and for parameters that are missing, not the rule's, or contradict each other.
+    """
+    rope, length = {"rope_type": None}, content["max_position_embeddings"]
+    places = [content.get("rope_parameters"), content.get("rope_scaling")]  # today's, the older one
+    for place in places:
+        add_parameters(rope, place or {})
+    if rope["rope_type"] == "dynamic":
+        add_parameters(rope, {ORIGINAL_LENGTH: length})
+    elif rope["rope_type"] == "llama3":  # transformers reads it from here as well
+        add_parameters(rope, {ORIGINAL_LENGTH: content.get(ORIGINAL_LENGTH)})
+    theta = rope.pop("rope_theta", content.get("rope_theta", LlamaConfig.rope_theta))
+    args = {"rope_theta": theta, "rope_scaling": None, "max_seq_len": length}
+    scaling = import_scaling(rope)
+    if scaling is not None:
+        args["rope_scaling"] = dataclasses.asdict(scaling)
+        if scaling.rope_type == "dynamic":
+            args["max_seq_len"] = int(scaling.factor * length)
+    return args
+
+
+def add_parameters(rope: dict[str, Any], more: Any) -> None:
+    """Add `more` to RoPE's parameters, without what is null; `type` is rope_type's older name.
+
+    Raises ValueError if it is not a dict, or contradicts what is there.
+    """
+    if not isinstance(more, dict):
+        raise ValueError(f"its RoPE parameters are {more!r}, which is no JSON object")
+    for name, value in more.items():
+        name = "rope_type" if name == "type" else name
+        if value is not None:
+            known = rope.get(name)
+            if known is not None and known != value:
+                raise ValueError(f"its RoPE parameters have {name} {known!r} and {value!r}")
+            rope[name] = value
+
+
+def import_scaling(rope: dict[str, Any]) -> RopeScaling | None:
+    """Their RoPE parameters, without theta, → ours. Raises ValueError as import_rope does."""
+    kind = "default" if rope["rope_type"] is None else rope["rope_type"]
+    if kind not in ("default", *ROPE_SCALINGS):
+        raise ValueError(f"RoPE scaling {kind!r} is not supported")
+    names = {ours: SCALING_FIELDS[ours] for ours in ("rope_type", *ROPE_SCALINGS.get(kind, ()))}
+    if missing := sorted(set(names.values()) - rope.keys()):
+        raise ValueError(f"its {kind} RoPE scaling lacks {', '.join(missing)}")
+    if unknown := sorted(rope.keys() - set(names.values())):
+        raise ValueError(f"{', '.join(unknown)}: RoPE of type {kind} has no such parameter")
+    if kind == "default":
+        return None
+    return RopeScaling(**{ours: rope[theirs] for ours, theirs in names.items()})
+
+
+def export_rope(config: LlamaConfig) -> dict[str, Any]:
+    """import_rope the other way; but a window that is not factor times a dynamic rule's original
+    length has no place there.
+    """
+    scaling, length = config.rope_scaling, config.max_seq_len
+    rope = {"rope_type": "default"}
+    if scaling is not None:
+        values = {theirs: getattr(scaling, ours) for ours, theirs in SCALING_FIELDS.items()}
+        rope = {name: value for name, value in values.items() if value is not None}
+        if scaling.rope_type == "dynamic":
+            length = rope.pop(ORIGINAL_LENGTH)
+    theta = {"rope_theta": config.rope_theta}
+    fields = {"max_position_embeddings": length, **theta, "rope_parameters": rope | theta}
+    # Readers that do not know rope_parameters must not take a scaled model for a plain one.
+    return fields if scaling is None else fields | {"rope_scaling": rope}
+
+
+def import_config(content: dict[str, Any]) -> dict[str, Any]:
+    """Their config.json → model_args. Raises ValueError, naming the field, for another arithmetic.
+
+    The arithmetic is recorded: RMSNorm and causal attention.
+    """
+    architecture_of(content)
+    for name, value in FIXED.items():
+        if content.get(name, value) != value:
+            raise ValueError(f"{name} is {content[name]!r}, and only {value!r} is supported")
+    content = LEFT_OUT | content
+    needed = {*FIELDS.values(), "max_position_embeddings"} - LEFT_OUT.keys()
+    missing = sorted(name for name in needed if content.get(name) is None)
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    args = {ours: content[theirs] for ours, theirs in FIELDS.items()}
+    args |= import_rope(content)
+    args |= {"norm": "rmsnorm", "attention": "causal"}
+    args["tie_word_embeddings"] = content.get("tie_word_embeddings", False)
+    head_dim = LlamaConfig(**args).head_dim
+    if content.get("head_dim") not in (None, head_dim):
+        raise ValueError(f"head_dim is {content['head_dim']}, and only {head_dim} is supported")
+    return args
+
+
+def export_config(config: LlamaConfig) -> dict[str, Any]:
+    """Our configuration → their config.json. Raises ValueError for LayerNorm or another mask."""
+    if (config.norm, config.attention) != ("rmsnorm", "causal"):
+        raise ValueError(
+            f"Hugging Face's Llama has RMSNorm and causal attention, and this model {config.norm} "
+            f"and {config.attention} attention"
+        )
+    fields = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
+    fixed = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, **FIXED}
+    tied = {"tie_word_embeddings": config.tie_word_embeddings}
+    return fixed | fields | tied | export_rope(config)
+
+
+def import_tensors(
+    tensors: Mapping[str, torch.Tensor], args: dict[str, Any], architecture: str = ARCHITECTURE
+) -> LazyTensors:
+    """Their tensors → ours, query and key rows interleaved. Raises ValueError for unknown names.
+
+    The RoPE frequencies that old files hold are dropped: they are computed here.
+    """
+    config = LlamaConfig(**args)
+    if config.n_layers > len(tensors):  # before n_layers names are built from a damaged number
+        raise ValueError(f"it holds {len(tensors)} tensors, too few for {config.n_layers} layers")
+    known = our_names(config.n_layers, architecture)
+    tensors = {k: t for k, t in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
+    unknown = [name for name in tensors if name not in known]
+    if unknown:
+        raise ValueError(f"it holds {unknown[0]}, which is not supported in a {architecture!r}")
+    imported = {known[name]: tensor for name, tensor in tensors.items()}
+    if config.tie_word_embeddings:
+        imported.pop("output.weight", None)  # as there: what a tied model's file holds is not read
+    elif "output.weight" not in imported and architecture not in HEADS:
+        raise ValueError(f"it lacks {their_name('output.weight')}, and says that it is not tied")
+
+    def make(name: str) -> torch.Tensor:
+        tensor = imported[name]
+        if is_rotated(name) and tensor.ndim == 2 and len(tensor) % config.head_dim == 0:
+            return interleave_rows(tensor, config.head_dim)
+        return tensor
+
+    return LazyTensors(imported, make)
+
+
+def export_tensors(
+    tensors: Mapping[str, torch.Tensor], config: LlamaConfig, architecture: str = ARCHITECTURE
+) -> LazyTensors:
+    """Our tensors → theirs; a tied output embedding is left out."""
+    left_out = {"output.weight"} if config.tie_word_embeddings else set()
+    names = {their_name(name, architecture): name for name in tensors if name not in left_out}
+    meta = meta_tensors(tensors)
+
+    def make(name: str) -> torch.Tensor:
+        tensor = tensors[names[name]]
+        if is_rotated(names[name]):
+            tensor = split_rows(tensor, config.head_dim)
+        return tensor.contiguous()
+
+    return LazyTensors({theirs: meta[ours] for theirs, ours in names.items()}, make)

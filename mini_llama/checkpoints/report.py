@@ -1,0 +1,185 @@
+"""What a checkpoint, or a named shape, is made of, as text: its modules, their shapes and sizes.
+
+Headers say all of it; of the weights only the two embeddings are compared, where a file holds both,
+to tell whether they are one. The file does not import the network.
+"""
+
+import dataclasses
+import itertools
+import math
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from config import PRESETS, LlamaConfig, resolve_arithmetic
+from mini_llama.checkpoints.memory import describe_fit, memory_facts
+from mini_llama.checkpoints.reading import (
+    Checkpoint,
+    check_is_pretrained,
+    expected_shapes,
+    stored_tensors,
+)
+from mini_llama.checkpoints.sizes import count_parameters, gigabytes
+from utils import available_bytes
+
+HEADINGS = ("module", "shape", "dtype", "parameters")
+SHARED = "tied"
+
+
+class Row(NamedTuple):
+    module: str
+    shape: str = ""
+    dtype: str = ""
+    parameters: str = ""
+
+
+def describe_preset(name: str) -> str:
+    """The report of a shape of config.PRESETS, in float32."""
+    config = LlamaConfig(**PRESETS[name])
+    meta = {
+        name: torch.empty(shape, dtype=torch.float32, device="meta")
+        for name, shape in expected_shapes(config)
+    }
+    facts = [("preset", name), ("arithmetic", f"{config.norm}, {config.attention} attention")]
+    return describe(facts, config, meta)
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> str:
+    """The report of a checkpoint. Raises ValueError where its tensors contradict its model_args, or
+    which is a trained classifier.
+    """
+    config, meta = _read_shapes(checkpoint)
+    arithmetic = resolve_arithmetic(checkpoint.recorded)
+    facts = [
+        ("path", str(checkpoint.path)),
+        ("format", checkpoint.format),
+        ("on disk", gigabytes(bytes_on_disk(checkpoint.path))),
+        ("arithmetic", str(arithmetic)),
+    ]
+    return describe(facts, config, meta)
+
+
+def describe_memory(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> str:
+    """What its weights and key/value cache take, and what fits the device; raises ValueError as
+    describe_checkpoint does.
+    """
+    config, _ = _read_shapes(checkpoint)
+    facts = [("parameters", f"{count_parameters(config):,}"), *memory_facts(config, device)]
+    return "\n".join([*_align_facts(facts), describe_fit(config, available_bytes(device))])
+
+
+def _read_shapes(checkpoint: Checkpoint) -> tuple[LlamaConfig, Mapping[str, torch.Tensor]]:
+    """Its configuration and its tensors' shapes and dtypes."""
+    check_is_pretrained(checkpoint)
+    attention = resolve_arithmetic(checkpoint.recorded).attention
+    # Where the file says nothing, the default's LayerNorm would add biases that it has not.
+    norm = "layernorm" if checkpoint.has_biases else "rmsnorm"
+    config = checkpoint.make_config(norm=norm, attention=attention)
+    return config, stored_tensors(checkpoint, config).meta
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Of a file, or of all files that stand in a folder."""
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def describe(
+    facts: list[tuple[str, str]], config: LlamaConfig, meta: Mapping[str, torch.Tensor]
+) -> str:
+    total = count_parameters(config)
+    twin = config.vocab_size * config.dim
+    if config.tie_word_embeddings:
+        counts = f"{total:,}, tied ({total + twin:,} if the output embedding were another)"
+    else:
+        counts = f"{total:,}, untied ({total - twin:,} if the output embedding were the input's)"
+    left_out = ("norm", "attention")  # the arithmetic's line has them
+    fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
+    facts = [
+        *facts,
+        ("config", ", ".join(f"{name} {value}" for name, value in fields.items())),
+        ("parameters", counts),
+        *memory_facts(config),
+    ]
+    rows = _align_rows([Row(*HEADINGS), *tree(config, meta)])
+    return "\n".join([*_align_facts(facts), describe_fit(config, available_bytes()), "", *rows])
+
+
+def tree(config: LlamaConfig, meta: Mapping[str, torch.Tensor]) -> Iterator[Row]:
+    """Modules in the network's order, indented; layers that are alike are one, layers.0-29."""
+    yield from _branch("", {"tok_embeddings.weight": meta["tok_embeddings.weight"]})
+    for layers, tensors in _alike_layers(config, meta):
+        numbers = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+        count = sum(tensor.numel() for tensor in tensors.values())
+        times = f"{len(layers)} x " if len(layers) > 1 else ""
+        yield Row(f"layers.{numbers}", parameters=f"{times}{count:,}")
+        yield from _branch("  ", tensors)
+    yield from _branch("", {k: t for k, t in meta.items() if k.startswith("norm.")})
+    if config.tie_word_embeddings:
+        yield Row("output", *_leaf(meta["output.weight"])[:2], SHARED)
+    else:
+        yield from _branch("", {"output.weight": meta["output.weight"]})
+    yield Row("total", parameters=f"{count_parameters(config):,}")
+
+
+def _alike_layers(
+    config: LlamaConfig, meta: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Runs of layers with the same names, shapes and dtypes, and the tensors of the first."""
+    layers: list[dict[str, torch.Tensor]] = [{} for _ in range(config.n_layers)]
+    for name, tensor in meta.items():
+        if name.startswith("layers."):
+            _, number, rest = name.split(".", 2)
+            layers[int(number)][rest] = tensor
+
+    def shape_of(layer: int) -> list[tuple]:
+        return [(name, *_leaf(tensor)) for name, tensor in layers[layer].items()]
+
+    for _, group in itertools.groupby(range(config.n_layers), key=shape_of):
+        run = list(group)
+        yield run, layers[run[0]]
+
+
+def _branch(indent: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[Row]:
+    shown: list[str] = []
+    for name, tensor in tensors.items():
+        *modules, last = name.removesuffix(".weight").split(".")
+        for depth, module in enumerate(modules):
+            if shown[: depth + 1] != modules[: depth + 1]:
+                yield Row(indent + "  " * depth + module)
+        shown = [*modules, last]
+        yield Row(indent + "  " * len(modules) + last, *_leaf(tensor))
+
+
+def _leaf(tensor: torch.Tensor) -> tuple[str, str, str]:
+    shape = " x ".join(str(size) for size in tensor.shape)
+    return shape, str(tensor.dtype).removeprefix("torch."), f"{math.prod(tensor.shape):,}"
+
+
+def _align_facts(facts: list[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in facts) + 2
+    return [
+        line
+        for name, value in facts
+        for line in textwrap.wrap(
+            value,
+            100,
+            initial_indent=f"{name:<{width}}",
+            subsequent_indent=" " * width,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+
+
+def _align_rows(rows: list[Row]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = (
+        f"{row.module:<{widths[0]}}  {row.shape:<{widths[1]}}  {row.dtype:<{widths[2]}}  "
+        f"{row.parameters:>{widths[3]}}"
+        for row in rows
+    )
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,351 @@
+"""Where inside a model its arithmetic first leaves the assignment's formulas.
+
+Hooks record what every component reads and gives; the formula, in float64, is then applied to what
+the component really read. So each is judged alone, and one fault is one place. The network is known
+by the assignment's names only: it is passed in, whoever wrote it.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from config import ATTENTIONS, NORMS
+from mini_llama.diagnosis.formulas import Formulas
+from mini_llama.diagnosis.numpy_llama import Array, linear
+
+# Of the largest magnitude. In float32 a component alone is off by 1e-7 to 2e-6: a rounding is 6e-8,
+# and a sum of a thousand terms adds them up. The least of the usual faults, eps 1e-6 for 1e-5, is
+# 4.5e-6 over the variance of what is normed: more than this at the first norm, behind embeddings.
+TOLERANCE = 1e-5
+COMPONENTS = ("attention_norm", "attention", "ffn_norm", "feed_forward")
+
+
+class Call(NamedTuple):
+    """What a module read and what it gave."""
+
+    input: Array
+    output: Array
+
+
+class NeverCalledError(LookupError):
+    """Nothing is recorded of a module."""
+
+
+class Calls(dict[str, Call]):
+    def __missing__(self, name: str) -> Call:
+        raise NeverCalledError(name)
+
+
+class Run(NamedTuple):
+    """A recorded run of a model."""
+
+    calls: Calls
+    logits: Array
+    hidden_states: Array
+
+
+class Check(NamedTuple):
+    """What is compared with what it should be, and what it may be instead."""
+
+    what: str
+    actual: Array
+    expected: Array
+    variants: Iterable[tuple[str, Array]] = ()
+
+
+class Place(NamedTuple):
+    """One place of a model, and how far it is from the formula, of the largest magnitude there.
+
+    `alone` is for what the place really read, `from_start` for what it should have read; None where
+    nothing is known. `problem` is empty where it agrees, else says what is wrong.
+    """
+
+    name: str
+    alone: float | None
+    from_start: float | None
+    problem: str
+
+
+def difference(actual: Array, expected: Array) -> float:
+    """Largest difference, of the largest magnitude expected; inf for shapes that do not fit."""
+    if actual.shape != expected.shape:
+        return math.inf
+    return float(np.abs(actual - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def agrees(actual: Array, expected: Array) -> bool:
+    return difference(actual, expected) <= TOLERANCE  # False for NaN
+
+
+def describe(check: Check) -> str:
+    what, actual, expected, variants = check
+    if actual.shape != expected.shape:
+        return f"{what} has shape {list(actual.shape)}, not {list(expected.shape)}"
+    if not np.isfinite(actual).all():
+        return f"{what} holds numbers that are not finite"
+    known = [f"; it is {name}" for name, values in variants if agrees(actual, values)]
+    size = f"differs by {difference(actual, expected):.2g} of its largest magnitude"
+    return f"{what} {size}{''.join(known[:1])}"
+
+
+def find_modules(model: nn.Module, n_layers: int) -> dict[str, nn.Module]:
+    """The components by name. Raises ValueError, naming them, where any are missing."""
+    layers = [f"layers.{i}" for i in range(n_layers)]
+    names = ["tok_embeddings", *layers, *(f"{x}.{c}" for x in layers for c in COMPONENTS)]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    missing = [name for name in (*names, "norm", "output") if name not in modules]
+    if missing:
+        more = " and others" if len(missing) > 3 else ""
+        raise ValueError(
+            f"the model has no module {', '.join(missing[:3])}{more}: "
+            "--explain finds the components by the assignment's names"
+        )
+    return {name: modules[name] for name in (*names, "norm", "output")}
+
+
+def record_run(model: nn.Module, tokens: torch.Tensor, n_layers: int) -> Run:
+    """What every component reads and gives for tokens (B, T), and what the model returns.
+
+    Of a module that is called more than once, the first call counts. Raises ValueError, naming the
+    module, where one is missing, fails or returns no tensor.
+    """
+    inputs: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
+    running = ["forward"]
+
+    def before(name: str, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+        running.append(name)
+        inputs.setdefault(name, _copy(next(iter([*args, *kwargs.values()]), None)))
+
+    def after(name: str, _module: nn.Module, _args: tuple, output: Any) -> None:
+        running.pop()
+        outputs.setdefault(name, _copy(output))
+
+    handles = []
+    for name, module in find_modules(model, n_layers).items():
+        pre_hook = partial(before, name)
+        handles.append(module.register_forward_pre_hook(pre_hook, with_kwargs=True))
+        handles.append(module.register_forward_hook(partial(after, name)))
+    try:
+        with torch.no_grad():
+            returned = model(tokens)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"the model fails in {running[-1]}: {what}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not (isinstance(returned, (tuple, list)) and len(returned) == 2):
+        kind = type(returned).__name__
+        raise ValueError(f"the model returns a {kind}, not the pair (logits, hidden_states)")
+    calls = {
+        name: Call(_array(f"the input of {name}", inputs[name]), _array(f"the output of {name}", y))
+        for name, y in outputs.items()
+    }
+    logits, hidden_states = (_array("what the model returns", _copy(part)) for part in returned)
+    return Run(Calls(calls), logits, hidden_states)
+
+
+def _copy(value: Any) -> Any:
+    """A tensor's values in float64; a copy, because a model may go on to change them in place."""
+    is_tensor = isinstance(value, torch.Tensor)
+    return value.detach().double().cpu().numpy().copy() if is_tensor else value
+
+
+def _array(what: str, value: Any) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{what} is a {type(value).__name__}, not a tensor")
+    return value
+
+
+class Examination:
+    """A recorded run on tokens (B, T), held against the formulas."""
+
+    def __init__(self, run: Run, tokens: Array, formulas: Formulas) -> None:
+        self.run, self.calls, self.tokens, self.formulas = run, run.calls, tokens, formulas
+        self.layers = [f"layers.{i}" for i in range(formulas.config.n_layers)]
+        self.logits, _, self.record = formulas.forward(tokens)
+
+    def places(self) -> Iterator[Place]:
+        """Every place, in the order of the computation."""
+        before = self.record["embedding"]
+        yield self._judge("tok_embeddings", self._embedding(), before)
+        for layer, following in zip(self.layers, [*self.layers[1:], None], strict=True):
+            norm, attention, ffn_norm, feed_forward = (f"{layer}.{c}" for c in COMPONENTS)
+            h, before = before + self.record[attention], self.record[layer]
+            yield self._judge(norm, self._component(norm), self.record[norm])
+            yield self._judge(attention, self._component(attention), self.record[attention])
+            yield self._judge(f"{layer}: residual (attention)", self._first_residual(layer), h)
+            yield self._judge(ffn_norm, self._component(ffn_norm), self.record[ffn_norm])
+            fed = self.record[feed_forward]
+            yield self._judge(feed_forward, self._component(feed_forward), fed)
+            second = self._second_residual(layer, following)
+            yield self._judge(f"{layer}: residual (feed_forward)", second, before)
+        yield self._judge("norm", self._final_norm(), self.record["norm"])
+        yield self._judge("output", self._output(), self._like_output(self.logits))
+        yield self._judge("forward", self._returned(), self.record["norm"])
+
+    def _judge(self, name: str, checks: Iterator[Check], from_start: Array) -> Place:
+        """The worst of the checks; the first that fails is the problem. What the last one compares
+        is the place's result.
+        """
+        alone, problem, result = None, "", None
+        try:
+            for check in checks:
+                error = difference(check.actual, check.expected)
+                alone = error if alone is None or not error <= alone else alone
+                if not error <= TOLERANCE and not problem:
+                    problem = describe(check)
+                result = check.actual
+        except NeverCalledError as missing:
+            if str(missing) != name.partition(":")[0]:
+                return Place(name, alone, None, problem)
+            return Place(name, None, None, "it is never called as a module")
+        return Place(name, alone, difference(result, from_start), problem)
+
+    def _embedding(self) -> Iterator[Check]:
+        call, table = self.calls["tok_embeddings"], self.formulas.weights["tok_embeddings.weight"]
+        yield Check("what it reads (the token ids)", call.input, self.tokens)
+        yield Check("its output", call.output, table[self.tokens])
+        yield Check("what layers.0 reads (its output)", self.calls["layers.0"].input, call.output)
+
+    def _component(self, name: str) -> Iterator[Check]:
+        x, output = self.calls[name]
+        if x.shape != self.record["embedding"].shape:
+            expected = list(self.record["embedding"].shape)
+            raise ValueError(f"{name} reads shape {list(x.shape)}, not (B, T, C) = {expected}")
+        variants = self.formulas.variants(name, x)
+        yield Check("its output", output, self.formulas.component(name, x), variants)
+
+    def _first_residual(self, layer: str) -> Iterator[Check]:
+        x = self.calls[layer].input
+        norm, attention, ffn_norm, _ = (self.calls[f"{layer}.{c}"] for c in COMPONENTS)
+        h = x + attention.output
+        others = [
+            ("attention's output alone: nothing is added to it", attention.output),
+            ("the sum with the normed input", norm.output + attention.output),
+            ("the layer's input alone: attention is left out", x),
+        ]
+        post_norm = [("the sum: a norm behind it instead of before attention", h)]
+        own_input = [("the layer's input, without the norm", x)]
+        yield Check("what attention_norm reads (the layer's input)", norm.input, x, post_norm)
+        yield Check(
+            "what attention reads (attention_norm's output)", attention[0], norm[1], own_input
+        )
+        yield Check("what ffn_norm reads (layer input + attention)", ffn_norm.input, h, others)
+
+    def _second_residual(self, layer: str, following: str | None) -> Iterator[Check]:
+        output = self.calls[layer].output
+        ffn_norm, feed_forward = (self.calls[f"{layer}.{c}"] for c in COMPONENTS[2:])
+        h, fed = ffn_norm.input, feed_forward.output
+        others = [
+            ("feed_forward's output alone: nothing is added to it", fed),
+            ("the sum with the normed h", ffn_norm.output + fed),
+            ("the sum with the layer's input instead of h", self.calls[layer].input + fed),
+            ("h alone: feed_forward is left out", h),
+        ]
+        own_input = [("h, without the norm", h)]
+        what = "what feed_forward reads (ffn_norm's output)"
+        yield Check(what, feed_forward.input, ffn_norm.output, own_input)
+        yield Check("the layer's output (h + feed_forward)", output, h + fed, others)
+        if following:
+            read = self.calls[following].input
+            yield Check(f"what {following} reads (the layer's output)", read, output)
+
+    def _final_norm(self) -> Iterator[Check]:
+        x, last = self.calls["norm"].input, self.calls.get(self.layers[-1])
+        if last is not None:
+            yield Check("what it reads (the last layer's output)", x, last.output)
+        yield from self._component("norm")
+
+    def _output(self) -> Iterator[Check]:
+        x, logits = self.calls["output"]
+        hidden = self._like_output(self.calls["norm"].output)
+        unnormed = [("what norm reads", self._like_output(self.calls["norm"].input))]
+        yield Check("what it reads (the output of norm)", x, hidden, unnormed)
+        yield Check("its output", logits, linear(x, self.formulas.weights["output.weight"]))
+
+    def _like_output(self, x: Array) -> Array:
+        """The last column of x (B, T, …) if the output layer reads only that."""
+        call = self.calls.get("output")
+        return x[:, -1:] if call is not None and call.input.shape[1] == 1 else x
+
+    def _returned(self) -> Iterator[Check]:
+        logits = self.calls["output"].output[:, -1:]
+        yield Check("what it returns as logits (the last column)", self.run.logits, logits)
+        hidden_states = self.calls["norm"].output
+        yield Check(
+            "what it returns as hidden_states (the output of norm)",
+            self.run.hidden_states,
+            hidden_states,
+        )
+
+
+def judge_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Place:
+    """Whether the model's parameters are the checkpoint's tensors, to the last bit."""
+    found, worst, problems = model.state_dict(), 0.0, []
+    for name, tensor in tensors.items():
+        actual = found.get(name)
+        if not tensor.isfinite().all():
+            problems.append(f"{name} of the checkpoint holds numbers that are not finite")
+        elif actual is None:
+            if not name.endswith("norm.bias") or tensor.count_nonzero():
+                problems.append(f"{name} of the checkpoint is no parameter of the model")
+        elif not torch.equal(actual.cpu().float(), tensor):
+            worst = max(worst, difference(_copy(actual), _copy(tensor)))
+            problems.append(f"{name} is not what the checkpoint holds")
+    for name, parameter in model.named_parameters():
+        if name not in tensors and parameter.count_nonzero():
+            problems.append(f"the checkpoint has no {name}, and the model's is not 0")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Place("weights", worst, None, problems[0] + more if problems else "")
+
+
+class Explanation(NamedTuple):
+    """The places; and, if one differs, any (norm, attention) that all of them follow."""
+
+    places: list[Place]
+    follows: list[tuple[str, str]]
+
+    @property
+    def first(self) -> Place | None:
+        """The first place that differs."""
+        return next((place for place in self.places if place.problem), None)
+
+    def lines(self) -> Iterator[str]:
+        width = max(len(place.name) for place in self.places)
+        yield f"{'place':<{width}} {'alone':>9} {'from start':>11}"
+        for place in self.places:
+            mark = "  <- first difference" if place is self.first else ""
+            alone, from_start = (
+                "-" if error is None else f"{error:.1e}"
+                for error in (place.alone, place.from_start)
+            )
+            yield f"{place.name:<{width}} {alone:>9} {from_start:>11}{mark}"
+
+
+@np.errstate(all="ignore")  # what is not finite is reported
+def explain(
+    model: nn.Module, tokens: torch.Tensor, formulas: Formulas, tensors: Mapping[str, torch.Tensor]
+) -> Explanation:
+    """Examine a model of a checkpoint's tensors, in evaluation mode, on tokens (B, T).
+
+    Raises ValueError as `record_run` does.
+    """
+    run = record_run(model.cpu().eval(), tokens, formulas.config.n_layers)
+    weights = judge_weights(model, tensors)
+
+    def examine(norm: str, attention: str) -> list[Place]:
+        changed = formulas.changed(norm=norm, attention=attention)
+        return [weights, *Examination(run, tokens.numpy(), changed).places()]
+
+    places = examine(formulas.config.norm, formulas.config.attention)
+    others = itertools.product(NORMS, ATTENTIONS) if any(place.problem for place in places) else ()
+    follows = [other for other in others if not any(place.problem for place in examine(*other))]
+    return Explanation(places, follows)

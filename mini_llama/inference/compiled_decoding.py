@@ -1,0 +1,297 @@
+"""The decoding step as one compiled function: decoding.py's arithmetic, in few large loops.
+
+What `Decoder` does in some two hundred operations, PyTorch's ahead-of-time compiler (AOTInductor)
+turns into C++ loops over the weights, which run at the speed of memory. That takes a C++ compiler
+and about half a minute, once: the result is kept in the user's cache folder and loads in
+milliseconds. Weights are not part of it. For one sequence on a CPU.
+
+Shapes: C the model's width, H query heads, H_kv key/value heads, D head_dim, V vocabulary, N
+positions so far, the new one among them, S positions that the cache has room for.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import LlamaConfig
+from mini_llama.inference.decoding import check_precision
+from mini_llama.layers.kv_cache import KVCache
+from mini_llama.layers.quantized_linear import Int8Linear
+from rope import rotate
+
+# Raise it with every change of what is compiled here or of the arithmetic that it copies from
+# decoding.py, llama.py and rope.py: a cached function of another version is never loaded.
+STEP_VERSION = 1
+COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # a variable of the environment
+SHORTEST_CONTEXT = 3  # the exporter takes a length that can vary from 2 on
+
+
+class Matrix(nn.Module):
+    """A layer's weight (N, K), rounded to `precision`, times a vector (1, K): (1, N).
+
+    Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
+    in float32. A weight that is in that precision already is not copied.
+    """
+
+    def __init__(self, layer: nn.Module, precision: str) -> None:
+        super().__init__()
+        scales = None
+        if precision == "int8":
+            layer = layer if isinstance(layer, Int8Linear) else Int8Linear(layer.weight)
+            weight, scales = layer.weight.contiguous(), layer.scales
+        else:
+            weight = layer.weight.detach().to(getattr(torch, precision))
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = (self.weight.float() * x).sum(-1)
+        return (product if self.scales is None else product * self.scales).unsqueeze(0)
+
+
+class CompiledLayer(nn.Module):
+    """One LlamaLayer, for one new position of one sequence."""
+
+    def __init__(self, layer: nn.Module, precision: str) -> None:
+        super().__init__()
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self.kv_heads, self.head_dim = attention.n_kv_heads, attention.head_dim
+        self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
+        self.query = Matrix(attention.compute_query, precision)
+        self.key = Matrix(attention.compute_key, precision)
+        self.value = Matrix(attention.compute_value, precision)
+        self.attention_output = Matrix(attention.compute_output, precision)
+        self.gate = Matrix(feed_forward.w1, precision)
+        self.up = Matrix(feed_forward.w3, precision)
+        self.down = Matrix(feed_forward.w2, precision)
+
+    def forward(
+        self,
+        h: torch.Tensor,
+        positions: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        """h (1, C) → (1, C); keys and values (1, H_kv, S, D) get what the last position adds."""
+        x, newest, length = self.attention_norm(h), positions[-1:], positions.shape[0]
+        heads = (1, 1, -1, self.head_dim)
+        query = rotate(self.query(x).view(heads), *tables)
+        key = rotate(self.key(x).view(heads), *tables).transpose(1, 2)
+        value = self.value(x).view(heads).transpose(1, 2)
+        keys.index_copy_(2, newest, key.to(keys.dtype))
+        values.index_copy_(2, newest, value.to(values.dtype))
+        # Neighbouring query heads share a key/value head: (H_kv, H/H_kv, 1, D).
+        query = query.view(self.kv_heads, -1, 1, self.head_dim)
+        keys, values = keys[0, :, None, :length], values[0, :, None, :length]  # (H_kv, 1, N, D)
+        scores = (query * keys).sum(-1) * self.head_dim**-0.5  # (H_kv, H/H_kv, N)
+        attended = (F.softmax(scores, dim=-1).unsqueeze(-1) * values).sum(-2)
+        h = h + self.attention_output(attended.view(1, -1))
+        x = self.ffn_norm(h)
+        return h + self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Step(nn.Module):
+    """All layers, from a token to the logits of the next."""
+
+    def __init__(self, llama: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CompiledLayer(layer, precision) for layer in llama.layers)
+        self.embeddings, self.norm = llama.tok_embeddings, llama.norm
+        self.output = Matrix(llama.output, precision)
+
+    def forward(
+        self,
+        token: torch.Tensor,
+        positions: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """token (1,), positions (N,) from 0, RoPE's tables (1, D/2) of the last one, every layer's
+        keys and values (1, H_kv, S, D) → logits (1, V).
+        """
+        h = self.embeddings(token).float()
+        for layer, layer_keys, layer_values in zip(self.layers, keys, values, strict=True):
+            h = layer(h, positions, tables, layer_keys, layer_values)
+        return self.output(self.norm(h))
+
+
+def cache_capacity(config: LlamaConfig) -> int:
+    """S: the compiled function is made for a cache of this many positions.
+
+    One more than the context: the exporter insists that the positions so far are fewer.
+    """
+    return config.max_seq_len + 1
+
+
+class CompiledDecoder:
+    """A causal Llama on a CPU, in evaluation mode, made ready to read one token after another.
+
+    It takes decoding.Decoder's place for one sequence; the cache must have `cache_capacity`
+    positions, the first of them filled. Weights that were loaded in that precision are not copied.
+    Raises ValueError as check_precision does, for 4-bit weights, and where the step cannot be
+    compiled.
+    """
+
+    def __init__(self, llama: nn.Module, precision: str = "float32") -> None:
+        if llama.quantization == "nf4":
+            raise ValueError(
+                "the compiled step has no nf4 weights: leave --compile out, or choose "
+                "--quantize int8"
+            )
+        precision = llama.quantization or precision  # rounded weights stay as they are
+        if not llama.config.is_causal:
+            raise ValueError(
+                "--compile needs a key/value cache, and that causal attention: choose --edition "
+                "llama2 or spring2026, or leave it out"
+            )
+        check_precision(llama, precision)
+        device = llama.tok_embeddings.weight.device.type
+        if device != "cpu":
+            raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
+        config = llama.config
+        if config.max_seq_len < SHORTEST_CONTEXT:
+            raise ValueError(
+                f"a context of {config.max_seq_len} is not allowed with --compile: it must be at "
+                f"least {SHORTEST_CONTEXT}"
+            )
+        self.rotary_tables = llama.layers[0].attention.rotary_tables
+        self.positions = torch.arange(config.max_seq_len)
+        step = Step(llama, precision).eval()
+        self.function = load_or_compile(step, config, precision)
+        names = set(self.function.get_constant_fqns())
+        self.weights = {name: t for name, t in step.state_dict().items() if name in names}
+        self.function.load_constants(self.weights, check_full_update=True, user_managed=True)
+
+    def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Token ids (1, 1) that follow what the cache holds → logits (1, V) of the next."""
+        position = cache.position
+        tables = self.rotary_tables(position, position + 1, token.device)
+        positions = self.positions[: position + 1]
+        logits = self.function(token[0], positions, tables, list(cache.keys), list(cache.values))
+        cache.advance(1)
+        return logits
+
+
+def load_or_compile(step: Step, config: LlamaConfig, precision: str):
+    """The compiled function, from the cache folder where it is there and whole."""
+    path = package_path(step, config, precision)
+    if path.is_file() and zipfile.is_zipfile(path):
+        try:
+            return torch._inductor.aoti_load_package(str(path))
+        except RuntimeError:
+            pass  # damaged: made anew
+    print("compiling the decoding step, once for this shape and machine …", file=sys.stderr)
+    try:
+        compile_step(step, config, path)
+        return torch._inductor.aoti_load_package(str(path))
+    except Exception as error:  # the exporter, the compiler and its compiler have many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the decoding step cannot be compiled ({reason[:200]}); --compile needs a C++ "
+            "compiler such as g++: install one, or leave --compile out"
+        ) from error
+
+
+def package_path(step: Step, config: LlamaConfig, precision: str) -> Path:
+    """Where the compiled function of such a step is kept."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in step.state_dict().items():
+        names.setdefault(tensor.data_ptr(), []).append(name)
+    shared = [group for group in names.values() if len(group) > 1]  # the compiler makes them one
+    dtype = step.embeddings.weight.dtype
+    return cache_folder() / f"step-{fingerprint(config, precision, dtype, shared)}.pt2"
+
+
+def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
+    """Write the package for one configuration; it appears when it is whole."""
+    shape = (1, config.n_kv_heads, cache_capacity(config), config.head_dim)
+    dtype = step.embeddings.weight.dtype
+    cache = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
+    tables = torch.zeros(1, config.head_dim // 2), torch.zeros(1, config.head_dim // 2)
+    example = (torch.tensor([0]), torch.arange(3), tables, cache, [t.clone() for t in cache])
+    length = torch.export.Dim("length", min=2, max=config.max_seq_len)
+    fixed = [None] * config.n_layers
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        program = torch.export.export(
+            step, example, dynamic_shapes=(None, {0: length}, (None, None), fixed, fixed)
+        )
+        with (
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder,
+            compiler_folder(folder),
+        ):
+            package = Path(folder, path.name)
+            torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(package),
+                inductor_configs={"aot_inductor.package_constants_in_so": False},
+            )
+            os.replace(package, path)
+
+
+@contextlib.contextmanager
+def compiler_folder(folder: str) -> Iterator[None]:
+    """Let the compiler work there, and not in a folder for all users whose name is known."""
+    before = os.environ.get(COMPILER_FOLDER)
+    os.environ[COMPILER_FOLDER] = folder
+    try:
+        yield
+    finally:
+        del os.environ[COMPILER_FOLDER]
+        if before is not None:
+            os.environ[COMPILER_FOLDER] = before
+
+
+def cache_folder() -> Path:
+    """The user's own cache folder. What lies there is run as code, so nobody else may write to it.
+
+    Raises ValueError if somebody else could.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mini-llama")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise ValueError(
+            f"compiled code is kept in {folder}, which others can write to: "
+            f"chmod 700 it, or set XDG_CACHE_HOME to a folder of your own"
+        )
+    return folder
+
+
+def fingerprint(
+    config: LlamaConfig,
+    precision: str,
+    dtype: torch.dtype = torch.float32,
+    shared: Sequence[Sequence[str]] = (),
+) -> str:
+    """Changes with whatever the compiled function depends on; `dtype` is that of embeddings, norms
+    and cache, `shared` the names of weights that are one tensor.
+    """
+    digest = hashlib.sha256(_processor().encode())
+    versions = [STEP_VERSION, torch.__version__, torch.get_num_threads()]
+    known = [*versions, precision, str(dtype), dataclasses.asdict(config), shared]
+    digest.update(json.dumps(known, sort_keys=True).encode())
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> str:
+    """The compiler uses whatever instructions it finds, so a shared home needs to know them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{os.uname().machine if hasattr(os, 'uname') else os.name} {flags}"

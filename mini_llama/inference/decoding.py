@@ -1,0 +1,155 @@
+"""Reading one more token with few and fast operations: Llama.forward's arithmetic, flattened.
+
+A decoding step is a few hundred small operations around products of one row with every weight, so
+what counts is the bytes of the weights and the number of operations. `Decoder` keeps the weights in
+the form that is read fastest and leaves out what a single position does not need. The weights may
+be rounded to bfloat16 or to 8 bits, or be loaded so; norms, rotation, and the sums between layers
+are in float32, attention is in the cache's dtype. The file knows the names of the network's parts,
+not how the network is trained.
+
+Shapes: B batch, C the model's width, H query heads, H_kv key/value heads, D head_dim, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mini_llama.layers.kv_cache import KVCache
+from mini_llama.layers.linear import can_pack, linear, packed_linear
+from mini_llama.layers.quantized_linear import Int8Linear, RoundedLinear
+from rope import fixed_positions
+from utils import available_bytes
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+COPIED_SHARE = 0.5  # of what memory is free, at the most, for a faster layout of the same weights
+Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+def make_projection(
+    layers: Sequence[nn.Module], rows: int, precision: str, may_copy: bool = True
+) -> Projection:
+    """Several linear layers of the same input: x (rows, K) → one (rows, N) in float32 for each.
+
+    Layers that are rounded stay what they are; the others are rounded to `precision`. Weights of
+    that precision are copied into a faster layout where `may_copy`, and where there is one.
+    """
+    if any(isinstance(layer, RoundedLinear) for layer in layers):
+        products = [layer.product for layer in layers]
+        return lambda x: _bfloat16_products(x, products)
+    weights = [layer.weight for layer in layers]
+    sizes = [len(weight) for weight in weights]
+    if precision == "int8":
+        product = Int8Linear(torch.cat(weights))
+        return lambda x: product(x).float().split(sizes, dim=-1)
+    dtype, device = getattr(torch, precision), weights[0].device
+    gains = rows > 1 or dtype == torch.bfloat16
+    if (dtype != weights[0].dtype or (gains and may_copy)) and can_pack(dtype, device):
+        product = packed_linear(torch.cat(weights).to(dtype), rows)
+        return lambda x: product(x.to(dtype)).float().split(sizes, dim=-1)
+    weights = [weight.to(dtype) for weight in weights]  # those of that dtype are not copied
+    return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
+
+
+def _bfloat16_products(
+    x: torch.Tensor, products: Sequence[Callable[[torch.Tensor], torch.Tensor]]
+) -> tuple[torch.Tensor, ...]:
+    x = x.bfloat16()
+    return tuple(product(x).float() for product in products)
+
+
+class LayerStep:
+    """One LlamaLayer, for one new position."""
+
+    def __init__(self, layer: nn.Module, rows: int, precision: str, may_copy: bool) -> None:
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self.layer_id = layer.layer_id
+        self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
+        self.heads = (rows, attention.n_heads, 1, attention.head_dim)
+        self.kv_heads = (rows, attention.n_kv_heads, 1, attention.head_dim)
+        self.enable_gqa = attention.n_heads != attention.n_kv_heads
+
+        def projection(*layers: nn.Module) -> Projection:
+            return make_projection(layers, rows, precision, may_copy)
+
+        self.query_key_value = projection(
+            attention.compute_query, attention.compute_key, attention.compute_value
+        )
+        self.attention_output = projection(attention.compute_output)
+        self.gate_and_up = projection(feed_forward.w1, feed_forward.w3)
+        self.down = projection(feed_forward.w2)
+
+    def __call__(self, h: torch.Tensor, turn: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """h (B, C) → (B, C); `turn` (D/2,) is the position's rotation, as complex numbers."""
+        query, key, value = self.query_key_value(self.attention_norm(h))
+        query, key = rotate_pairs(query, turn), rotate_pairs(key, turn)
+        keys, values = cache.update(
+            self.layer_id, key.view(self.kv_heads), value.view(self.kv_heads)
+        )
+        query = query.view(self.heads).to(keys.dtype)
+        attended = F.scaled_dot_product_attention(query, keys, values, enable_gqa=self.enable_gqa)
+        h = h + self.attention_output(attended.reshape(h.shape).float())[0]
+        gate, up = self.gate_and_up(self.ffn_norm(h))
+        return h + self.down(F.silu(gate) * up)[0]
+
+
+def rotate_pairs(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """x (B, heads · D): each head's interleaved pairs, taken as complex numbers, times turn."""
+    pairs = torch.view_as_complex(x.reshape(x.shape[0], -1, len(turn), 2))  # (B, heads, D/2)
+    return torch.view_as_real(pairs * turn)  # (B, heads, D/2, 2)
+
+
+def check_precision(llama: nn.Module, precision: str) -> None:
+    """Raise ValueError for another precision, for attention that is not causal, or for int8 weights
+    away from the CPU.
+    """
+    device = llama.tok_embeddings.weight.device
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if not llama.config.is_causal:
+        raise ValueError(
+            f"reading single tokens ({precision} weights) needs a key/value cache, and that causal "
+            "attention: choose --edition llama2 or spring2026"
+        )
+    if precision == "int8" and device.type != "cpu":
+        raise ValueError(f"int8 weights are for the CPU, not {device.type}: leave it out")
+
+
+class Decoder:
+    """A causal Llama, in evaluation mode, made ready to read one token after another.
+
+    `rows` is the batch size. Layers that were loaded rounded are used as they are. Of the others
+    "int8", and any precision that they are not loaded in, keep a copy; so do "bfloat16" and, for
+    more than one row, "float32", where memory has room for it. Raises ValueError as check_precision
+    does.
+    """
+
+    def __init__(self, llama: nn.Module, rows: int = 1, precision: str = "float32") -> None:
+        check_precision(llama, precision)
+        config = llama.config
+        self.rotary_tables = llama.layers[0].attention.rotary_tables
+        self.device = llama.tok_embeddings.weight.device
+        fixed = fixed_positions(config.max_seq_len, config.rope_scaling)
+        self.turns = self._turns(0, fixed)  # (fixed, D/2)
+        self.embeddings, self.norm = llama.tok_embeddings, llama.norm
+        size = sum(parameter.nbytes for parameter in llama.parameters())
+        may_copy = size < COPIED_SHARE * (available_bytes(self.device) or math.inf)
+        self.layers = [LayerStep(layer, rows, precision, may_copy) for layer in llama.layers]
+        self.output = make_projection([llama.output], rows, precision, may_copy)
+
+    def _turns(self, start: int, end: int) -> torch.Tensor:
+        """The rotations (end - start, D/2) of positions, as complex numbers."""
+        return torch.complex(*self.rotary_tables(start, end, self.device))
+
+    def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next."""
+        position = cache.position
+        is_known = position < len(self.turns)
+        turn = self.turns[position] if is_known else self._turns(position, position + 1)[0]
+        h = self.embeddings(token)[:, 0].float()
+        for layer in self.layers:
+            h = layer(h, turn, cache)
+        cache.advance(1)
+        return self.output(self.norm(h))[0]

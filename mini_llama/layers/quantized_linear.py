@@ -1,0 +1,134 @@
+"""Linear layers whose weights are rounded to 8 or 4 bits, for reading only.
+
+`Int8Linear` is ours: a scale for each row, weights only (LLM.int8, Dettmers et al. 2022, section
+2.1). `NF4Linear` is bitsandbytes' layer: 4 bits on the quantiles of a normal distribution, a scale
+for 64 weights (QLoRA, Dettmers et al. 2023, section 3). Both serve on a CPU and on CUDA. The file
+knows no network and no files.
+
+Shapes: K inputs, N outputs.
+"""
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mini_llama.layers.linear import linear, quantize_rows
+
+BLOCK_NUMBERS = 2**22  # rounded, or brought back to numbers, at a time
+FEW_ROWS = 64  # up to there PyTorch's product with 8 bits is faster than one with numbers
+# bitsandbytes' weights that share a scale, and the rows that its fast layout for a CPU cuts.
+NF4_GROUP, NF4_ROWS = 64, 32
+LOGGER = "bitsandbytes.backends.cpu.ops"
+
+
+def _pad(x: torch.Tensor, columns: int) -> torch.Tensor:
+    return F.pad(x, (0, columns)) if columns else x  # F.pad copies in any case
+
+
+class RoundedLinear(nn.Module):
+    """x (…, K) times a rounded weight (N, K) transposed: (…, N), in x's dtype.
+
+    `weight` is not kept. There are no gradients. Raises ValueError for weights that are infinite or
+    not a number.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        if not torch.stack(torch.aminmax(weight.detach())).float().isfinite().all():
+            raise ValueError("it holds NaN or infinity, which rounded weights cannot")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Raises ValueError where a gradient is asked for."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(
+                "rounded weights cannot be trained through: load the model without quantize"
+            )
+        return self.product(x)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Int8Linear(RoundedLinear):
+    """int8 weights with a float32 scale for each row (linear.quantize_rows).
+
+    A few rows on a CPU are multiplied in bfloat16, by PyTorch's own product with 8 bits; many, or
+    on another device, in x's dtype, with a block of weights at a time brought back to numbers.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__(weight)
+        # PyTorch's product reads the columns 32 at a time, and unchecked: beyond a row's end.
+        columns = -(-self.in_features // 32) * 32
+        padded = weight.new_zeros(self.out_features, columns, dtype=torch.int8)
+        scales = weight.new_empty(self.out_features, dtype=torch.float32)
+        self.block = max(1, BLOCK_NUMBERS // columns)
+        for start in range(0, self.out_features, self.block):
+            rows = slice(start, start + self.block)
+            padded[rows, : self.in_features], scales[rows] = quantize_rows(weight.detach()[rows])
+        self.register_buffer("padded", padded)
+        self.register_buffer("scales", scales)
+        self.register_buffer("rounded_scales", scales.bfloat16())
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """int8 (N, K), a view."""
+        return self.padded[:, : self.in_features]
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, self.in_features)
+        if x.device.type != "cpu" or len(rows) > FEW_ROWS:
+            blocks = zip(self.weight.split(self.block), self.scales.split(self.block), strict=True)
+            parts = [linear(x, (values * scales[:, None]).to(x.dtype)) for values, scales in blocks]
+            return torch.cat(parts, dim=-1)
+        rows = _pad(rows.bfloat16(), self.padded.shape[1] - self.in_features)
+        product = torch._weight_int8pack_mm(rows, self.padded, self.rounded_scales)
+        return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+class NF4Linear(RoundedLinear):
+    """bitsandbytes' Linear4bit, NF4, its scales in 8 bits, multiplied in bfloat16.
+
+    Where a CPU has AVX-512 with bfloat16, bitsandbytes lays the weight out anew at the first
+    product. Rows are padded to whole groups: on a CPU its product is wrong where a group goes on
+    in the next row. Raises ValueError if bitsandbytes is not installed.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__(weight)
+        layers = import_bitsandbytes().nn
+        self.missing = -self.in_features % NF4_GROUP
+        self.linear = layers.Linear4bit(
+            self.in_features + self.missing,
+            self.out_features,
+            bias=False,
+            compute_dtype=torch.bfloat16,
+            quant_type="nf4",
+            device="meta",
+        )
+        values = _pad(weight.detach().float(), self.missing).contiguous()
+        rounded = layers.Params4bit(values, requires_grad=False, quant_type="nf4")
+        self.linear.weight = rounded.to(weight.device)  # this is what rounds
+        if self.out_features % NF4_ROWS:
+            self.linear.support_avx512bf16_for_cpu = False
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(_pad(x, self.missing))
+
+
+def import_bitsandbytes() -> Any:
+    """bitsandbytes. Raises ValueError naming the install command if it is not installed."""
+    # It warns, on every import, of a product that it would fetch from the network if it could.
+    logging.getLogger(LOGGER).setLevel(logging.ERROR)
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise ValueError("nf4 weights need a package: pip install bitsandbytes") from None
+    return bitsandbytes
+
+
+KINDS = {"int8": Int8Linear, "nf4": NF4Linear}

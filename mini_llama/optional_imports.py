@@ -1,0 +1,17 @@
+"""Modules of packages that only some uses need, imported where they are used."""
+
+import importlib
+from typing import Any
+
+
+def import_optional(module: str, purpose: str, package: str | None = None) -> Any:
+    """The module. Raises ValueError if it is not installed, with the command that installs
+    `package`, by default the first part of the module's name: "--tensorboard needs tensorboard, …".
+    """
+    package = package or module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(
+            f"{purpose} needs {package}, which is not installed: pip install {package}"
+        ) from None

@@ -1,0 +1,1 @@
+"""The graded commands run over seeds and compared with the courses' figures."""

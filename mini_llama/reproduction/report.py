@@ -1,0 +1,257 @@
+"""What finished runs amount to: scores over seeds beside the courses' figures, as rows and notes.
+
+`report` prints the table and writes it to results.json, with plots and the page made elsewhere.
+The file starts no runs.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from config import DEFAULT_EDITION
+from mini_llama.assignment.evaluation import accuracy, macro_f1
+from mini_llama.assignment.figures import BANDS, REFERENCE, SPLITS, Figure, is_placeholder, verdict
+from mini_llama.assignment.options import default_of
+from mini_llama.checkpoints.reading import Checkpoint, read_checkpoint
+from mini_llama.downloads import FILES, STORIES42M_ARGS
+from mini_llama.reproduction import page as reproduction_page
+from mini_llama.reproduction import plots as reproduction_plots
+from mini_llama.reproduction.processes import (
+    DONE,
+    Record,
+    Results,
+    clock,
+    read_epochs,
+    read_predictions,
+)
+from mini_llama.reproduction.runs import TRAINED, Run, Settings
+from mini_llama.reproduction.worst import find_worst
+from utils import atomic_write
+
+PUBLISHED = {file.name: file.sources[0].sha256 for file in FILES}
+NOT_JUDGED = "not judged"
+WORST_COUNT = 5
+HEADER = (
+    *("data", "option", "split", "runs", "accuracy", "reference"),
+    *("verdict", "macro F1", "time", "peak MB"),
+)
+LEFT = 3  # columns of words; the others are numbers
+Pair = tuple[Run, Record]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option on one split of one data set, over all seeds that ended well.
+
+    `seconds` is the mean of a whole run, dev and test together, `peak_bytes` the largest;
+    `why_not` says why the reference does not apply, where it does not.
+    """
+
+    data: str
+    option: str
+    split: str
+    accuracies: list[float]
+    macro_f1s: list[float]
+    reference: Figure | None
+    verdict: str
+    seconds: float | None
+    peak_bytes: int | None
+    why_not: str | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        peak = "-" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:.0f}"
+        reference = "-"
+        if self.reference is not None:
+            mean, deviation = self.reference
+            reference = f"{mean:.3f}" + ("" if deviation is None else f" ({deviation:.3f})")
+        is_first = self.split == SPLITS[0]  # a run's time is not that of a split
+        return (
+            *(self.data, self.option, self.split, str(len(self.accuracies))),
+            *(mean_text(self.accuracies), reference, self.verdict, mean_text(self.macro_f1s)),
+            clock(self.seconds) if is_first and self.seconds is not None else "",
+            peak if is_first else "",
+        )
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """Mean and, of two values or more, sample standard deviation."""
+    if not values:
+        return "-"
+    deviation = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{deviation}"
+
+
+def report(settings: Settings, pairs: Sequence[Pair], results: Results) -> None:
+    """Print the table, then write results.json, plots and report.html.
+
+    Raises OSError if they cannot be written.
+    """
+    groups = group(pairs)
+    rows = list(make_rows(settings, groups))
+    notes = make_notes(rows, pairs)
+    print("\n" + "\n".join([*table(rows), *(f"- {note}" for note in notes)]), flush=True)
+    for runs in groups.values():
+        notes += add_worst(runs, results)
+    plots = []
+    try:
+        plots = reproduction_plots.draw(settings.out / "plots", groups)
+    except ValueError as error:
+        notes.append(f"no plots: {error}")
+        print(f"- {notes[-1]}")
+    summary = [asdict(row) for row in rows]
+    epochs = {run.name: read_epochs(run) for run, _ in pairs if run.options.option in TRAINED}
+    results.write(summary=summary, notes=notes, epochs=epochs)
+    cells = [row.cells() for row in rows]
+    page = reproduction_page.Page(about(settings), HEADER, LEFT, cells, notes, plots)
+    path = settings.out / "report.html"
+    with atomic_write(path) as file:
+        file.write(page.render(pairs))
+    print(f"report: {path}")
+
+
+def about(settings: Settings) -> str:
+    """The settings that all runs share, as one line."""
+    edition = settings.edition or f"the checkpoint's own, else {DEFAULT_EDITION}"
+    words = [f"model {settings.checkpoint}", f"edition: {edition}", f"dtype {settings.dtype}"]
+    words += ["padding masked"] * settings.mask_padding + ["on a GPU"] * settings.use_gpu
+    if settings.max_sentence_len is not None:
+        words.append(f"training texts cut to {settings.max_sentence_len} tokens")
+    return "; ".join(words)
+
+
+def group(pairs: Iterable[Pair]) -> dict[tuple[str, str], list[Pair]]:
+    """Runs that classify, by data set (the courses' name) and option, data sets together."""
+    groups: dict[tuple[str, str], list[Pair]] = {}
+    for run, record in pairs:
+        if run.dataset is not None:
+            groups.setdefault((run.dataset, run.options.option), []).append((run, record))
+    return dict(sorted(groups.items(), key=lambda item: list(BANDS).index(item[0][0])))
+
+
+def make_rows(settings: Settings, groups: dict[tuple[str, str], list[Pair]]) -> Iterator[Row]:
+    """A row for each option and split. Raises OSError or ValueError for damaged outputs."""
+    why = why_no_figures_apply(settings) if groups else None
+    for (dataset, option), pairs in groups.items():
+        done = [pair for pair in pairs if pair[1].status == DONE]
+        why_not = why or next((reason for reason in map(why_not_judged, done) if reason), None)
+        for split in SPLITS:
+            scored = [read_predictions(run, split) for run, _ in done]
+            is_void = bool(scored) and is_placeholder([e.label for e in scored[0][0]])
+            accuracies = [accuracy(*pair) for pair in scored]
+            key = (settings.edition or DEFAULT_EDITION, option, dataset, split)
+            reference = None if settings.is_bundled else REFERENCE.get(key)
+            word = "placeholder" if is_void else NOT_JUDGED if why_not else "-"
+            if not done:
+                word = "failed"
+            elif word == "-" and reference is not None:
+                mean = statistics.fmean(accuracies)
+                word = f"{verdict(mean, reference[0], dataset)} ({mean - reference[0]:+.3f})"
+            yield Row(
+                pairs[0][0].options.dataset,
+                option,
+                split,
+                accuracies,
+                [] if is_void else [macro_f1(*pair) for pair in scored],
+                reference,
+                word,
+                statistics.fmean(r.seconds for _, r in done) if done else None,
+                max((r.peak_bytes for _, r in done if r.peak_bytes), default=None),
+                why_not if word == NOT_JUDGED else None,
+            )
+
+
+def why_no_figures_apply(settings: Settings) -> str | None:
+    """Why the model is not the one that the figures were measured with; None if it is."""
+    if settings.is_bundled:
+        return "the bundled model and data stand in for the real ones"
+    path = settings.checkpoint
+    try:
+        saved: Checkpoint = read_checkpoint(path)
+    except (OSError, ValueError) as error:
+        return str(error)
+    for name, expected in STORIES42M_ARGS.items():
+        if (actual := saved.model_args.get(name)) != expected:
+            return f"{path} is not stories42M.pt ({name} {actual}, not {expected})"
+    if saved.recorded:
+        return f"{path} is not stories42M.pt (it records its own norm or attention)"
+    return None
+
+
+def why_not_judged(pair: Pair) -> str | None:
+    """Why a run is not one of the graded commands on the courses' files; None if it is."""
+    run, record = pair
+    for name in ("train", *SPLITS):
+        if record.inputs[name] != PUBLISHED[f"data/{run.dataset}-{name}.txt"]:
+            return f"{getattr(run.options, name)} is not the courses' file"
+    if record.inputs["tokenizer"] != PUBLISHED["tokenizer.model"]:
+        return f"{run.inputs['tokenizer']} is not the courses' tokenizer.model"
+    names = ["max_sentence_len", "mask_padding", "dtype"]
+    for name in [*names, *["epochs"] * (run.options.option in TRAINED)]:
+        if (value := getattr(run.options, name)) != default_of(name):
+            return f"the graded commands have --{name} {default_of(name)}, not {value}"
+    return None
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lines of equal columns."""
+    grid = [HEADER, *(row.cells() for row in rows)]
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < LEFT else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in grid
+    ]
+
+
+def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
+    """What a reader of the table needs to know, one line each."""
+    notes = []
+    verdicts = {row.verdict for row in rows}
+    if rows:
+        notes.append("accuracy and macro F1: mean over runs (sample standard deviation)")
+    if any(row.reference for row in rows):
+        bands = ", ".join(f"{band} for {name}" for name, band in BANDS.items())
+        notes.append(
+            "reference: the courses' mean over 10 seeds (standard deviation), with stories42M.pt; "
+            f"within: no further away than the courses' band ({bands})"
+        )
+    reasons = dict.fromkeys(row.why_not for row in rows if row.why_not)
+    notes += [f"the reference figures do not apply: {reason}" for reason in reasons]
+    if "placeholder" in verdicts:
+        notes.append(
+            "placeholder: all gold labels are one value; this accuracy is the share predicted "
+            "that, and is never judged"
+        )
+    if any(row.option == "prompt" for row in rows):
+        notes.append("prompt is deterministic: one run is enough")
+    done = [record for _, record in pairs if record.status == DONE]
+    if any(record.is_resumed for record in done):
+        notes.append("time of a resumed run: its parts that were not killed, together")
+    if any(record.peak_bytes is None for record in done):
+        notes.append("peak memory is not measured: this system does not tell it")
+    elif done:
+        notes.append("peak MB: largest resident memory of the process, not of a GPU")
+    notes += [f"{run.name} failed: {r.error}" for run, r in pairs if r.status != DONE]
+    return notes
+
+
+def add_worst(pairs: Sequence[Pair], results: Results) -> list[str]:
+    """Put the worst examples into the record of the first finished run; notes on what hinders."""
+    run, record = next(((u, r) for u, r in pairs if r.status == DONE), (None, None))
+    if run is None or record.worst is not None:
+        return []
+    gold, predictions = read_predictions(run, "dev")
+    if is_placeholder([example.label for example in gold]):
+        return []
+    try:
+        record.worst = find_worst(run.options, gold, predictions, WORST_COUNT)
+    except (OSError, ValueError) as error:
+        print(f"no worst examples of {run.name}: {error}", file=sys.stderr)
+        return [f"no worst examples of {run.name}: {error}"]
+    results.put(record)
+    return []

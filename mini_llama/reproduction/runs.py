@@ -1,0 +1,179 @@
+"""The eight graded commands of the assignment as command lines of run_llama.py, one for each seed.
+
+Seven runs make the eight: generate writes two of the graded texts. The file starts nothing and
+needs no torch, so that a plan and a refusal come at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mini_llama import bundled
+from mini_llama.assignment import option_parser
+from mini_llama.assignment.figures import BANDS, SPLITS
+from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
+from tokenizer import TIKTOKEN_PREFIX, find_tokenizer
+
+DATASETS = tuple(BANDS)
+TRAINED = ("finetune", "lora")
+BATCH_SIZES = {("sst", "finetune"): 80, ("sst", "lora"): 80}
+DEFAULT_BATCH_SIZE = 10
+# The bundled data set that stands in for each of the courses'.
+STAND_INS = {"sst": "demo", "cfimdb": "demo2"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run and where its files go; the fields behind `seeds` are run_llama.py's options.
+
+    Raises ValueError for a value out of bounds.
+    """
+
+    out: Path
+    only: Sequence[str] = OPTIONS
+    data: Sequence[str] = DATASETS
+    seeds: int = 1
+    epochs: int = default_of("epochs")
+    edition: str | None = None
+    max_sentence_len: int | None = None
+    mask_padding: bool = False
+    dtype: str = default_of("dtype")
+    use_gpu: bool = False
+    pretrained_model_path: str | None = None
+    tokenizer: str | None = None
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seeds <= 1000:
+            raise ValueError(f"--seeds {self.seeds} is not allowed: it must be from 1 to 1000")
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the bundled model and data stand in: no real file is here, and none was named."""
+        named = {"pretrained_model_path": self.pretrained_model_path, "train": self.data_dir}
+        given = {name: value for name, value in named.items() if value is not None}
+        data = Path(default_of("train")).parent
+        is_real = any((data / f"{dataset}-train.txt").exists() for dataset in DATASETS)
+        return bool(bundled.stand_in(given)) and not is_real
+
+    @property
+    def checkpoint(self) -> str:
+        if self.is_bundled:
+            return str(bundled.CHECKPOINT)
+        return self.pretrained_model_path or default_of("pretrained_model_path")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command: `words` are run_llama.py's, `options` what it makes of them.
+
+    `dataset` is the courses' name also where bundled data stand in, and None for generate.
+    """
+
+    name: str
+    dataset: str | None
+    folder: Path
+    words: list[str]
+    options: Options
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The graded files that the run writes."""
+        texts = ("generated_sentence_low_temp_out", "generated_sentence_high_temp_out")
+        names = texts if self.dataset is None else ("dev_out", "test_out")
+        return [Path(getattr(self.options, name)) for name in names]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Files that decide the result, by option; a tokenizer that is found by itself as well."""
+        options = self.options
+        names = ["pretrained_model_path"]
+        if self.dataset is not None:
+            names += [*("train", *SPLITS), "label_names"]
+        found = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+        tokenizer = str(found).removeprefix(TIKTOKEN_PREFIX)
+        return {name: getattr(options, name) for name in names} | {"tokenizer": tokenizer}
+
+
+def make_runs(settings: Settings) -> list[Run]:
+    """The runs in the order of the assignment, options from cheap to dear, seeds from 1337.
+
+    Generating and prompting take one run whatever `seeds` says: the graded texts are one pair, and
+    prompting is deterministic. Raises ValueError for an option's value out of bounds.
+    """
+    runs = []
+    for option in OPTIONS:
+        if option not in settings.only:
+            continue
+        if option == "generate":
+            runs.append(_generate(settings))
+            continue
+        for dataset in DATASETS:
+            if dataset in settings.data:
+                count = settings.seeds if option in TRAINED else 1
+                runs += [_classify(settings, option, dataset, seed) for seed in range(count)]
+    return runs
+
+
+def _generate(settings: Settings) -> Run:
+    folder = settings.out / "runs" / "generate"
+    words = ["--option", "generate", *_common_words(settings)]
+    for flag in ("generated_sentence_low_temp_out", "generated_sentence_high_temp_out"):
+        words += [f"--{flag}", str(folder / default_of(flag))]
+    if settings.is_bundled:
+        words += ["--prompt_text", bundled.PROMPT_TEXT]
+    return _make(None, folder, words)
+
+
+def _classify(settings: Settings, option: str, dataset: str, seed: int) -> Run:
+    """`seed` counts from 0; the first one is the assignment's."""
+    name = STAND_INS[dataset] if settings.is_bundled else dataset
+    is_trained, seed = option in TRAINED, default_of("seed") + seed
+    run_name = f"{name}-{option}-{seed}" if is_trained else f"{name}-{option}"
+    folder = settings.out / "runs" / run_name
+    words = ["--option", option]
+    if is_trained:
+        words += ["--epochs", str(settings.epochs), "--lr", str(default_of("lr"))]
+        words += ["--seed", str(seed)]
+    batch_size = BATCH_SIZES.get((dataset, option), DEFAULT_BATCH_SIZE)
+    words += ["--batch_size", str(batch_size), *_data_words(settings, name)]
+    for split in SPLITS:
+        output = f"{name}-{split}-{OUTPUT_ENDINGS[option]}-output.txt"
+        words += [f"--{split}_out", str(folder / output)]
+    if option == "lora":
+        for flag in ("lora_rank", "lora_alpha"):
+            words += [f"--{flag}", str(default_of(flag))]
+    if is_trained:
+        words += ["--checkpoint_out", str(folder / "model.pt")]
+        if settings.max_sentence_len is not None:  # in prompt it would cut off the question
+            words += ["--max_sentence_len", str(settings.max_sentence_len)]
+    words += _common_words(settings)
+    return _make(dataset, folder, words + ["--mask_padding"] * settings.mask_padding)
+
+
+def _data_words(settings: Settings, name: str) -> list[str]:
+    given = settings.data_dir or Path(default_of("train")).parent
+    folder = bundled.FOLDER if settings.is_bundled else Path(given)
+    words = []
+    for split in ("train", *SPLITS):
+        words += [f"--{split}", str(folder / f"{name}-{split}.txt")]
+    return [*words, "--label-names", str(folder / f"{name}-label-mapping.json")]
+
+
+def _common_words(settings: Settings) -> list[str]:
+    words = ["--pretrained-model-path", settings.checkpoint]
+    for name in ("tokenizer", "edition"):
+        if (value := getattr(settings, name)) is not None:
+            words += [f"--{name}", value]
+    if settings.dtype != default_of("dtype"):
+        words += ["--dtype", settings.dtype]
+    return words + ["--use_gpu"] * settings.use_gpu
+
+
+def _make(dataset: str | None, folder: Path, words: list[str]) -> Run:
+    args, _ = option_parser.parse(words)
+    return Run(folder.name, dataset, folder, words, Options(**args))

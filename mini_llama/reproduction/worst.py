@@ -1,0 +1,67 @@
+"""The dev examples that a run's classifier got wrong with the largest confidence.
+
+run_llama.py writes labels, no scores: the examples are scored again, in the same batches, by the
+classifier that the run saved or, for prompt, by the zero-shot one. Confidence is the softmax over
+the labels' scores. The file knows neither processes nor pages.
+"""
+
+from pathlib import Path
+
+import torch
+
+from classifier import ClassifierConfig, LlamaZeroShotClassifier, load_classifier
+from mini_llama.assignment.evaluation import score
+from mini_llama.assignment.options import Options
+from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
+from mini_llama.reproduction.processes import Wrong
+from tokenizer import AnyTokenizer, find_tokenizer, load_tokenizer
+from utils import choose_device
+
+MOST_CHARACTERS = 400  # of a sentence that is kept
+
+
+def find_worst(
+    options: Options, gold: list[Example], predictions: list[int], count: int
+) -> list[Wrong]:
+    """Up to `count` examples, the most confident first, of those that were predicted wrongly and
+    are predicted the same again.
+
+    Raises OSError or ValueError if the classifier cannot be read.
+    """
+    path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+    tokenizer = load_tokenizer(path, options.max_sentence_len)
+    model, examples = _classifier(options, gold, tokenizer)
+    model = model.to(choose_device(options.use_gpu))
+    scores = score(model, examples, tokenizer, options, "worst")
+    probabilities = torch.softmax(scores.float(), dim=-1)  # (N, num_labels)
+    wrong = [
+        Wrong(
+            _shorten(example.sentence), example.label, guess, row[guess].item(), row[label].item()
+        )
+        for example, guess, row in zip(gold, predictions, probabilities, strict=True)
+        if guess != (label := example.label) and guess == int(row.argmax())
+    ]
+    return sorted(wrong, key=lambda example: -example.confidence)[:count]
+
+
+def _classifier(
+    options: Options, gold: list[Example], tokenizer: AnyTokenizer
+) -> tuple[torch.nn.Module, list[Example]]:
+    """The run's classifier and what it reads."""
+    if options.option != "prompt":
+        return load_classifier(Path(options.checkpoint_path)), gold
+    names = read_label_names(options.label_names)
+    config = ClassifierConfig(
+        options.pretrained_model_path,
+        len(names),
+        edition=options.edition,
+        norm=options.norm,
+        attention=options.attention,
+    )
+    return LlamaZeroShotClassifier(config, tokenizer, names), with_prompt(gold, names)
+
+
+def _shorten(sentence: str) -> str:
+    if len(sentence) <= MOST_CHARACTERS:
+        return sentence
+    return sentence[: MOST_CHARACTERS - 1] + "…"

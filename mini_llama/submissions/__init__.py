@@ -1,0 +1,1 @@
+"""Submissions made, checked, run and graded."""

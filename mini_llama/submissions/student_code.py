@@ -1,0 +1,279 @@
+"""Run handed-in code, only where that is asked for, under limited_process.py's limits.
+
+The three checks run rope_test.py, optimizer_test.py and a forward pass, from our copies, on the
+student's modules, through the names alone that all editions share; the student's process prints
+numbers, and they are compared here with those of our modules, out of its reach. It does not know
+what a mark is.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from config import LlamaConfig
+from mini_llama import bundled
+from mini_llama.assignment.options import default_of
+from mini_llama.places import ROOT
+from mini_llama.submissions.archive import Submission, one_line, shorten
+from mini_llama.submissions.limited_process import Outcome, run_limited
+
+MODEL = default_of("pretrained_model_path")
+TOKENIZER = "tokenizer.model"
+GENERATED = ("low.txt", "high.txt")
+# A model as small as can be, of the assignment's kind: with it only the arithmetic is tried.
+TINY = dict(dim=32, n_layers=2, n_heads=4, n_kv_heads=4, multiple_of=32, max_seq_len=1024)
+ATOL, RTOL = 1e-5, 1e-3  # the courses' for optimizer_test and sanity_check
+MARK = "numbers of the check: "
+
+ANSWER = f"""
+import json
+def answer(tensors):
+    print("\\n{MARK}" + json.dumps([t.detach().double().cpu().tolist() for t in tensors]))
+"""
+ROPE = ANSWER + "import rope_test; answer(rope_test.rotated_constants())"
+OPTIMIZER = (
+    ANSWER
+    + """
+from optimizer_test import CLIPPING, trained_weight
+weights = [trained_weight(None)]
+try:
+    weights.append(trained_weight(CLIPPING["fall2025"]))
+except TypeError:  # fall 2024's AdamW does not clip
+    pass
+answer(weights)
+"""
+)
+SANITY = (
+    ANSWER
+    + f"""
+import torch
+from llama import load_pretrained
+model = load_pretrained("{MODEL}").eval()
+with torch.no_grad():
+    answer(model(torch.tensor({{}}))[:2])
+"""
+)
+
+Arrays = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What all submissions are run with; the expected arrays are our modules'.
+
+    `model` is a checkpoint in `folder`; `tokens` (2, 8) are what the sanity check reads; `weights`
+    are without and with clipping, `embeddings` by edition.
+    """
+
+    edition: str
+    seconds: float
+    memory_bytes: int
+    model: Path
+    tokens: list[list[int]]
+    rotated: Arrays
+    weights: Arrays
+    embeddings: Mapping[str, Arrays]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was run, and what came of it, in one line."""
+
+    name: str
+    verdict: Literal["pass", "fail", "timeout", "error"]
+    message: str
+
+
+# --- what is expected ---
+
+
+def make_plan(edition: str, seconds: float, memory_bytes: int, folder: Path) -> RunPlan:
+    """Write a tiny model to `folder` and compute what every check should give."""
+    import optimizer_test
+    import rope_test
+    from config import EDITIONS
+    from sanity_check import TOKENS
+
+    model, n_words = _write_tiny_model(folder)
+    tokens = TOKENS % n_words
+    clippings = (None, optimizer_test.CLIPPING["fall2025"])
+    return RunPlan(
+        edition,
+        seconds,
+        memory_bytes,
+        model,
+        tokens.tolist(),
+        rotated=[tensor.numpy() for tensor in rope_test.rotated_constants()],
+        weights=[optimizer_test.trained_weight(clipping).numpy() for clipping in clippings],
+        embeddings={name: _embed(model, name, tokens) for name in EDITIONS},
+    )
+
+
+def _write_tiny_model(folder: Path) -> tuple[Path, int]:
+    """A file like the assignment's, which records no arithmetic; random gains and weights that
+    matter.
+    """
+    import torch
+
+    from llama import Llama
+    from tokenizer import Tokenizer
+
+    n_words = Tokenizer(tokenizer_model=_tokenizer()).n_words
+    args = TINY | {"vocab_size": n_words}
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, tensor in Llama(LlamaConfig(**args, norm="rmsnorm")).state_dict().items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        state[name] = 1 + 0.3 * noise if tensor.dim() == 1 else noise * tensor.shape[-1] ** -0.5
+    state["output.weight"] = state["tok_embeddings.weight"]
+    path = folder / MODEL
+    torch.save({"model": state, "model_args": args}, path)
+    return path, n_words
+
+
+def _embed(model: Path, edition: str, tokens: object) -> Arrays:
+    import torch
+
+    from llama import load_pretrained
+
+    with torch.inference_mode():
+        return [tensor.numpy() for tensor in load_pretrained(model, edition=edition)(tokens)]
+
+
+def _tokenizer() -> Path:
+    return bundled.CHECKPOINT.with_suffix(".model")
+
+
+# --- what is run ---
+
+
+def fresh_folder() -> tempfile.TemporaryDirectory:
+    """What a program made unreadable may stay behind."""
+    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+
+
+def run_checks(submission: Submission, plan: RunPlan) -> tuple[Check, ...]:
+    """Rope, optimizer, sanity and generation, each in a fresh copy that is removed afterwards."""
+    return (
+        _check_rope(submission, plan),
+        _check_optimizer(submission, plan),
+        _check_sanity(submission, plan),
+        _check_generation(submission, plan),
+    )
+
+
+def _check_rope(submission: Submission, plan: RunPlan) -> Check:
+    found = _numbers("rope_test", ROPE, submission, plan)
+    if isinstance(found, Check):
+        return found
+    return _compared("rope_test", found, plan.rotated, atol=1e-8, rtol=1e-5)
+
+
+def _check_optimizer(submission: Submission, plan: RunPlan) -> Check:
+    name = "optimizer_test"
+    found = _numbers(name, OPTIMIZER, submission, plan)
+    if isinstance(found, Check):
+        return found
+    plain = _compared(name, found[:1], plan.weights[:1])
+    if plain.verdict != "pass":
+        return plain
+    if len(found) == 1:
+        return Check(name, "pass", f"{plain.message}; AdamW takes no max_grad_norm")
+    clipped = _compared(name, found[1:], plan.weights[1:])
+    return Check(name, clipped.verdict, f"with max_grad_norm: {clipped.message}")
+
+
+def _check_sanity(submission: Submission, plan: RunPlan) -> Check:
+    """By the courses' tolerance, on the tiny model, against the arithmetic of every edition."""
+    name = "sanity_check"
+    found = _numbers(name, SANITY.format(plan.tokens), submission, plan)
+    if isinstance(found, Check):
+        return found
+    checks = {e: _compared(name, found, arrays) for e, arrays in plan.embeddings.items()}
+    matching = [edition for edition, check in checks.items() if check.verdict == "pass"]
+    if plan.edition in matching:
+        return Check(name, "pass", f"the arithmetic of {', '.join(matching)}")
+    if matching:
+        what = f"the arithmetic of {', '.join(matching)}, not of {plan.edition}"
+        return Check(name, "fail", what)
+    return Check(name, "fail", f"no edition's arithmetic; {checks[plan.edition].message}")
+
+
+def _check_generation(submission: Submission, plan: RunPlan) -> Check:
+    """Whether run_llama.py writes two texts; with random weights they say nothing."""
+    name = "generate"
+    options = ["--option", "generate", "--pretrained-model-path", MODEL]
+    options += ["--generated_sentence_low_temp_out", GENERATED[0]]
+    options += ["--generated_sentence_high_temp_out", GENERATED[1]]
+    with fresh_folder() as folder:
+        outcome = _run(["run_llama.py", *options], Path(folder), submission, plan)
+        if fault := _fault(name, outcome, plan):
+            return fault
+        paths = [Path(folder) / file for file in GENERATED]
+        absent = [p.name for p in paths if not p.is_file() or p.lstat().st_size == 0]
+    if absent:
+        return Check(name, "fail", f"ended well, but did not write {' and '.join(absent)}")
+    return Check(name, "pass", "wrote two texts")
+
+
+def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arrays | Check:
+    """What the student's process answers, or how it failed to."""
+    with fresh_folder() as folder:
+        outcome = _run(["-c", code], Path(folder), submission, plan)
+    if fault := _fault(name, outcome, plan):
+        return fault
+    lines = outcome.stdout.decode("utf-8", errors="replace").splitlines()
+    answers = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    try:
+        return [np.array(numbers, dtype=np.float64) for numbers in json.loads(answers[-1])]
+    except (IndexError, TypeError, ValueError, OverflowError, RecursionError):
+        return Check(name, "error", f"ended without an answer: {last_line(outcome)}")
+
+
+def _run(arguments: Sequence[str], folder: Path, submission: Submission, plan: RunPlan) -> Outcome:
+    for name, content in submission.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    for source in (ROOT / "rope_test.py", ROOT / "optimizer_test.py", plan.model):
+        shutil.copyfile(source, folder / source.name)
+    shutil.copyfile(_tokenizer(), folder / TOKENIZER)
+    return run_limited([sys.executable, *arguments], folder, plan.seconds, plan.memory_bytes)
+
+
+def _fault(name: str, outcome: Outcome, plan: RunPlan) -> Check | None:
+    if outcome.timed_out:
+        said = last_line(outcome)
+        return Check(name, "timeout", f"was ended after {plan.seconds:g} seconds: {said}")
+    if outcome.returncode != 0:
+        what = f"exit status {outcome.returncode}: {last_line(outcome)}"
+        return Check(name, "error", what)
+    return None
+
+
+def _compared(
+    name: str, found: Arrays, expected: Arrays, atol: float = ATOL, rtol: float = RTOL
+) -> Check:
+    shapes = [[array.shape for array in arrays] for arrays in (found, expected)]
+    if shapes[0] != shapes[1]:
+        return Check(name, "fail", shorten(f"shapes {shapes[0]} where {shapes[1]} are expected"))
+    largest = max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    is_close = all(np.allclose(a, b, rtol=rtol, atol=atol) for a, b in pairs)
+    return Check(name, "pass" if is_close else "fail", f"largest error {largest:.1e}")
+
+
+def last_line(outcome: Outcome) -> str:
+    """The end of what it said, errors before output, as a line that a terminal can be shown."""
+    for stream in (outcome.stderr, outcome.stdout):
+        lines = stream[-10_000:].decode("utf-8", errors="replace").strip().splitlines()
+        if lines:
+            return one_line(shorten(lines[-1].strip(), 200))
+    return "it said nothing"

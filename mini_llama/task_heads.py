@@ -1,0 +1,328 @@
+"""Heads for other tasks over a Llama: labels of sequences, labels of tokens, spans of answers.
+
+They are Hugging Face's LlamaForSequenceClassification, LlamaForTokenClassification and
+LlamaForQuestionAnswering, with their outputs, losses and folders. Sequences are labelled from the
+last token's hidden state (Radford et al. 2018, section 3.2), answers are spans with a start and an
+end (Devlin et al. 2019, section 4.2). The assignment's classifier is classifier.py. The file knows
+no text and no training loop.
+
+Padding is on the right, and `lengths` (B,) counts each row's real tokens: with it padding changes
+no output of a real token and no loss. Without it rows are taken as they are.
+
+Shapes: B batch, T tokens, C the model's width, N labels.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from base_llama import INIT_STD, shapes_only
+from llama import Llama, padding_mask
+from lora import merged_state_dict
+from mini_llama.checkpoints.formats import huggingface
+from mini_llama.checkpoints.reading import fit_tensors, read_checkpoint, usable, write_folder
+
+BACKBONE_PREFIX = "llama."
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+IGNORED_LABEL = -100
+CLASSIFIER_DROPOUT = 0.1  # what a config.json that names none means
+N_LABELS = 2  # the same
+
+
+class TaskHead(nn.Module):
+    """A backbone whose hidden states a linear layer reads. The backbone is taken over: it loses its
+    output layer.
+
+    `pad_token_id` is kept for Hugging Face, which finds padding by it; nothing here reads it.
+    Raises ValueError if it is not an id of the vocabulary.
+    """
+
+    def __init__(self, llama: Llama, pad_token_id: int | None = None) -> None:
+        super().__init__()
+        vocab_size = llama.config.vocab_size
+        is_id = type(pad_token_id) is int and -1 <= pad_token_id < vocab_size  # -1: none, of old
+        bound = f"an integer below vocab_size={vocab_size}"
+        _check("pad_token_id", pad_token_id, pad_token_id is None or is_id, bound)
+        llama.output = None
+        self.llama, self.pad_token_id = llama, pad_token_id
+
+    @staticmethod
+    def arguments(content: dict[str, Any], rows: int) -> dict[str, Any]:
+        """A config.json → what the class is made with; `rows` are those of the head's weight.
+
+        Raises ValueError for contradictions.
+        """
+        return {"pad_token_id": content.get("pad_token_id")}
+
+    def fields(self) -> dict[str, Any]:
+        """What a config.json says of the head."""
+        return {"pad_token_id": self.pad_token_id}
+
+    def _new_head(self, outputs: int, bias: bool) -> nn.Linear:
+        head = nn.Linear(self.llama.config.dim, outputs, bias=bias)
+        nn.init.normal_(head.weight, std=INIT_STD)
+        if bias:
+            nn.init.zeros_(head.bias)
+        return head
+
+
+class LabelHead(TaskHead):
+    """A head with N outputs, named by `labels`. Raises ValueError if there are none."""
+
+    def __init__(
+        self,
+        llama: Llama,
+        labels: Sequence[str],
+        pad_token_id: int | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(llama, pad_token_id)
+        self.labels = tuple(labels)
+        _check("labels", self.labels, len(self.labels) > 0, "at least one name")
+        self.score = self._new_head(len(self.labels), bias)
+
+    @staticmethod
+    def arguments(content: dict[str, Any], rows: int) -> dict[str, Any]:
+        names, count = content.get("id2label"), content.get("num_labels")
+        ids = [str(i) for i in range(rows)]
+        if names is None:
+            count = N_LABELS if count is None else count
+            names = {i: f"LABEL_{i}" for i in ids}
+        if not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+            raise ValueError("id2label is no JSON object of names")
+        for said in (len(names), len(names) if count is None else count):
+            if said != rows:
+                raise ValueError(f"it says {said} labels, and score.weight has {rows} rows")
+        if set(names) != set(ids):
+            raise ValueError(f"id2label does not name just the labels 0 to {rows - 1}")
+        return TaskHead.arguments(content, rows) | {"labels": [names[i] for i in ids]}
+
+    def fields(self) -> dict[str, Any]:
+        ids = {name: i for i, name in enumerate(self.labels)}
+        return super().fields() | {"id2label": dict(enumerate(self.labels)), "label2id": ids}
+
+
+class LlamaForSequenceClassification(LabelHead):
+    """Labels, or with `problem_type` "regression" numbers, of whole rows.
+
+    `problem_type` None lets each loss go by its labels. Raises ValueError for an unknown one.
+    """
+
+    def __init__(
+        self,
+        llama: Llama,
+        labels: Sequence[str],
+        pad_token_id: int | None = None,
+        problem_type: str | None = None,
+    ) -> None:
+        super().__init__(llama, labels, pad_token_id)
+        known = problem_type is None or problem_type in PROBLEM_TYPES
+        _check("problem_type", problem_type, known, f"one of {', '.join(PROBLEM_TYPES)}")
+        has_choice = problem_type != PROBLEM_TYPES[1] or len(self.labels) > 1
+        _check("problem_type", problem_type, has_choice, "another one for a single label")
+        self.problem_type = problem_type
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (B, T) → logits (B, N), of the last real token.
+
+        Hugging Face takes the last token that is not `pad_token_id`, whatever its mask says: the
+        same one, unless a text ends in that id. Without the id it refuses batches.
+        """
+        return self.score(self.llama.last_hidden_state(tokens, lengths)[:, 0])
+
+    def loss(
+        self, tokens: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """A mean over the batch, by `problem_type`; None goes by the labels.
+
+        - regression, or N = 1: squared error, labels (B,) or (B, N);
+        - single_label_classification, or labels (B,) of integers: cross-entropy;
+        - multi_label_classification, or labels (B, N) from 0 to 1: binary cross-entropy.
+        """
+        logits = self(tokens, lengths).float()
+        regression, single, multi = PROBLEM_TYPES
+        by_labels = multi if labels.is_floating_point() else single
+        kind = self.problem_type or (regression if len(self.labels) == 1 else by_labels)
+        if kind == regression:
+            return F.mse_loss(logits.flatten(), labels.flatten().float())
+        if kind == single:
+            return F.cross_entropy(logits, labels.flatten().long(), ignore_index=IGNORED_LABEL)
+        return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+    @staticmethod
+    def arguments(content: dict[str, Any], rows: int) -> dict[str, Any]:
+        problem_type = {"problem_type": content.get("problem_type")}
+        return LabelHead.arguments(content, rows) | problem_type
+
+    def fields(self) -> dict[str, Any]:
+        return super().fields() | {"problem_type": self.problem_type}
+
+
+class LlamaForTokenClassification(LabelHead):
+    """A label of every token, from what stands before it and itself; `dropout` before the head."""
+
+    def __init__(
+        self,
+        llama: Llama,
+        labels: Sequence[str],
+        pad_token_id: int | None = None,
+        dropout: float = CLASSIFIER_DROPOUT,
+    ) -> None:
+        super().__init__(llama, labels, pad_token_id, bias=True)
+        is_share = isinstance(dropout, int | float) and 0 <= dropout < 1
+        _check("classifier_dropout", dropout, is_share, "at least 0 and below 1")
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (B, T) → logits (B, T, N)."""
+        return self.score(self.dropout(self.llama.hidden_states(tokens, lengths)))
+
+    def loss(
+        self, tokens: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean cross-entropy over labels (B, T), without those that are -100 or of padding."""
+        if lengths is not None:
+            labels = labels.masked_fill(~_real(tokens, lengths), IGNORED_LABEL)
+        logits = self(tokens, lengths).float()
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
+
+    @staticmethod
+    def arguments(content: dict[str, Any], rows: int) -> dict[str, Any]:
+        named = [content.get(name) for name in ("classifier_dropout", "hidden_dropout")]
+        dropout = next((value for value in named if value is not None), CLASSIFIER_DROPOUT)
+        return LabelHead.arguments(content, rows) | {"dropout": dropout}
+
+    def fields(self) -> dict[str, Any]:
+        return super().fields() | {"classifier_dropout": self.dropout.p}
+
+
+class LlamaForQuestionAnswering(TaskHead):
+    """Where in the row an answer starts, and where it ends."""
+
+    def __init__(self, llama: Llama, pad_token_id: int | None = None) -> None:
+        super().__init__(llama, pad_token_id)
+        self.qa_outputs = self._new_head(2, bias=True)
+
+    def forward(
+        self, tokens: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (B, T) → logits of the start and of the end, each (B, T).
+
+        With `lengths` they are -inf in padding; Hugging Face leaves it in the running.
+        """
+        logits = self.qa_outputs(self.llama.hidden_states(tokens, lengths))  # (B, T, 2)
+        if lengths is not None:
+            logits = logits.masked_fill(~_real(tokens, lengths).unsqueeze(-1), -math.inf)
+        starts, ends = logits.unbind(-1)
+        return starts, ends
+
+    def loss(
+        self,
+        tokens: torch.Tensor,
+        starts: torch.Tensor,
+        ends: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Mean of the cross-entropies of `starts` and of `ends`, positions (B,).
+
+        A position behind the row's end is left out, one below 0 is 0.
+        """
+        length = tokens.shape[1]
+        limits = length if lengths is None else lengths
+        losses = []
+        for logits, positions in zip(self(tokens, lengths), (starts, ends), strict=True):
+            positions = positions.clamp(min=0).masked_fill(positions >= limits, length)
+            losses.append(F.cross_entropy(logits.float(), positions, ignore_index=length))
+        return (losses[0] + losses[1]) / 2
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        LlamaForSequenceClassification,
+        LlamaForTokenClassification,
+        LlamaForQuestionAnswering,
+    )
+}
+
+
+def _check(name: str, value: object, holds: bool, bound: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r} is not allowed: it must be {bound}")
+
+
+def _real(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """(B, T): True for real tokens."""
+    return padding_mask(lengths, tokens.shape[1])[:, 0, 0]
+
+
+def load_task_head(folder: str | Path) -> TaskHead:
+    """The model of a Hugging Face folder with a head, of the class that its config.json names; on
+    the CPU, in float32 and in evaluation mode.
+
+    Raises OSError or ValueError as checkpoint.read_checkpoint does; ValueError for a model without
+    a head, and for a head that does not fit its config.json.
+    """
+    checkpoint = read_checkpoint(folder)
+    content = checkpoint.metadata.get("task_head", {})
+    architecture = huggingface.architecture_of(content)
+    if architecture not in KINDS:
+        raise ValueError(
+            f"{folder} has no task head, neither score.weight nor qa_outputs.weight; "
+            f"put a new one on load_pretrained's model: {', '.join(KINDS)}"
+        )
+    _, names = huggingface.HEADS[architecture]
+    missing = [name for name in names if name not in checkpoint.tensors]
+    if missing:
+        raise ValueError(f"{folder} is a {architecture}, and lacks its head's {missing[0]}")
+    state = {name: checkpoint.tensors[name] for name in names}
+    rest = {name: t for name, t in checkpoint.tensors.items() if name not in state}
+    checkpoint = dataclasses.replace(checkpoint, tensors=rest)
+    config = checkpoint.make_config()  # tied, as there is no output layer
+    backbone = fit_tensors(checkpoint, config)
+    del backbone["output.weight"]
+    is_tied = checkpoint.model_args["tie_word_embeddings"]
+    rows = len(state[names[0]]) if state[names[0]].ndim else 0
+    try:
+        with shapes_only():
+            llama = Llama(dataclasses.replace(config, tie_word_embeddings=is_tied))
+            kind = KINDS[architecture]
+            model = kind(llama, **kind.arguments(content, rows))
+        _check_head(state, model)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    state = {name: usable(tensor) for name, tensor in state.items()}
+    state |= {BACKBONE_PREFIX + name: tensor for name, tensor in backbone.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _check_head(tensors: dict[str, torch.Tensor], model: TaskHead) -> None:
+    for name, tensor in tensors.items():
+        shape = list(model.get_parameter(name).shape)
+        if list(tensor.shape) != shape:
+            raise ValueError(f"wrong shape {name} {list(tensor.shape)} instead of {shape}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} is not a tensor of floating-point numbers")
+
+
+def save_task_head(folder: str | Path, model: TaskHead) -> None:
+    """Write model.safetensors and config.json as Hugging Face has them; adapters are merged in.
+
+    Raises ValueError for an arithmetic that Hugging Face's Llama has not, and as
+    checkpoint.write_folder does; OSError.
+    """
+    config, architecture = model.llama.config, type(model).__name__
+    content = huggingface.export_config(config) | {"architectures": [architecture]}
+    state = {
+        name.removeprefix(BACKBONE_PREFIX): tensor
+        for name, tensor in merged_state_dict(model).items()
+    }
+    tensors = huggingface.export_tensors(state, config, architecture)
+    write_folder(folder, content | model.fields(), dict(tensors))

@@ -1,0 +1,268 @@
+"""Hugging Face's tokenizer.json, of both kinds that Llamas have, through the package tokenizers.
+
+One kind is byte-level (GPT-2, Llama 3, SmolLM2): every character of a token stands for a byte. The
+other is SentencePiece's (Llama 2, Mistral): "▁" stands for a space, <0x0A> for a byte, and one
+space is put before a text. The package cuts a text into ids; what the ids stand for in bytes is
+worked out here, so that ids can be decoded one at a time. The file knows no models.
+
+Control tokens are those that tokenizer.json or the files beside it call special. Text that spells
+one is ordinary text.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mini_llama.tokenization.base import EACH_BYTE, MAXIMAL_PART, BaseTokenizer
+from utils import read_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+NEEDS = "a tokenizer.json needs a package: pip install tokenizers"
+TOKENIZER_JSON = "tokenizer.json"
+NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+ID_FILES = ("config.json", "generation_config.json")
+# Names that stand in where no file beside tokenizer.json says which token begins and ends a text.
+USUAL_NAMES = {
+    "bos": ("<s>", "<|begin_of_text|>"),
+    "eos": ("</s>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad": (),
+}
+SPACE, BYTE_ZERO = "▁", "<0x00>"
+LARGEST_VOCABULARY = 2**24
+# Rows without a token that a model's embedding may have, so that its size is a round number.
+PADDING_ROWS, PADDING_SHARE = 127, 16
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+# GPT-2's alphabet: a byte that prints is its own character; the others, in order, are U+0100 on.
+BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {
+    chr(0x100 + n): byte for n, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))
+}
+
+
+class HuggingFaceTokenizer(BaseTokenizer):
+    """A tokenizer.json, with BOS, EOS and padding from the files beside it.
+
+    `encode(bos=True)` adds BOS where this tokenizer's own post-processing does, or add_bos_token in
+    tokenizer_config.json decides it: some Llamas (SmolLM2) were trained without. An empty text then
+    gets BOS, or EOS, all the same, since a model must begin with something. The vocabulary's
+    template is not applied besides. `pad_id` is pad_token, else <0x00>, else EOS, else 0. Raises
+    OSError, ValueError for what is no such file, or if tokenizers is not installed.
+    """
+
+    def __init__(self, path: str | Path, max_len: int | None = None) -> None:
+        self.model_path = Path(path)
+        self.max_len = max_len
+        content = read_json(self.model_path)
+        settings = _Settings(self.model_path.parent)
+        self.library = _load(content, settings.control_names, self.model_path)
+        self.kind = _Decoding(content.get("decoder"), self.model_path)
+        self.byte_errors = EACH_BYTE if self.kind.has_byte_pieces else MAXIMAL_PART
+        ids = self.library.get_vocab(with_added_tokens=True)
+        self.n_words = _count(ids, self.model_path)
+        self.bos_id = settings.find("bos", ids)
+        self.eos_id = settings.find("eos", ids)
+        padding = (settings.find("pad", ids), ids.get(BYTE_ZERO), self.eos_id, 0)
+        self.pad_id = next(i for i in padding if i is not None)
+        added = self.library.get_added_tokens_decoder()
+        self.control_ids = {i for i, token in added.items() if token.special}
+        self.control_ids |= {i for i in (self.bos_id, self.eos_id) if i is not None}
+        unknown = ids.get(getattr(self.library.model, "unk_token", None) or "")
+        self.forbidden_ids = self.control_ids - {unknown}
+        self.adds_bos = settings.adds_bos
+        if self.adds_bos is None:
+            self.adds_bos = self.bos_id is not None and self._template_begins() == self.bos_id
+        text_ids = set(ids.values()) - self.control_ids
+        text_ids |= {i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
+        self.largest_id = max(text_ids)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Raises ValueError where the package makes a control token of ordinary text."""
+        return self.batch_ids([text])[0]
+
+    def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            encodings = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the package raises nothing narrower
+            raise ValueError(f"tokenizer {self.model_path}: {error}") from None
+        rows = [encoding.ids for encoding in encodings]
+        for ids in rows:
+            for control in self.forbidden_ids.intersection(ids):
+                raise ValueError(
+                    f"the text holds {self.library.id_to_token(control)!r}, which tokenizer "
+                    f"{self.model_path} takes for its control token; take it out of the text"
+                )
+        return rows
+
+    def _template_begins(self) -> int | None:
+        """The id that the file's own post-processing puts before a text, if any."""
+        try:
+            ids = self.library.encode("").ids
+        except Exception as error:
+            raise ValueError(f"tokenizer {self.model_path}: {error}") from None
+        return ids[0] if ids else None
+
+    def _frame(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
+        framed = super()._frame(ids, bos and (self.adds_bos or not ids), eos)
+        if bos and not ids and self.bos_id is None and self.eos_id is not None:
+            return [self.eos_id, *framed]
+        return framed
+
+    def token_bytes(self, token_id: int, at_start: bool) -> bytes | None:
+        """As in the base class; an id above the vocabulary, a row of padding, is silent."""
+        token = self.library.id_to_token(token_id)
+        if token is None or token_id in self.control_ids:
+            return None
+        return self.kind.token_bytes(token, at_start)
+
+    def fits(self, vocab_size: int) -> bool:
+        """A model may have rows of padding beyond the vocabulary, and lack control tokens that were
+        added behind what it was trained with, but for BOS, EOS and padding.
+        """
+        padding = max(PADDING_ROWS, self.n_words // PADDING_SHARE)
+        return self.largest_id < vocab_size <= self.n_words + padding
+
+
+class _Decoding:
+    """Tokens → bytes, as the decoder in a tokenizer.json says. Raises ValueError for a decoder that
+    is of neither kind.
+    """
+
+    def __init__(self, decoder: Any, path: Path) -> None:
+        steps = _flatten(decoder)
+        kinds = {step.get("type") for step in steps}
+        self.is_byte_level = kinds == {"ByteLevel"}
+        spaces = [step for step in steps if _is_metaspace(step)]
+        known = kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
+        if not self.is_byte_level and not (spaces and known):
+            named = ", ".join(map(str, kinds)) or "none"
+            raise ValueError(
+                f"{path}: its decoder ({named}) is not supported; only ByteLevel, as in Llama 3, "
+                "and Metaspace with bytes, as in Llama 2, are"
+            )
+        self.has_byte_pieces = "ByteFallback" in kinds
+        self.takes_space_off = any(map(_takes_space_off, steps))
+
+    def token_bytes(self, token: str, at_start: bool) -> bytes:
+        if self.is_byte_level:
+            is_encoded = all(character in BYTE_OF for character in token)
+            return bytes(map(BYTE_OF.get, token)) if is_encoded else token.encode()
+        if self.has_byte_pieces and len(token) == len(BYTE_ZERO) and token.startswith("<0x"):
+            try:
+                text = bytes([int(token[3:5], 16)])
+            except ValueError:
+                text = token.encode()
+        else:
+            text = token.replace(SPACE, " ").encode()
+        return text.removeprefix(b" ") if at_start and self.takes_space_off else text
+
+
+def _flatten(decoder: Any) -> list[dict[str, Any]]:
+    """The steps of a decoder, whether it is one or a sequence of them."""
+    if not isinstance(decoder, dict):
+        return []
+    steps = decoder.get("decoders") if decoder.get("type") == "Sequence" else [decoder]
+    return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+
+
+def _is_metaspace(step: dict[str, Any]) -> bool:
+    if step.get("type") == "Replace":
+        return step.get("pattern") == {"String": SPACE} and step.get("content") == " "
+    return step.get("type") == "Metaspace" and step.get("replacement") == SPACE
+
+
+def _takes_space_off(step: dict[str, Any]) -> bool:
+    if step.get("type") == "Metaspace":
+        always = "always" if step.get("add_prefix_space", True) else "never"
+        return step.get("prepend_scheme", always) != "never"
+    return step.get("type") == "Strip" and step.get("content") == " " and step.get("start") == 1
+
+
+class _Settings:
+    """What the files beside a tokenizer.json say of its control tokens; any may be missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.names = [(folder / name, _read_if_there(folder / name)) for name in NAME_FILES]
+        self.ids = [_read_if_there(folder / name) for name in ID_FILES]
+        self.control_names = {
+            _name(content.get(f"{role}_token")) for _, content in self.names for role in USUAL_NAMES
+        }
+        adds_bos = self.names[0][1].get("add_bos_token")
+        self.adds_bos = adds_bos if isinstance(adds_bos, bool) else None
+
+    def find(self, role: str, ids: dict[str, int]) -> int | None:
+        """The id of "bos", "eos" or "pad" by the first of these that speaks: a name in NAME_FILES,
+        where null means that there is none; a number in ID_FILES (of several, the first); a usual
+        name. Raises ValueError for a name that the vocabulary does not have.
+        """
+        key = f"{role}_token"
+        for path, content in self.names:
+            name = _name(content.get(key))
+            if name is not None and name not in ids:
+                raise ValueError(f"{path}: {key} {name!r} is not in {TOKENIZER_JSON}; correct it")
+            if key in content:
+                return None if name is None else ids[name]
+        known = set(ids.values())
+        for content in self.ids:
+            number = content.get(f"{key}_id")
+            number = number[0] if isinstance(number, list) and number else number
+            if type(number) is int and number in known:
+                return number
+        return next((ids[name] for name in USUAL_NAMES[role] if name in ids), None)
+
+
+def _name(token: Any) -> str | None:
+    """A token's text, which stands alone or in an object."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def import_tokenizers() -> Any:
+    """The package. Raises ValueError naming the install command if it is not installed."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise ValueError(NEEDS) from None
+    return tokenizers
+
+
+def _load(content: dict[str, Any], control: set[str | None], path: Path) -> "tokenizers.Tokenizer":
+    """The package's object, which cuts and pads nothing, draws no lots, and takes text that spells
+    a control token for text.
+    """
+    library = import_tokenizers()
+    content = content | {"truncation": None, "padding": None}
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict) and token.get("content") in control:
+            token["special"] = True
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        kind = model.get("type") if isinstance(model, dict) else model
+        raise ValueError(
+            f"{path}: its model is {kind!r}; only 'BPE', which Llamas have, is supported"
+        )
+    content["model"] = model | {"dropout": None}
+    try:
+        loaded = library.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the package raises nothing narrower
+        raise ValueError(f"{path} is not a {TOKENIZER_JSON}: {error}") from None
+    loaded.encode_special_tokens = True
+    return loaded
+
+
+def _count(ids: dict[str, int], path: Path) -> int:
+    """One more than the largest id. Raises ValueError for ids that are given twice or absurd."""
+    if not ids:
+        raise ValueError(f"{path} has no tokens")
+    if len(set(ids.values())) < len(ids):
+        raise ValueError(f"{path} gives one id to several of its {len(ids)} tokens")
+    n_words = max(ids.values()) + 1
+    if n_words > LARGEST_VOCABULARY:
+        raise ValueError(f"{path} has the id {n_words - 1}; only ids below 2^24 are supported")
+    return n_words

@@ -1,0 +1,173 @@
+"""Data files, prompts and batches, against the contract's formats."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mini_llama.assignment.reviews import (
+    Example,
+    check_labels,
+    make_batches,
+    order_by_length,
+    pad_rows,
+    prompt_suffix,
+    read_examples,
+    read_label_names,
+    with_prompt,
+)
+from tokenizer import Tokenizer
+
+FIVE = ["awful", "bad", "average", "good", "excellent"]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_read_examples(tmp_path):
+    content = "1 ||| A fine film .\r\n0 |||  Très mauvais\u2028 \n2 ||| odd ||| one\n3 ||| "
+    path = write(tmp_path / "d.txt", b"\xef\xbb\xbf" + content.encode())
+    assert read_examples(path) == [
+        Example("A fine film .", 1),
+        Example("Très mauvais", 0),
+        Example("odd ||| one", 2),
+        Example("", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "non_ascii"),
+    [
+        ("sst-train", 8544, 90),
+        ("sst-dev", 1101, 7),
+        ("sst-test", 2210, 10),
+        ("cfimdb-train", 1707, 102),
+        ("cfimdb-dev", 245, 17),
+        ("cfimdb-test", 488, 24),
+    ],
+)
+def test_the_real_files(shared, split: str, count: int, non_ascii: int):
+    path = shared / "data" / f"{split}.txt"
+    examples = read_examples(path)
+    assert len(examples) == count
+    assert sum(not example.sentence.isascii() for example in examples) == non_ascii
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    assert [f"{e.label} ||| {e.sentence}" for e in examples] == [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"1 ||| good\n\n2 ||| bad\n", "line 2 has no ' ||| '"),
+        (b"1 ||| good\n0 | bad\n", "line 2 has no ' ||| '"),
+        (b"one ||| good\n", "line 1: label 'one' is not an integer"),
+        (b"1.0 ||| good\n", "label '1.0' is not an integer"),
+        (b"-1 ||| good\n", "label '-1' is not an integer of at least 0"),
+        (b"1 ||| good\n1 ||| caf\xe9\n", "line 2 is not UTF-8 (byte 0xe9)"),
+    ],
+)
+def test_bad_data_names_file_and_line(tmp_path, content: bytes, message: str):
+    path = write(tmp_path / "d.txt", content)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_examples(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_data(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_examples(tmp_path / "nothere.txt")
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        read_examples(tmp_path)
+
+
+def test_label_range():
+    examples = [Example("a", 0), Example("b", 4)]
+    check_labels("d.txt", examples, 5)
+    with pytest.raises(ValueError, match=r"d\.txt line 2: label 4 is out of range.*0 to 3"):
+        check_labels("d.txt", examples, 4)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"a": 1}', '["one"]', '["a", 3]', '["a", "a"]', '["", "a"]']
+)
+def test_bad_label_names(tmp_path, content: str):
+    path = write(tmp_path / "labels.json", content.encode())
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        read_label_names(path)
+
+
+def test_label_names(shared):
+    assert read_label_names(shared / "data" / "sst-label-mapping.json") == FIVE
+    assert read_label_names(shared / "data" / "cfimdb-label-mapping.json") == ["bad", "good"]
+
+
+def test_prompts_are_the_contracts():
+    assert prompt_suffix(["bad", "good"]) == "Is this movie bad or good? This movie is "
+    assert prompt_suffix(FIVE) == (
+        "Is this movie awful, bad, average, good, or excellent? This movie is "
+    )
+    prompted = with_prompt([Example("Fine .", 1)], ["bad", "good"])
+    assert prompted == [Example("Fine . Is this movie bad or good? This movie is ", 1)]
+
+
+def test_pad_rows():
+    tokens, lengths = pad_rows([[1, 5], [1, 6, 7, 8], [1]], pad_id=3)
+    assert tokens.tolist() == [[1, 5, 3, 3], [1, 6, 7, 8], [1, 3, 3, 3]]
+    assert lengths.tolist() == [2, 4, 1] and tokens.dtype == torch.int64
+
+
+def test_batches_in_order(tokenizer_model):
+    tokenizer = Tokenizer(4, tokenizer_model)
+    examples = [Example("the plot is good " * (i % 3), i % 2) for i in range(7)]
+    batches = list(make_batches(examples, tokenizer, 3))
+    assert [batch.indices for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+    for batch in batches:
+        for row, length, label, i in zip(
+            batch.tokens, batch.lengths, batch.labels, batch.indices, strict=True
+        ):
+            ids = tokenizer.encode(examples[i].sentence, bos=True, eos=False)
+            assert row.tolist() == ids + [tokenizer.pad_id] * (len(row) - length)
+            assert label == examples[i].label and length == len(ids) <= 5
+
+
+def test_shuffled_batches_lose_nothing_and_repeat_by_seed(tokenizer_model):
+    tokenizer = Tokenizer(None, tokenizer_model)
+    examples = [Example("good", 0)] * 50
+
+    def order(seed: int) -> list:
+        generator = torch.Generator().manual_seed(seed)
+        return [i for b in make_batches(examples, tokenizer, 8, generator) for i in b.indices]
+
+    first = order(1)
+    torch.rand(5)  # the global generator has no say
+    assert sorted(first) == list(range(50)) != first
+    assert order(1) == first != order(2)
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_batches_by_length_lose_nothing_and_pad_little(count: int):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 60, (count,), generator=generator).tolist()
+
+    def padded(batches: list) -> int:
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    in_order = order_by_length(lengths, 8)
+    assert [lengths[i] for batch in in_order for i in batch] == sorted(lengths, reverse=True)
+    orders = [
+        order_by_length(lengths, 8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1]
+    for batches in (in_order, *orders):
+        assert sorted(i for batch in batches for i in batch) == list(range(count))
+        assert sum(len(batch) == 8 for batch in batches) == count // 8
+        assert padded(batches) <= 1.1 * sum(lengths) or count < 100
+    if count > 8:
+        assert orders[0] != orders[2]
+        longest = [max(lengths[i] for i in batch) for batch in orders[0]]
+        if count > 100:
+            assert longest not in (sorted(longest), sorted(longest, reverse=True))

@@ -1,0 +1,322 @@
+"""Planted mistakes are named, each for its component alone; so is whatever else goes wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import EDITIONS
+from diagnose import main
+from mini_llama.diagnosis import diagnosis
+from mini_llama.diagnosis.diagnosis import COMPONENTS, Finding
+from mini_llama.diagnosis.mistakes import MISTAKES
+from tests.helpers import ROOT
+from tests.plants import PLANTS, Plant, diagnose_planted, plant
+
+STUDENT = ROOT / "tests" / "student"
+Findings = dict[str, Finding]
+
+
+def by_component(findings: list[Finding]) -> Findings:
+    return {finding.component: finding for finding in findings}
+
+
+def wrong(findings: Findings) -> list[tuple]:
+    return [(f.component, f.verdict, f.mistake) for f in findings.values() if not f.is_correct]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> list[tuple[tuple[Plant, ...], Findings]]:
+    """Our own modules with each mistake, with two at once, and as they are: what is said."""
+    by_name = {(one.component, one.mistake): one for one in PLANTS}
+    pairs = [
+        (("rope", "split halves"), ("optimizer", "decay without lr")),
+        (("norm", "no bias"), ("attention", "no scale")),
+        (("layer", "post-norm"), ("feed_forward", "w1 and w3 swapped")),
+        (("generate", "no filter"), ("classifier", "first token")),
+        (("lora", "no scaling"), ("lora", "W is not frozen")),
+        (("lora", "no scaling"), ("attention", "causal where the edition is not")),
+    ]
+    plantings = [((one,), one.edition) for one in PLANTS]
+    plantings += [((by_name[first], by_name[second]), "mmia") for first, second in pairs]
+    plantings += [((), "fall2024"), ((), "spring2026")]  # our own modules as they are
+    found = diagnose_planted(tmp_path_factory.mktemp("planted"), plantings)
+    return [(plants, by_component(findings)) for plants, findings in found]
+
+
+def test_every_planted_mistake_is_named_and_nothing_else(table):
+    misnamed = {}
+    for plants, findings in table:
+        names: dict[str, list] = {}  # none: all is correct
+        for one in plants:
+            names.setdefault(one.component, []).append(one.mistake)
+        expected = {(name, "wrong", "; ".join(mistakes)) for name, mistakes in names.items()}
+        if set(wrong(findings)) != expected:
+            misnamed[tuple(one.mistake for one in plants)] = wrong(findings)
+    assert not misnamed
+    assert len(table) == len(PLANTS) + 6 + 2
+
+
+def test_two_mistakes_of_one_component_are_told_where_they_show_apart(table):
+    (findings,) = (
+        found for plants, found in table if [p.component for p in plants] == ["lora"] * 2
+    )
+    finding = findings["lora"]
+    assert finding.mistake == "no scaling; W is not frozen"
+    assert finding.remedy == (
+        "Multiply the low-rank term by alpha / rank. "
+        "Set requires_grad to False on all parameters of the original layer."
+    )
+
+
+def test_every_known_mistake_is_planted():
+    assert {(m.component, m.name) for m in MISTAKES} == {(p.component, p.mistake) for p in PLANTS}
+
+
+def test_another_editions_arithmetic_is_said(table):
+    findings = {plants[0].mistake: found for plants, found in table if len(plants) == 1}
+    causal = findings["causal where the edition is not"]["attention"]
+    assert causal.editions == ("spring2026", "llama2")
+    assert "right for the editions spring2026, llama2" in str(causal)
+    assert findings["no scale"]["attention"].editions == ()
+
+
+def changed(folder: Path, file: str, old: str, new: str) -> Path:
+    """A copy of the student's folder with one edit."""
+    shutil.copytree(STUDENT, folder)
+    plant(folder, Plant("", "", ((file, old, new),)))
+    return folder
+
+
+SCORES = "weights = torch.matmul(query, key.transpose(2, 3)) * (1.0 / math.sqrt(self.head_dim))"
+DRAW = "torch.multinomial(kept, num_samples=1)"
+GUMBEL = "(kept / torch.empty_like(kept).exponential_()).argmax(-1, keepdim=True)"
+SORTED = "kept.topk(8)[1].gather(1, torch.multinomial(kept.topk(8)[0], 1))"
+BROKEN = {
+    "exception": ("llama.py", SCORES, "weights = torch.matmul(query, key)"),
+    "unwritten": ("rope.py", "    return turn(query), turn(key)", "    raise NotImplementedError"),
+    "nan": ("llama.py", "torch.sqrt(var + self.eps)", "torch.sqrt(-var - self.eps)"),
+    "shape": ("rope.py", "return turn(query), turn", "return turn(query)[:, 1:], turn"),
+    "loop": ("llama.py", "        gate = self.w1(x)", "        while True: gate = self.w1(x)"),
+    "no class": ("optimizer.py", "class AdamW(", "class AdamV("),
+    "no method": ("llama.py", "def compute_query_key_value_scores", "def compute_scores"),
+    "no tensor": ("llama.py", "        x = x + self.attention(self", "        return None, (self"),
+    "exit": ("classifier.py", "import torch\n", "import sys\nsys.exit(0)\n"),
+    "death": ("lora.py", "import torch\n", "import os\nos._exit(0)\n"),
+    "syntax": ("optimizer.py", "import math\n", "import math (\n"),
+    "drift": ("rope.py", "position[:, None] * f", "(1 + 3e-7) * position[:, None] * f"),
+    "unknown": ("llama.py", "(1.0 / math.sqrt(self.head_dim))", "(0.9 / self.head_dim)"),
+    "wide": ("llama.py", "4 * dim / 3) /", "4 * dim) /"),
+    "gumbel": ("llama.py", DRAW, GUMBEL),
+    "method": ("llama.py", DRAW, "kept.multinomial(1)"),
+    "sorted": ("llama.py", DRAW, SORTED),
+    "constructor": ("llama.py", "self.copies = self.n_heads //", "self.copies = self.n_head //"),
+    "plain sampling": ("llama.py", "epsilon=0.05):", "top_k=None):\n        epsilon = 0.0"),
+    "no file": ("classifier.py", "", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory) -> dict[str, Findings]:
+    folder = tmp_path_factory.mktemp("broken")
+    folders = [changed(folder / name, *edit) for name, edit in BROKEN.items() if edit[1]]
+    folders.append(Path(shutil.copytree(STUDENT, folder / "no file")))
+    (folder / "no file" / "classifier.py").unlink()
+    found = diagnosis.diagnose(folders, seconds=2.0)
+    return {name: by_component(findings) for name, findings in zip(BROKEN, found, strict=True)}
+
+
+def test_a_student_s_own_solution_is_correct(broken):
+    assert [f.verdict for f in broken["no file"].values()][:-1] == ["correct"] * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "report"),
+    [
+        (
+            "exception",
+            "attention",
+            "attention     exception: RuntimeError: Expected size for first two dimensions of "
+            "batch2 tensor to be: [8, 8] but got: [8, 5].\n"
+            "              at llama.py:42: weights = torch.matmul(query, key)",
+        ),
+        (
+            "unwritten",
+            "rope",
+            "rope          not written yet: it raises NotImplementedError\n"
+            "              at rope.py:20: raise NotImplementedError",
+        ),
+        ("nan", "norm", "norm          NaN: attention_norm: 320 of 320 values"),
+        (
+            "loop",
+            "feed_forward",
+            "feed_forward  endless loop: killed after 2.0 seconds",
+        ),
+        ("no class", "optimizer", "optimizer     missing: AdamW in optimizer.py"),
+        (
+            "no method",
+            "attention",
+            "attention     missing: compute_query_key_value_scores in class Attention",
+        ),
+        ("no tensor", "layer", "layer         wrong result: forward: got tuple, not a tensor"),
+        (
+            "exit",
+            "classifier",
+            "classifier    exception: SystemExit: 0\n              at classifier.py:2: sys.exit(0)",
+        ),
+        ("death", "lora", "lora          its process died: exit status 0"),
+        ("no file", "classifier", "classifier    missing: classifier.py"),
+    ],
+)
+def test_what_else_goes_wrong(broken, name: str, component: str, report: str):
+    findings = broken[name]
+    assert str(findings[component]) == report
+    assert [f[0] for f in wrong(findings)] == [component]
+
+
+def test_syntax_errors_have_their_line(broken):
+    finding = broken["syntax"]["optimizer"]
+    assert finding.verdict == "exception" and finding.detail.startswith("SyntaxError")
+    assert finding.where == "optimizer.py:1: import math ("
+
+
+def test_wrong_shapes_tell_both(broken):
+    finding = broken["shape"]["rope"]
+    assert finding.verdict == "wrong shape"
+    assert finding.detail == "query: got (1, 149, 2, 8), expected (1, 150, 2, 8)"
+    assert [f[0] for f in wrong(broken["shape"])] == ["rope"]
+
+
+def test_errors_are_told_by_output(broken):
+    assert str(broken["wide"]["feed_forward"]).startswith(
+        "feed_forward  wrong: no known mistake; shapes: got 256 32 32 256 256 32, "
+        "expected 88 32 32 88 88 32; forward: largest error 1.2 of the largest value"
+    )
+
+
+def test_the_sampling_of_another_edition_is_said(broken):
+    finding = broken["plain sampling"]["generate"]
+    assert (finding.mistake, finding.editions) == ("no filter", ("fall2024", "llama2"))
+
+
+def test_an_exception_of_several_components_is_shown_once(broken):
+    findings = broken["constructor"]
+    told = {name: (f.verdict, f.detail) for name, f in findings.items() if not f.is_correct}
+    assert told.pop("norm")[0] == "exception"
+    assert findings["norm"].where.startswith("llama.py:31: self.copies = self.n_head //")
+    examined = {"attention", "feed_forward", "layer", "generate", "classifier"}
+    assert told == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
+
+
+def test_drift_is_correct_and_measured(broken):
+    finding = broken["drift"]["rope"]
+    assert finding.is_correct and not wrong(broken["drift"])
+    assert 5e-6 < finding.error < 1e-4
+    assert "correct within float drift: largest error" in str(finding)
+
+
+def test_an_unknown_mistake_has_its_size_and_neighbours(broken):
+    finding = broken["unknown"]["attention"]
+    assert finding.mistake is None and 1e-2 < finding.error < 1
+    assert finding.detail.startswith("no known mistake; scores: largest error 0.")
+    assert "; nearest: scaled by d, 0." in finding.detail
+
+
+def test_another_way_of_drawing_is_judged_by_its_frequencies(broken):
+    assert not wrong(broken["gumbel"])
+
+
+@pytest.mark.parametrize("name", ["method", "sorted"])
+def test_tokens_may_be_drawn_by_a_method_and_in_any_order(broken, name: str):
+    assert not wrong(broken[name])
+
+
+HOSTILE = """
+import os, signal, sys
+print("rope", flush=True)
+for fd in range(3, 50):
+    try: os.write(fd, b'["0", "rope", {"values": 1}]\\nnonsense\\n{"missing": "everything"}\\n')
+    except OSError: pass
+os.kill(os.getppid(), signal.SIGKILL)
+"""
+
+
+def test_code_that_means_harm_spoils_only_its_own_report(tmp_path):
+    folder = Path(shutil.copytree(STUDENT, tmp_path / "me"))
+    (folder / "lora.py").write_text(HOSTILE)
+    (folder / "linked.py").symlink_to("/etc/passwd")
+    (findings,) = diagnosis.diagnose([folder])
+    assert [f.verdict for f in findings[:6]] == ["correct"] * 6
+    assert not any(f.is_correct for f in findings[6:])
+
+
+def test_lines_that_are_no_answers_are_passed_over():
+    lines = [b"{", b"3", b'["0", "rope"]', b'["7", "rope", {}]', b'["0", "rop", {}]', b"[" * 10**6]
+    lines += [b'["x", "rope", {}]', b'["0", ["rope"], {}]', b'["0", "norm", {"missing": "x"}]']
+    assert diagnosis.parse_answers(b"\n".join(lines), 1) == [{"norm": {"missing": "x"}}]
+
+
+def test_command_line(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    folder = changed(tmp_path / "me", "rope.py", "theta ** (-torch", "theta ** (torch")
+    (folder / "__pycache__").mkdir()
+    assert main([str(folder), "--json", str(report)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("rope          wrong: no known mistake")
+    assert printed.endswith("8 of 9 components are correct (edition mmia)\n")
+    read = json.loads(report.read_text())
+    assert (read["folder"], read["edition"], read["correct"]) == (str(folder), "mmia", False)
+    assert list(read["components"]) == list(COMPONENTS)
+    assert read["components"]["rope"]["verdict"] == "wrong"
+    assert read["components"]["norm"]["verdict"] == "correct"
+    assert list(folder.rglob("*.pyc")) == [], "the student's folder is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is not a folder: name the one that llama.py is in"),
+        ([str(ROOT / "docs")], "holds no Python files: name the folder that llama.py is in"),
+        ([str(STUDENT), "--edition", "fall1999"], "invalid choice: 'fall1999'"),
+        ([str(STUDENT), "--seconds", "0"], "--seconds 0.0 is not allowed: it must be above 0"),
+        ([str(STUDENT), "--json", str(ROOT)], "is a directory; give a file name"),
+        ([str(STUDENT), "--json", "nowhere/a.json"], "folder nowhere does not exist; create it"),
+    ],
+)
+def test_wrong_usage(arguments, message, capsys, monkeypatch):
+    """It is found before anything is run."""
+    monkeypatch.setattr(diagnosis, "run_limited", None)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"values": {}},
+        {"values": {"query": 3}},
+        {"values": {"query": {"shape": [2, 2], "numbers": [1.0]}}},
+        {"values": {"query": {"shape": [10**9, 10**9], "numbers": []}}},
+        {"values": {"query": {"shape": [1], "numbers": ["x"]}}},
+        {"values": {"query": {"shape": [1], "numbers": [10**400]}}},
+    ],
+)
+def test_answers_that_cannot_be_read(given):
+    assert diagnosis.read_arrays(given) is None
+    catalogues = {("rope", e): diagnosis.Catalogue("rope", e) for e in EDITIONS}
+    finding = diagnosis.judge("rope", given, "mmia", catalogues)
+    assert str(finding) == "rope          no answer: what its process sent cannot be read"
+
+
+def test_errors_are_shares_of_the_largest_value():
+    expected = {"a": np.array([1.0, -4.0]), "b": np.array([np.nan, 0.0])}
+    same = {"a": np.array([1.0, -4.0]), "b": np.array([np.nan, 0.0])}
+    assert diagnosis.errors(same, expected) == {"a": 0.0, "b": 0.0}
+    other = {"a": np.array([1.4, -4.0]), "b": np.array([0.0, 0.0]), "c": np.zeros(1)}
+    assert diagnosis.errors(other, expected) == {"a": pytest.approx(0.1), "b": np.inf, "c": np.inf}

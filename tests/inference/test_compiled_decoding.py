@@ -1,0 +1,155 @@
+"""The compiled decoding step against the whole forward pass, with float32 and int8 weights."""
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama import Llama
+from mini_llama.inference import compiled_decoding
+from mini_llama.inference.compiled_decoding import (
+    CompiledDecoder,
+    Step,
+    cache_capacity,
+    cache_folder,
+    fingerprint,
+    package_path,
+)
+from mini_llama.layers.kv_cache import KVCache
+from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
+from tests.inference.test_decoding import rounded
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
+
+
+@pytest.fixture(scope="module")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
+
+
+def make(norm: str = "rmsnorm", **changes) -> Llama:
+    shape = {"attention": "causal", "n_layers": 1, "hidden_dim": 40} | changes
+    return random_llama(tiny_config(norm=norm, **shape))
+
+
+@torch.inference_mode()
+def decode_all(llama: Llama, tokens: torch.Tensor, precision: str) -> torch.Tensor:
+    """Logits (1, T - 1, V): the first token by the forward pass, every other one on its own."""
+    config = llama.config
+    decoder = CompiledDecoder(llama, precision)
+    cache = KVCache(config.n_layers, 1, config.n_kv_heads, cache_capacity(config), config.head_dim)
+    rounded(llama, precision)(tokens[:, :1], cache=cache)
+    columns = [decoder(tokens[:, i : i + 1], cache) for i in range(1, tokens.shape[1])]
+    assert cache.position == tokens.shape[1]
+    return torch.stack(columns, dim=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("norm", "precision", "n_kv_heads"), [("rmsnorm", "float32", 2), ("layernorm", "int8", 4)]
+)
+def test_steps_equal_the_forward_pass(norm: str, precision: str, n_kv_heads: int):
+    """Rounded weights as well: everything else is in float32, so the tolerance is float32's."""
+    llama = make(norm, n_kv_heads=n_kv_heads)
+    tokens = random_tokens(llama.config, 1, llama.config.max_seq_len)
+    expected, _ = rounded(llama, precision)(tokens, targets=tokens)
+    actual = decode_all(llama, tokens, precision)
+    assert_relative(actual, expected[:, 1:].detach().numpy(), 1e-5)
+
+
+@needs_compiler
+def test_generation_past_the_context_and_from_a_damaged_cache(
+    cache_home: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    llama = make()
+    prompt = random_tokens(llama.config, 1, 5)
+    expected = llama.generate(prompt, 30, 0.0, use_cache=False)
+    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    capsys.readouterr()
+    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    assert capsys.readouterr().err == ""  # compiled once
+    package = package_path(Step(llama, "float32"), llama.config, "float32")
+    whole = package.read_bytes()
+    package.write_bytes(whole[:1000])
+    monkeypatch.setattr(
+        compiled_decoding, "compile_step", lambda *arguments: arguments[-1].write_bytes(whole)
+    )
+    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    assert "compiling the decoding step" in capsys.readouterr().err
+    assert not list(package.parent.glob(".compiling-*"))
+
+
+def test_shared_weights_have_a_function_of_their_own():
+    """The compiler makes one constant of them, which a model without would lack."""
+    llama = make(n_layers=2)
+    path = package_path(Step(llama, "float32"), llama.config, "float32")
+    llama.layers[1].feed_forward.w1.weight = llama.layers[0].feed_forward.w1.weight
+    assert package_path(Step(llama, "float32"), llama.config, "float32") != path
+
+
+def test_rounded_layers_stay_rounded(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(compiled_decoding, "load_or_compile", lambda *a: asked.append(a[-1]))
+    llama = make()
+    llama.quantization = "int8"
+    with pytest.raises(AttributeError):  # there is no function
+        CompiledDecoder(llama, "float32")
+    assert asked == ["int8"]
+
+
+def test_several_sequences_take_the_plain_step(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled_decoding, "load_or_compile", None)
+    llama = make()
+    prompt = random_tokens(llama.config, 2, 5)
+    expected = llama.generate(prompt, 6, 0.0)
+    assert torch.equal(llama.generate(prompt, 6, 0.0, compiled=True), expected)
+
+
+def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(
+        ValueError, match=r"C.. compiler such as g..: install one, or leave"
+    ) as error:
+        CompiledDecoder(make(n_layers=1))
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "mini-llama").iterdir()) == []
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(ValueError, match="--edition llama2"):
+        CompiledDecoder(make(attention="bidirectional"))
+    with pytest.raises(ValueError, match="for the CPU, not meta"):
+        CompiledDecoder(make().to("meta"))
+    with pytest.raises(ValueError, match="a context of 2 is not allowed with --compile"):
+        CompiledDecoder(make(max_seq_len=2))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+    cache_folder().chmod(0o777)
+    with pytest.raises(ValueError, match="others can write to: chmod 700"):
+        cache_folder()
+
+
+def test_fingerprints_differ_with_what_matters():
+    config = tiny_config(attention="causal")
+    prints = {
+        fingerprint(config, "float32"),
+        fingerprint(config, "int8"),
+        fingerprint(tiny_config(attention="causal", rope_theta=5e5), "int8"),
+    }
+    prints.add(fingerprint(config, "int8", shared=[["norm.weight", "layers.0.ffn_norm.weight"]]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    prints.add(fingerprint(config, "int8"))
+    torch.set_num_threads(threads)
+    assert len(prints) == 5
+    assert fingerprint(config, "float32") in prints

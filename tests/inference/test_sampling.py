@@ -1,0 +1,102 @@
+"""Sampling against numbers worked out by hand from the contract's rules."""
+
+import pytest
+import torch
+
+from mini_llama.inference.sampling import Sampler, logits_to_probs
+
+PROBS = torch.tensor([[0.5, 0.3, 0.15, 0.04, 0.01]])
+
+
+def logits(probs: torch.Tensor = PROBS) -> torch.Tensor:
+    return probs.log() + 3.0  # any constant: softmax does not see it
+
+
+@pytest.mark.parametrize(
+    ("temperature", "epsilon", "top_p", "expected"),
+    [
+        (1.0, 0.0, 1.0, [0.5, 0.3, 0.15, 0.04, 0.01]),
+        (1.0, 0.05, 1.0, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0, 0]),
+        (1.0, 0.2, 1.0, [0.625, 0.375, 0, 0, 0]),
+        (1.0, 0.9, 1.0, [1, 0, 0, 0, 0]),  # none is left: the argmax
+        (1.0, 0.0, 0.9, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0, 0]),
+        (1.0, 0.0, 0.4, [1, 0, 0, 0, 0]),
+        (1.0, 0.2, 0.7, [0.625, 0.375, 0, 0, 0]),
+        # temperature 1/2 squares: 0.25, 0.09, 0.0225, 0.0016, 0.0001, their sum is 0.3642
+        (0.5, 0.0, 1.0, [0.686436, 0.247117, 0.061779, 0.004393, 0.000275]),
+    ],
+)
+def test_logits_to_probs(temperature, epsilon, top_p, expected):
+    probs = logits_to_probs(logits(), temperature, epsilon, top_p)
+    torch.testing.assert_close(probs, torch.tensor([expected]).float(), atol=1e-6, rtol=1e-5)
+
+
+def test_temperature_comes_before_epsilon():
+    # At temperature 3 the last token rises from 0.01 to 0.10: epsilon 0.05 keeps it.
+    assert (logits_to_probs(logits(), 3.0, epsilon=0.05) > 0).all()
+
+
+def test_a_token_at_epsilon_is_kept():
+    probs = torch.tensor([[0.5, 0.25, 0.25]])
+    kept = logits_to_probs(probs.log(), 1.0, epsilon=0.25)
+    torch.testing.assert_close(kept, probs)
+
+
+def test_top_p_takes_the_smaller_id_of_equals():
+    kept = logits_to_probs(torch.zeros(1, 4), 1.0, top_p=0.5)
+    torch.testing.assert_close(kept, torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
+
+
+def test_rows_are_filtered_on_their_own():
+    rows = torch.cat((PROBS, PROBS.flip(-1)))
+    kept = logits_to_probs(rows.log(), 1.0, epsilon=0.05)
+    torch.testing.assert_close(kept[0], kept[1].flip(-1))
+
+
+def test_greedy_takes_the_first_maximum():
+    picked = Sampler(temperature=0.0)(torch.tensor([[1.0, 5.0, 5.0], [2.0, 0.0, 1.0]]))
+    assert picked.tolist() == [[1], [0]]
+
+
+def test_greedy_draws_nothing_among_equals():
+    state = torch.get_rng_state()
+    picked = Sampler(temperature=0.0)(torch.tensor([[2.0, 5.0, 5.0, 5.0]]).expand(200, -1))
+    assert (picked == 1).all()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_tiny_temperature_is_greedy_and_finite():
+    probs = logits_to_probs(torch.tensor([[1e4, 1.0, -1e4]]), 1e-40)
+    assert probs.tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_frequencies():
+    generator = torch.Generator().manual_seed(0)
+    draws = Sampler(1.0, 0.05, 1.0, generator)(logits().expand(20_000, -1))
+    frequencies = draws.flatten().bincount(minlength=5) / 20_000
+    expected = torch.tensor([0.5, 0.3, 0.15, 0.0, 0.0]) / 0.95
+    torch.testing.assert_close(frequencies, expected, atol=0.015, rtol=0)  # 4 standard errors
+    assert frequencies[3:].sum() == 0
+
+
+def test_only_the_generator_is_random():
+    def draw() -> list:
+        generator = torch.Generator().manual_seed(5)
+        return Sampler(1.0, generator=generator)(logits().expand(50, -1)).tolist()
+
+    torch.manual_seed(0)
+    first = draw()
+    torch.manual_seed(1)
+    torch.rand(3)
+    assert draw() == first
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_are_refused(temperature: float):
+    with pytest.raises(ValueError, match="not numbers"):
+        Sampler(temperature)(torch.tensor([[1.0, float("nan")]]))
+
+
+def test_bounds():
+    with pytest.raises(ValueError, match=r"top_p 0 is not allowed: it must be above 0"):
+        Sampler(top_p=0)

@@ -1,0 +1,45 @@
+"""Bounds, optional imports, tables: the small helpers that every part shares."""
+
+import pytest
+
+from mini_llama.bounds import check_bound
+from mini_llama.optional_imports import import_optional
+from mini_llama.tables import align
+
+
+def test_align():
+    rows = [("name", "loss", "steps"), ("a", "0.25", "1000"), ("long name", "-", "7")]
+    assert align(rows) == [
+        "name       loss  steps",
+        "a          0.25   1000",
+        "long name     -      7",
+    ]
+    assert align([("a", "b", ""), ("aa", "bb", "c")], left=3, gap=" | ") == [
+        "a  | b  |",
+        "aa | bb | c",
+    ]
+    assert align([]) == []
+
+
+def test_align_wants_rows_of_one_length():
+    with pytest.raises(ValueError, match="zip"):
+        align([("a", "b"), ("c",)])
+
+
+def test_bounds_are_named():
+    check_bound("--lr 1.0", True, "at least 0")
+    with pytest.raises(ValueError) as caught:
+        check_bound("--lr -1.0", False, "at least 0")
+    assert str(caught.value) == "--lr -1.0 is not allowed: it must be at least 0"
+
+
+def test_optional_imports_name_the_command_that_installs():
+    assert import_optional("os.path", "joining").join("a", "b") == "a/b"
+    with pytest.raises(ValueError) as caught:
+        import_optional("no_such_module_here.inner", "--tensorboard", "tensorboard")
+    expected = "--tensorboard needs tensorboard, which is not installed: pip install tensorboard"
+    assert str(caught.value) == expected
+    with pytest.raises(
+        ValueError, match=r"needs no_such_module_here, .*install no_such_module_here"
+    ):
+        import_optional("no_such_module_here.inner", "this")
