@@ -23,7 +23,7 @@ from mini_llama.assignment.reviews import read_examples
 from mini_llama.bundled import generated_documents, is_generated
 from mini_llama.inference.decoding import PRECISIONS, Decoder
 from mini_llama.inference.generation import make_cache
-from tokenizer import load_tokenizer
+from mini_llama.tokenization.find import load_tokenizer
 
 
 @torch.inference_mode()

@@ -21,7 +21,10 @@ ASSIGNMENT += ("tokenizer", "config", "utils", *CHECKS)
 FLOORS = [
     ("config", "utils", "mini_llama"),
     ("rope", "optimizer", "lora", "mini_llama.layers", "mini_llama.tokenization"),
-    ("base_llama", "tokenizer", "mini_llama.checkpoints", "mini_llama.inference"),
+    (
+        *("base_llama", "tokenizer", "mini_llama.checkpoints", "mini_llama.inference"),
+        "mini_llama.tokenization.find",
+    ),
     ("llama",),
     (
         *("classifier", "mini_llama.assignment", "mini_llama.pretraining"),

@@ -14,7 +14,7 @@ from mini_llama.assignment.options import Options
 from mini_llama.checkpoints.memory import Form, require_device_memory
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_memory
-from tokenizer import AnyTokenizer
+from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write, choose_device, seed_everything
 
 RULE = "---------------"
@@ -47,7 +47,7 @@ def run(options: Options) -> None:
         print(f"Wrote generated sentence to {path}.")
 
 
-def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, AnyTokenizer]:
+def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, BaseTokenizer]:
     """The model that is to write, on its device, and its tokenizer. Raises OSError, ValueError."""
     device, tokenizer = prepare_model(options, outputs)
     llama = load_pretrained(
@@ -64,7 +64,7 @@ def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, AnyTok
 
 
 def complete(
-    llama: Llama, tokenizer: AnyTokenizer, options: Options, temperature: float, samples: int
+    llama: Llama, tokenizer: BaseTokenizer, options: Options, temperature: float, samples: int
 ) -> list[str]:
     """`samples` texts: the prompt and what the model writes behind it."""
     edition: Edition = options.edition_in_force

@@ -26,7 +26,8 @@ from mini_llama.assignment.reviews import (
     read_label_names,
 )
 from mini_llama.checkpoints.reading import check_exists
-from tokenizer import AnyTokenizer, check_vocabulary, find_tokenizer, load_tokenizer
+from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.find import check_vocabulary, find_tokenizer, load_tokenizer
 from utils import atomic_write, autocast, check_outputs, choose_device
 
 
@@ -35,7 +36,7 @@ class Task:
     """The data of one run, read and checked."""
 
     device: torch.device
-    tokenizer: AnyTokenizer
+    tokenizer: BaseTokenizer
     train: list[Example]
     dev: list[Example]
     test: list[Example]
@@ -64,7 +65,7 @@ def prepare(options: Options, outputs: Sequence[str | Path] = ()) -> Task:
 
 def prepare_model(
     options: Options, outputs: Sequence[str | Path]
-) -> tuple[torch.device, AnyTokenizer]:
+) -> tuple[torch.device, BaseTokenizer]:
     """The device and the tokenizer, once the output files are known to be possible.
 
     Raises OSError or ValueError with one line that says what to do.
@@ -108,7 +109,7 @@ def classifier_config(options: Options, task: Task) -> ClassifierConfig:
     )
 
 
-def announce(llama: Llama, tokenizer: AnyTokenizer, path: str | Path) -> None:
+def announce(llama: Llama, tokenizer: BaseTokenizer, path: str | Path) -> None:
     """Say which model and arithmetic are in force, once the tokenizer is known to be its own.
 
     Raises ValueError for a tokenizer with another vocabulary.
@@ -140,7 +141,7 @@ class Progress:
 def score(
     model: torch.nn.Module,
     examples: Sequence[Example],
-    tokenizer: AnyTokenizer,
+    tokenizer: BaseTokenizer,
     options: Options,
     description: str,
 ) -> torch.Tensor:
@@ -170,7 +171,7 @@ def score(
 def predict(
     model: torch.nn.Module,
     examples: Sequence[Example],
-    tokenizer: AnyTokenizer,
+    tokenizer: BaseTokenizer,
     options: Options,
     description: str,
 ) -> list[int]:

@@ -16,7 +16,7 @@ from mini_llama.assignment.evaluation import (
 )
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import Example, with_prompt
-from tokenizer import AnyTokenizer
+from mini_llama.tokenization.base import BaseTokenizer
 from utils import seed_everything
 
 
@@ -41,7 +41,7 @@ def run(options: Options) -> None:
 
 
 def warn_of_lost_questions(
-    split: str, examples: Sequence[Example], tokenizer: AnyTokenizer
+    split: str, examples: Sequence[Example], tokenizer: BaseTokenizer
 ) -> None:
     """--max_sentence_len cuts the question as well, as in the assignment: say how often it does."""
     if tokenizer.max_len is None:

@@ -32,7 +32,8 @@ from mini_llama.checkpoints.tensor_files import (
     save_safetensors,
     write_json,
 )
-from tokenizer import TOKENIZER_MODEL, Tokenizer, find_tokenizer, load_tokenizer
+from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
+from tokenizer import TOKENIZER_MODEL, Tokenizer
 from utils import atomic_folder, check_new_folder, check_outputs, require_free_disk
 
 TRUE_LLAMA = {name: getattr(EDITIONS["llama2"], name) for name in ("norm", "attention")}

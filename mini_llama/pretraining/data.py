@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from mini_llama.bundled import generated_documents, generator_sources, is_generated
-from tokenizer import AnyTokenizer
+from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write
 
 FORMAT = 1  # raise it when the documents made of a text, or the token files, change
@@ -224,7 +224,7 @@ def _token_dtype(vocab_size: int) -> np.dtype:
 def build_token_files(
     documents: Callable[[], Iterable[str]],
     fingerprint: str,
-    tokenizer: AnyTokenizer,
+    tokenizer: BaseTokenizer,
     folder: Path,
     val_fraction: float = 0.01,
 ) -> tuple[TokenFile, TokenFile]:
@@ -256,7 +256,7 @@ def build_token_files(
     return train, val
 
 
-def _describe(tokenizer: AnyTokenizer) -> dict[str, Any]:
+def _describe(tokenizer: BaseTokenizer) -> dict[str, Any]:
     """All that the ids of a text depend on."""
     path = tokenizer.model_path
     content = path.read_bytes() if path.is_file() else str(path).encode()  # tiktoken:gpt2
@@ -296,7 +296,7 @@ def _summarise(path: Path, dtype: str) -> dict[str, int]:
 
 
 def _write_cache(
-    documents: Iterable[str], tokenizer: AnyTokenizer, folder: Path, header: dict[str, Any]
+    documents: Iterable[str], tokenizer: BaseTokenizer, folder: Path, header: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the token files, then the sidecar: a crash between leaves checksums that fail."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -321,7 +321,7 @@ def _write_cache(
     return sidecar
 
 
-def _encode(documents: Iterable[str], tokenizer: AnyTokenizer) -> Iterator[list[int]]:
+def _encode(documents: Iterable[str], tokenizer: BaseTokenizer) -> Iterator[list[int]]:
     """BOS + ids + EOS of every document, encoded in batches of bounded size."""
     rest = iter(documents)
     with tqdm(desc="tokenising", unit=" documents", disable=None, leave=False) as bar:

@@ -47,8 +47,8 @@ from mini_llama.pretraining.data import (
     train_tokenizer,
 )
 from mini_llama.pretraining.log import TrainingLog, plot_losses
+from mini_llama.tokenization.find import load_tokenizer
 from optimizer import AdamW
-from tokenizer import load_tokenizer
 from utils import autocast, choose_device, seed_everything
 
 SCHEDULES = ("cosine", "constant")

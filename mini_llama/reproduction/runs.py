@@ -12,7 +12,8 @@ from mini_llama import bundled
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
 from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
-from tokenizer import TIKTOKEN_PREFIX, find_tokenizer
+from mini_llama.tokenization.find import find_tokenizer
+from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
 
 DATASETS = tuple(BANDS)
 TRAINED = ("finetune", "lora")

@@ -14,7 +14,8 @@ from mini_llama.assignment.evaluation import score
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
 from mini_llama.reproduction.processes import Wrong
-from tokenizer import AnyTokenizer, find_tokenizer, load_tokenizer
+from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
 from utils import choose_device
 
 MOST_CHARACTERS = 400  # of a sentence that is kept
@@ -45,7 +46,7 @@ def find_worst(
 
 
 def _classifier(
-    options: Options, gold: list[Example], tokenizer: AnyTokenizer
+    options: Options, gold: list[Example], tokenizer: BaseTokenizer
 ) -> tuple[torch.nn.Module, list[Example]]:
     """The run's classifier and what it reads."""
     if options.option != "prompt":

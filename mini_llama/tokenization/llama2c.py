@@ -14,7 +14,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer
 from utils import atomic_write
@@ -164,13 +164,21 @@ def _read_pieces(file: BinaryIO, path: Path) -> tuple[list[str], list[float]]:
     return pieces, scores
 
 
+@runtime_checkable
+class ScoredTokenizer(Protocol):
+    """A vocabulary whose pieces have scores."""
+
+    def scored_pieces(self) -> Iterator[tuple[str, float]]:
+        """Pieces and scores, in llama2.c's form, in the order of their ids."""
+
+
 def export_llama2c_tokenizer(tokenizer: BaseTokenizer, path: str | Path) -> None:
     """Write a SentencePiece tokenizer (or a tokenizer.bin that was read) as a tokenizer.bin,
     atomically, in the bytes that llama2.c's own export writes.
 
     Raises ValueError for another tokenizer, and what `scored_pieces` and writing raise.
     """
-    if not hasattr(tokenizer, "scored_pieces"):
+    if not isinstance(tokenizer, ScoredTokenizer):
         raise ValueError(
             f"{tokenizer.model_path} is no SentencePiece model, and only such a one has the scores "
             "that a tokenizer.bin of llama2.c needs; give the tokenizer.model"

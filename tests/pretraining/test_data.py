@@ -31,8 +31,9 @@ from mini_llama.pretraining.data import (
     read_documents,
     train_tokenizer,
 )
+from mini_llama.tokenization.find import load_tokenizer
 from tests.helpers import WORDS
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 CHUNKS = [1, 2, 3, 5, 64]
 

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from mini_llama.tokenization.base import EACH_BYTE, MAXIMAL_PART, BaseTokenizer, StreamDecoder
+from mini_llama.tokenization.find import load_tokenizer
 
 
 class Bytes(BaseTokenizer):
@@ -63,3 +64,15 @@ def test_a_token_that_is_not_there_is_not_added():
     for call in (Bytes().encode, lambda text, *flags: Bytes().encode_batch([text], *flags)):
         with pytest.raises(ValueError, match=r"the text 'a\\ud800' is not UTF-8; check"):
             call("a\ud800", True, False)
+
+
+@pytest.mark.parametrize("which", ["sentencepiece", "tiktoken"])
+def test_ids_decode_one_by_one_as_together(which: str, tokenizer_model, ranks):
+    """This SentencePiece model takes all spaces before a text off, unlike Llama's."""
+    tokenizer = load_tokenizer(tokenizer_model if which == "sentencepiece" else ranks)
+    rng = random.Random(0)
+    pieces = range(tokenizer.n_words)
+    for _ in range(1000):
+        ids = [rng.choice((rng.choice(pieces), *pieces[-40:-30])) for _ in range(rng.randrange(9))]
+        stream = StreamDecoder(tokenizer)
+        assert "".join(map(stream.feed, ids)) + stream.finish() == tokenizer.decode(ids)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mini_llama.tokenization.base import StreamDecoder
+from mini_llama.tokenization.find import check_vocabulary, find_tokenizer, load_tokenizer
 from mini_llama.tokenization.huggingface import HuggingFaceTokenizer
 from tests.tokenization.test_llama2c import TEXTS, random_texts
-from tokenizer import Tokenizer, check_vocabulary, find_tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402

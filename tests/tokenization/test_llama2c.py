@@ -13,9 +13,10 @@ from sentencepiece import SentencePieceProcessor
 import run_llama
 import tokenizer as tokenizer_module
 from mini_llama.tokenization.base import StreamDecoder
+from mini_llama.tokenization.find import load_tokenizer
 from mini_llama.tokenization.llama2c import Llama2cTokenizer, export_llama2c_tokenizer
 from tests.helpers import ROOT
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 TEXTS = [
     "",
@@ -72,7 +73,7 @@ def test_export_is_byte_for_byte_llama2c(shared, tmp_path, capsys):
     tokenizer_module.main(["export", str(folder / "tok512.model"), str(tmp_path / "t.bin")])
     assert (tmp_path / "t.bin").read_bytes() == (folder / "tok512.bin").read_bytes()
     assert capsys.readouterr().out == f"Wrote 512 pieces to {tmp_path / 't.bin'}.\n"
-    export_llama2c_tokenizer(Llama2cTokenizer(folder / "tok512.bin"), tmp_path / "again.bin")
+    tokenizer_module.main(["export", str(folder / "tok512.bin"), str(tmp_path / "again.bin")])
     assert (tmp_path / "again.bin").read_bytes() == (folder / "tok512.bin").read_bytes()
 
 

@@ -1,0 +1,100 @@
+"""Which tokenizer belongs to a checkpoint, of which format a tokenizer is, and whether it fits."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
+from mini_llama.tokenization.llama2c import Llama2cTokenizer, is_llama2c
+from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX, TiktokenTokenizer
+from tokenizer import TOKENIZER_MODEL, Tokenizer
+
+TOKENIZER_BIN = "tokenizer.bin"
+# How a file of ranks begins, which is given with the prefix.
+RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n")
+SNIFFED_BYTES = 256
+
+
+def load_tokenizer(name: str | Path, max_len: int | None = None) -> BaseTokenizer:
+    """`tiktoken:gpt2`, `tiktoken:PATH`, a folder with a tokenizer, or a file, told apart by its
+    content: tokenizer.json, llama2.c's tokenizer.bin, or else a SentencePiece model.
+
+    Raises what the tokenizer's class raises; ValueError for a file of tiktoken's ranks without its
+    prefix, since it does not say how text is split.
+    """
+    if str(name).startswith(TIKTOKEN_PREFIX):
+        return TiktokenTokenizer(str(name), max_len)
+    path = Path(name)
+    path = (_in_folder(path) or path) if path.is_dir() else path
+    start = _start(path)
+    if start.lstrip().startswith(b"{"):
+        return HuggingFaceTokenizer(path, max_len)
+    if is_llama2c(start):
+        return Llama2cTokenizer(path, max_len)
+    if RANK_LINE.match(start):
+        raise ValueError(
+            f"tokenizer {path} has tiktoken's ranks: give {TIKTOKEN_PREFIX}{path} if they are of "
+            f"GPT-2's kind, and a {TOKENIZER_JSON} if they are Llama 3's"
+        )
+    return Tokenizer(max_len, path)
+
+
+def find_tokenizer(checkpoint: str | Path, explicit: str | Path | None = None) -> Path:
+    """The tokenizer for a checkpoint: the explicit one; else <checkpoint stem>.model; else the one
+    in the checkpoint's folder, if the checkpoint is a folder or has config.json beside it; else the
+    only .model file beside the checkpoint, tokenizer.bin beside it, or the only .bin file beside it
+    that is a tokenizer; else tokenizer.model in the current folder.
+    """
+    if explicit is not None:
+        return Path(explicit)
+    checkpoint = Path(checkpoint)
+    same_stem, beside = checkpoint.with_suffix(".model"), checkpoint.parent
+    if same_stem.is_file():
+        return same_stem
+    folder = checkpoint if checkpoint.is_dir() else beside
+    has_own = folder is checkpoint or (folder / "config.json").is_file()
+    inside = _in_folder(folder) if has_own else None
+    return inside or _only(beside) or Path(TOKENIZER_MODEL)
+
+
+def _in_folder(folder: Path) -> Path | None:
+    """tokenizer.json where its package is installed, else tokenizer.model, else the only one."""
+    whole, model = folder / TOKENIZER_JSON, folder / TOKENIZER_MODEL
+    if whole.is_file() and importlib.util.find_spec("tokenizers") is not None:
+        return whole
+    found = model if model.is_file() else _only(folder)
+    return found or (whole if whole.is_file() else None)  # whose error says what to install
+
+
+def _only(folder: Path) -> Path | None:
+    """The only .model file of a folder, its tokenizer.bin, or its only .bin that is a tokenizer."""
+    models = list(folder.glob("*.model"))
+    if len(models) == 1:
+        return models[0]
+    if (folder / TOKENIZER_BIN).is_file():
+        return folder / TOKENIZER_BIN
+    starts = {path: _start(path) for path in folder.glob("*.bin")}
+    # a model's file may begin as a tokenizer does, but has no such piece near its beginning
+    bins = [p for p, start in starts.items() if is_llama2c(start) and b"<0x00>" in start]
+    return bins[0] if len(bins) == 1 else None
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file, or none of what is not a file that can be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(SNIFFED_BYTES)
+    except OSError:
+        return b""
+
+
+def check_vocabulary(tokenizer: BaseTokenizer, vocab_size: int, checkpoint: str | Path) -> None:
+    """Raise ValueError unless the tokenizer has exactly the model's `vocab_size` pieces; of a
+    tokenizer.json, unless the model's are as many but for padding (`HuggingFaceTokenizer.fits`).
+    """
+    if not tokenizer.fits(vocab_size):
+        raise ValueError(
+            f"tokenizer {tokenizer.model_path} has {tokenizer.n_words} pieces, but {checkpoint} "
+            f"was trained with {vocab_size}; give its own tokenizer with --tokenizer"
+        )
