@@ -10,7 +10,7 @@ that are all the same are placeholders and never scored. Nothing that was handed
 --run is given.
 
 Exit status: 0 every submission could be graded, whatever was found; 1 at least one was refused, or
-a result could not be written; 2 wrong words, or data that cannot be graded by.
+a result could not be written; 2 wrong arguments, or data that cannot be graded by.
 """
 
 import argparse
@@ -20,18 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import DEFAULT_EDITION, EDITIONS
+from mini_llama.bounds import check_bound
 from mini_llama.command_line import OneLineParser, describe, one_line_errors
-from mini_llama.submissions.archive import one_line
-from mini_llama.submissions.classes import find_submissions, grade_class, write_results
-from mini_llama.submissions.grading import (
-    read_standard,
-)
-from mini_llama.submissions.limited_process import isolation
+from mini_llama.submissions.classes import ResultFiles, find_submissions, grade_class
 from mini_llama.submissions.report import table
-from mini_llama.submissions.student_code import RunPlan, make_plan
+from mini_llama.submissions.standard import read_standard
+from mini_llama.submissions.student_code import Limits, make_plan
+from mini_llama.submissions.untrusted_text import one_line
 
 PROGRAM = "grade.py"
-GIBIBYTE = 1024**3
 LIMITS = """--run executes what students wrote, as you, on this machine. Each check has its own
 temporary copy, limits of time and memory and an empty environment, and its processes are killed at
 its end; where Linux allows it (unshare), it has no network. This is no sandbox: a determined
@@ -68,50 +65,34 @@ def build_parser() -> argparse.ArgumentParser:
     add("--html", metavar="FILE", type=Path, help="write one page that needs nothing else")
     add("--jobs", metavar="N", type=int, default=-1, help="processes (all processors)")
     add("--run", action="store_true", help="run the code as well: three checks, one generation")
-    add("--seconds", type=float, default=60.0, help="time limit of each check (%(default)s)")
-    add("--memory", type=float, default=4.0, help="memory of each check in GiB (%(default)s)")
+    seconds, memory = Limits.seconds, Limits.memory
+    add("--seconds", type=float, default=seconds, help="time limit of each check (%(default)s)")
+    add("--memory", type=float, default=memory, help="memory of each check in GiB (%(default)s)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; wrong words exit with 2."""
+    """Run the command line and return its exit status; wrong arguments exit with 2."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    paths, jobs = options.paths, options.jobs
     with one_line_errors(PROGRAM), tempfile.TemporaryDirectory() as folder:
         try:
-            check_options(options)
-            submissions = find_submissions(options.paths)
+            processes = "a number of processes, or -1 for all processors"
+            check_bound(f"--jobs {jobs}", jobs != 0, processes)
+            limits = Limits(options.seconds, options.memory)
+            files = ResultFiles(options.csv, options.json, options.html)
+            files.check(paths)
+            submissions = find_submissions(paths)
             standard = read_standard(options.edition, options.data, options.reference)
-            plan = _plan(options, Path(folder)) if options.run else None
+            plan = make_plan(options.edition, limits, Path(folder)) if options.run else None
         except (ValueError, OSError) as error:
             parser.exit(2, one_line(f"{PROGRAM}: error: {describe(error)}") + "\n")
-        grades = grade_class(submissions, standard, plan, options.jobs)
+        grades = grade_class(submissions, standard, plan, jobs)
         print(table(grades, standard), flush=True)
-        write_results(options, grades, standard)
+        title = f"Grades: {', '.join(path.name or str(path) for path in paths[:3])}"
+        files.write(grades, standard, title)
     return int(any(grade.refusal is not None for grade in grades))
-
-
-def check_options(options: argparse.Namespace) -> None:
-    """Raise ValueError for a value out of bounds or a file that cannot be written."""
-    for name, holds, bound in (
-        ("jobs", options.jobs != 0, "a number of processes, or -1 for all processors"),
-        ("seconds", 0 < options.seconds <= 86_400, "above 0 and at most 86400"),
-        ("memory", 0 < options.memory <= 1024, "above 0 and at most 1024 GiB"),
-    ):
-        if not holds:
-            value = getattr(options, name)
-            raise ValueError(f"--{name} {value} is not allowed: it must be {bound}")
-    outputs = [path for path in (options.csv, options.json, options.html) if path]
-    if outputs:
-        from utils import check_outputs  # torch comes with it, which a mere table need not have
-
-        check_outputs(outputs, options.paths)
-
-
-def _plan(options: argparse.Namespace, folder: Path) -> RunPlan:
-    network = "without a network" if isolation() else "WITH the network, which cannot be cut here"
-    print(f"running the submitted code, {network}", file=sys.stderr)
-    return make_plan(options.edition, options.seconds, int(options.memory * GIBIBYTE), folder)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mini_llama.places import DATA
-from mini_llama.submissions.archive import (
-    has_errors,
-    one_line,
-    read_submission,
-)
-from mini_llama.submissions.rules import (
-    N_LINES,
-    check_submission,
-    make_submission,
-    read_data,
-    validate_id,
-)
-
-# --- command line ---
+from mini_llama.submissions.archive import has_errors, read_submission
+from mini_llama.submissions.packing import make_submission, validate_id
+from mini_llama.submissions.prediction_files import N_LINES, read_data
+from mini_llama.submissions.rules import Expected, check_submission
+from mini_llama.submissions.untrusted_text import one_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,18 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(path: Path, options: argparse.Namespace) -> int:
     student_id = None if options.id is None else validate_id(options.id)
-    sentences = read_data(options.data)
-    if absent := ", ".join(name for name in N_LINES if name not in sentences):
+    expected = Expected(sentences=read_data(options.data))
+    if absent := ", ".join(name for name in N_LINES if name not in expected.sentences):
         what = f"no data of {absent} in {options.data}: lines are counted, sentences not compared"
         print(one_line(what))
     if not path.is_dir():
         submission = read_submission(path)
-        problems = check_submission(submission, student_id or submission.top, sentences)
+        problems = check_submission(submission, student_id or submission.top, expected).problems
         verdict = f"{path} checked"
     elif student_id is None:
         raise ValueError(f"{path} is a folder: ID, the student id(s), is needed to make a zip")
     else:
-        problems = make_submission(path, student_id, sentences, options.with_imports)
+        problems = make_submission(path, student_id, expected, options.with_imports)
         verdict = f"{student_id}.zip {'not ' if has_errors(problems) else ''}written"
     for problem in problems:
         print(problem)

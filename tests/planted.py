@@ -16,8 +16,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from config import FRANKENSTEIN, THRILLER
-from tests.commands.test_prepare_submit import LINES, METHODS, OTHERS, SOURCES, SUFFIXES, WORDS
-from tests.submissions.test_archive import entry, patch_directory
+from tests.submissions.samples import (
+    LINES,
+    METHODS,
+    OTHERS,
+    SOURCES,
+    SUFFIXES,
+    WORDS,
+    entry,
+    patch_directory,
+)
 
 # written out from the courses' table, not taken from the module
 FIGURES = {
@@ -313,7 +321,7 @@ def compared_students(
         "parted.zip": Student(
             zipped(fresh() | {TEMP_0: parted}),
             agreements={TEMP_0: "differs"},
-            says=("the first 8 of 13 words behind the prompt are those of mmia",),
+            says=("the first 8 of 13 words after the prompt are those of mmia",),
         ),
     }
 

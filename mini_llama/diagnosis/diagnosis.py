@@ -24,8 +24,8 @@ from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.diagnosis import probes
 from mini_llama.diagnosis.mistakes import MISTAKES, Mistake, made
 from mini_llama.diagnosis.probes import PROBES, Settings, examine
-from mini_llama.submissions.archive import one_line
 from mini_llama.submissions.limited_process import run_limited
+from mini_llama.submissions.untrusted_text import one_line
 
 COMPONENTS = tuple(PROBES)
 # Largest errors, as shares of the largest magnitude. Known mistakes lie further from each other

@@ -1,7 +1,5 @@
 """Read a zip, or a folder, that is not trusted: in memory, under fixed bounds, without writing or
 running any of it.
-
-The file knows zips; it does not know what a submission should hold.
 """
 
 import io
@@ -16,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from mini_llama.submissions.untrusted_text import listed, one_line, shorten, shown
 
 MEBIBYTE = 1024 * 1024
 MAX_ZIP_BYTES = 10 * MEBIBYTE
@@ -346,36 +346,3 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if len(data) != info.file_size:
         raise ValueError(f"{len(data):,} bytes where the directory claims {info.file_size:,}")
     return data
-
-
-# --- words ---
-
-
-def decode_text(data: bytes) -> str:
-    """UTF-8 text, strictly. Raises ValueError that names the line of the first other byte."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = f"byte 0x{data[error.start]:02x}"
-        raise ValueError(f"line {line}: {byte} is not UTF-8: save the file as UTF-8") from error
-
-
-def shorten(text: str, length: int = 100) -> str:
-    return text if len(text) <= length else f"{text[:length]}..."
-
-
-def shown(text: str) -> str:
-    """Quoted, escaped and cut, so that a stranger's text cannot pass for ours."""
-    return ascii(shorten(text, 60))
-
-
-def listed(names: Iterable[str], limit: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
-
-
-def one_line(text: str) -> str:
-    """Printable ASCII: no terminal takes it for commands, and every encoding can print it."""
-    return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)

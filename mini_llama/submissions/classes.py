@@ -1,35 +1,17 @@
-"""Grade one submission or a class of them: structure, outputs, accuracy, agreement with reference
-outputs.
+"""A class of submissions: found in folders, graded in parallel, and written to files."""
 
-    python grade.py SUBMISSION.zip|FOLDER...
-
-A folder is a submission if it holds one of the files that are handed in, else a class: each zip
-and each folder in it is a submission. Prediction files are held against the data line by line,
-scored, and compared with the edition's figures (within 0.05 for SST, 0.15 for CFIMDB); gold labels
-that are all the same are placeholders and never scored. Nothing that was handed in is run, unless
---run is given.
-
-Exit status: 0 every submission could be graded, whatever was found; 1 at least one was refused, or
-a result could not be written; 2 wrong words, or data that cannot be graded by.
-"""
-
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
-from mini_llama.submissions.archive import listed
-from mini_llama.submissions.grading import (
-    Grade,
-    Standard,
-    grade_submission,
-    mark_equal_outputs,
-)
-from mini_llama.submissions.report import csv_text, html_page, json_text
+from mini_llama.submissions.grading import Grade, grade_submission, mark_equal_outputs
+from mini_llama.submissions.report import csv_text, json_text
 from mini_llama.submissions.rules import REQUIRED_FILES
+from mini_llama.submissions.standard import Standard
 from mini_llama.submissions.student_code import RunPlan
+from mini_llama.submissions.untrusted_text import listed
 
 # --- finding submissions ---
 
@@ -82,6 +64,8 @@ def grade_class(
 
     With None, joblib.parallel_config around the call decides, a cluster's backend included.
     """
+    from concurrent.futures.process import BrokenProcessPool
+
     from joblib import Parallel, delayed  # scikit-learn brings it
 
     work = [delayed(grade_submission)(p, name, standard, plan) for name, p in submissions.items()]
@@ -94,6 +78,8 @@ def grade_class(
 
 def _grade_alone(work: tuple, name: str) -> Grade:
     """Grade in a process that nothing else is done in."""
+    from concurrent.futures.process import BrokenProcessPool
+
     from joblib import Parallel
 
     try:
@@ -102,17 +88,39 @@ def _grade_alone(work: tuple, name: str) -> Grade:
         return Grade(name, refusal="cannot be graded: it ended the process that read it")
 
 
-def write_results(options: argparse.Namespace, grades: Sequence[Grade], standard: Standard) -> None:
-    """Write what was asked for, each file whole or not at all."""
-    title = f"Grades: {', '.join(path.name or str(path) for path in options.paths[:3])}"
-    texts = (
-        (options.csv, lambda: csv_text(grades, standard)),
-        (options.json, lambda: json_text(grades, standard)),
-        (options.html, lambda: html_page(grades, standard, title)),
-    )
-    for path, text in texts:
-        if path is not None:
-            from utils import atomic_write
+@dataclass(frozen=True)
+class ResultFiles:
+    """Where results are written, each where a path is given."""
 
-            with atomic_write(path) as file:
-                file.write(text())
+    csv: Path | None = None
+    json: Path | None = None
+    html: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in (self.csv, self.json, self.html) if path is not None]
+
+    def check(self, inputs: Sequence[Path]) -> None:
+        """Raise ValueError for a file that cannot be written, or that is an input or another."""
+        if self.paths:
+            from utils import check_outputs  # numpy comes with it, which a table need not have
+
+            check_outputs(self.paths, inputs)
+
+    def write(self, grades: Sequence[Grade], standard: Standard, title: str) -> None:
+        """Write what is asked for, each file whole or not at all; `title` is the page's."""
+        if self.csv is not None:
+            _write(self.csv, csv_text(grades, standard))
+        if self.json is not None:
+            _write(self.json, json_text(grades, standard))
+        if self.html is not None:
+            from mini_llama.submissions.page import html_page  # jinja2 comes with it
+
+            _write(self.html, html_page(grades, standard, title))
+
+
+def _write(path: Path, text: str) -> None:
+    from utils import atomic_write  # numpy comes with it
+
+    with atomic_write(path) as file:
+        file.write(text)

@@ -2,8 +2,7 @@
 
 The three checks run rope_test.py, optimizer_test.py and a forward pass, from our copies, on the
 student's modules, through the names alone that all editions share; the student's process prints
-numbers, and they are compared here with those of our modules, out of its reach. It does not know
-what a mark is.
+numbers, and they are compared here with those of our modules, out of its reach.
 """
 
 import json
@@ -13,22 +12,26 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from config import LlamaConfig
 from mini_llama import bundled
 from mini_llama.assignment.options import default_of
+from mini_llama.bounds import check_bound
 from mini_llama.places import ROOT
-from mini_llama.submissions.archive import Submission, one_line, shorten
-from mini_llama.submissions.limited_process import Outcome, run_limited
+from mini_llama.submissions.archive import Submission
+from mini_llama.submissions.limited_process import Outcome, isolation, run_limited
+from mini_llama.submissions.untrusted_text import one_line, shorten
+
+if TYPE_CHECKING:
+    import numpy as np  # imported where it is used: a grade without --run starts at once
 
 MODEL = default_of("pretrained_model_path")
 TOKENIZER = "tokenizer.model"
 GENERATED = ("low.txt", "high.txt")
 # A model as small as can be, of the assignment's kind: with it only the arithmetic is tried.
 TINY = dict(dim=32, n_layers=2, n_heads=4, n_kv_heads=4, multiple_of=32, max_seq_len=1024)
+GIBIBYTE = 1024**3
 ATOL, RTOL = 1e-5, 1e-3  # the courses' for optimizer_test and sanity_check
 MARK = "numbers of the check: "
 
@@ -61,20 +64,32 @@ with torch.no_grad():
 """
 )
 
-Arrays = Sequence[np.ndarray]
+Arrays = Sequence["np.ndarray"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of each check, as grade.py's user gives them: time, and memory in GiB. Raises ValueError."""
+
+    seconds: float = 60.0
+    memory: float = 4.0
+
+    def __post_init__(self) -> None:
+        seconds, memory = self.seconds, self.memory
+        check_bound(f"--seconds {seconds}", 0 < seconds <= 86_400, "above 0 and at most 86400")
+        check_bound(f"--memory {memory}", 0 < memory <= 1024, "above 0 and at most 1024 GiB")
 
 
 @dataclass(frozen=True)
 class RunPlan:
     """What all submissions are run with; the expected arrays are our modules'.
 
-    `model` is a checkpoint in `folder`; `tokens` (2, 8) are what the sanity check reads; `weights`
-    are without and with clipping, `embeddings` by edition.
+    `model` is a checkpoint; `tokens` (2, 8) are what the sanity check reads; `weights` are without
+    and with clipping, `embeddings` by edition.
     """
 
     edition: str
-    seconds: float
-    memory_bytes: int
+    limits: Limits
     model: Path
     tokens: list[list[int]]
     rotated: Arrays
@@ -94,20 +109,23 @@ class Check:
 # --- what is expected ---
 
 
-def make_plan(edition: str, seconds: float, memory_bytes: int, folder: Path) -> RunPlan:
-    """Write a tiny model to `folder` and compute what every check should give."""
+def make_plan(edition: str, limits: Limits, folder: Path) -> RunPlan:
+    """Write a tiny model to `folder`, compute what every check should give, and say on standard
+    error whether what is run will have a network.
+    """
     import optimizer_test
     import rope_test
     from config import EDITIONS
     from sanity_check import TOKENS
 
+    network = "without a network" if isolation() else "WITH the network, which cannot be cut here"
+    print(f"running the submitted code, {network}", file=sys.stderr)
     model, n_words = _write_tiny_model(folder)
     tokens = TOKENS % n_words
     clippings = (None, optimizer_test.CLIPPING["fall2025"])
     return RunPlan(
         edition,
-        seconds,
-        memory_bytes,
+        limits,
         model,
         tokens.tolist(),
         rotated=[tensor.numpy() for tensor in rope_test.rotated_constants()],
@@ -225,6 +243,8 @@ def _check_generation(submission: Submission, plan: RunPlan) -> Check:
 
 def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arrays | Check:
     """What the student's process answers, or how it failed to."""
+    import numpy as np
+
     with fresh_folder() as folder:
         outcome = _run(["-c", code], Path(folder), submission, plan)
     if fault := _fault(name, outcome, plan):
@@ -245,13 +265,14 @@ def _run(arguments: Sequence[str], folder: Path, submission: Submission, plan: R
     for source in (ROOT / "rope_test.py", ROOT / "optimizer_test.py", plan.model):
         shutil.copyfile(source, folder / source.name)
     shutil.copyfile(_tokenizer(), folder / TOKENIZER)
-    return run_limited([sys.executable, *arguments], folder, plan.seconds, plan.memory_bytes)
+    command = [sys.executable, *arguments]
+    return run_limited(command, folder, plan.limits.seconds, int(plan.limits.memory * GIBIBYTE))
 
 
 def _fault(name: str, outcome: Outcome, plan: RunPlan) -> Check | None:
     if outcome.timed_out:
         said = last_line(outcome)
-        return Check(name, "timeout", f"was ended after {plan.seconds:g} seconds: {said}")
+        return Check(name, "timeout", f"was ended after {plan.limits.seconds:g} seconds: {said}")
     if outcome.returncode != 0:
         what = f"exit status {outcome.returncode}: {last_line(outcome)}"
         return Check(name, "error", what)
@@ -261,6 +282,8 @@ def _fault(name: str, outcome: Outcome, plan: RunPlan) -> Check | None:
 def _compared(
     name: str, found: Arrays, expected: Arrays, atol: float = ATOL, rtol: float = RTOL
 ) -> Check:
+    import numpy as np
+
     shapes = [[array.shape for array in arrays] for arrays in (found, expected)]
     if shapes[0] != shapes[1]:
         return Check(name, "fail", shorten(f"shapes {shapes[0]} where {shapes[1]} are expected"))

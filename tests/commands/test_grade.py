@@ -17,7 +17,7 @@ import pytest
 
 import grade
 from mini_llama.submissions import classes
-from mini_llama.submissions.grading import read_standard
+from mini_llama.submissions.standard import read_standard
 from tests import planted
 from tests.helpers import ROOT
 
@@ -213,7 +213,7 @@ def test_like_names_get_their_paths(folder, tmp_path):
 
 def test_bundled_data_stands_in(tmp_path, monkeypatch, capsys):
     """Without real data the demo's outputs are graded, which have no figure."""
-    monkeypatch.setattr("mini_llama.submissions.grading.DATA", tmp_path / "data")
+    monkeypatch.setattr("mini_llama.submissions.standard.DATA", tmp_path / "data")
     text = (ROOT / "data" / "demo" / "demo-dev.txt").read_bytes()
     (tmp_path / "demo-dev-lora-output.txt").write_bytes(text)
     (tmp_path / "generated-sentence-temp-0.txt").write_text("Once upon a time, there was a cat")
@@ -241,7 +241,7 @@ def test_bundled_data_stands_in(tmp_path, monkeypatch, capsys):
         (["one", "--edition", "fall2020"], "invalid choice"),
     ],
 )
-def test_wrong_words(arguments, part, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments(arguments, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "bad", "one"):
         Path(name).mkdir()

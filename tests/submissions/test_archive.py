@@ -1,4 +1,4 @@
-"""submission_zip.py: hostile zips are built by hand here, byte by byte where they must lie."""
+"""archive.py: hostile zips are built by hand here, byte by byte where they must lie."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from mini_llama.submissions import archive as submission_zip
+from mini_llama.submissions import archive
 from mini_llama.submissions.archive import (
     MAX_ZIP_BYTES,
     Submission,
@@ -19,6 +19,7 @@ from mini_llama.submissions.archive import (
     read_folder,
     read_submission,
 )
+from tests.submissions.samples import entry, patch_directory
 
 GOOD = {"ab1/a.py": b"import torch\n", "ab1/b.txt": b"0 ||| fine\n" * 9}
 
@@ -31,21 +32,6 @@ def zip_bytes(*more, compression=zipfile.ZIP_DEFLATED):
         for name, content in (*GOOD.items(), *more):
             archive.writestr(name, content)
     return buffer.getvalue()
-
-
-def patch_directory(data, name, offset, value, layout):
-    """Overwrite a field of `name`'s central directory record, `offset` bytes into it."""
-    at = data.rindex(name.encode()) - 46
-    assert data[at : at + 4] == b"PK\x01\x02"
-    patched = bytearray(data)
-    struct.pack_into(layout, patched, at + offset, value)
-    return bytes(patched)
-
-
-def entry(name, mode=0, method=zipfile.ZIP_DEFLATED):
-    info = zipfile.ZipInfo(name)
-    info.create_system, info.external_attr, info.compress_type = 3, mode << 16, method
-    return info
 
 
 def only(submission, *parts):
@@ -197,7 +183,7 @@ def test_bounds_of_a_folder(folder, monkeypatch):
     only(submission, "error: model.pt: has 1,000,000,000 bytes, allowed are 10,485,760")
     assert not submission.problems[0].is_fatal
     assert submission.names == ("a.py", "b.txt", "model.pt")
-    monkeypatch.setattr(submission_zip, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 2)
     only(read_folder(folder), "error: folder: holds more than 2 files")
 
 

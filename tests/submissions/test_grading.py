@@ -1,18 +1,16 @@
-"""grading.py: figures and bands, placeholder labels, comparison with reference outputs."""
+"""grading.py, standard.py, agreement.py: figures and bands, placeholder labels, comparison with
+reference outputs.
+"""
 
 import math
 
 import pytest
 
-from mini_llama.submissions import grading
-from mini_llama.submissions.grading import (
-    GREEDY_TEXT,
-    Standard,
-    compare_labels,
-    compare_text,
-    grade_output,
-)
-from mini_llama.submissions.rules import PREDICTION_FILES
+from mini_llama.submissions.agreement import compare_labels, compare_text
+from mini_llama.submissions.grading import grade_output
+from mini_llama.submissions.prediction_files import PREDICTION_FILES
+from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
+from mini_llama.submissions.standard import Reference, Standard, read_references, read_standard
 
 DEV = "sst-dev-finetuning-output.txt"
 PROMPT = "sst-dev-prompting-output.txt"
@@ -20,7 +18,7 @@ METHODS = {"prompt": "prompting", "finetune": "finetuning", "lora": "lora"}
 
 
 def standard(gold, edition="mmia"):
-    return Standard(edition, PREDICTION_FILES, {}, gold, {})
+    return Standard(edition, Expected(), gold)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,7 @@ def test_what_is_not_scored():
 
 def test_real_gold(shared):
     """The placeholder labels of cfimdb-test.txt are known by themselves."""
-    real = grading.read_standard("mmia", shared / "data", None)
+    real = read_standard("mmia", shared / "data", None)
     assert {name: len(labels) for name, labels in real.gold.items()} == {
         "sst-dev": 1101,
         "sst-test": 2210,
@@ -111,7 +109,7 @@ def test_editions_of_one_arithmetic_are_both_named():
 
 
 def test_texts():
-    start, other = grading.PROMPT_TEXTS
+    start, other = PROMPT_TEXTS
     texts = {"mmia": f"{start} a b c d", "fall2024": f"{other} a b x", "llama2": f"{start} a q"}
 
     def compare(text, edition="mmia"):
@@ -120,7 +118,7 @@ def test_texts():
     assert compare(texts["mmia"]).verdict == "equal"
     found = compare(f"{start} a b x d")
     assert (found.file, found.verdict, found.share) == (GREEDY_TEXT, "differs", 0.5)
-    assert found.message == "the first 2 of 4 words behind the prompt are those of mmia"
+    assert found.message == "the first 2 of 4 words after the prompt are those of mmia"
     assert compare(texts["fall2024"]).message.endswith("it is the text of fall2024")
     assert compare(f"{start} a q r").message.endswith("nearest is llama2, with 2")
     assert compare(f"{start} a b c d", "spring2026").against == "mmia"
@@ -131,17 +129,17 @@ def test_reference_folders(tmp_path):
     sentences = {"sst-dev": ["a", "b"]}
     suffix = PREDICTION_FILES[PROMPT].suffix
     (tmp_path / PROMPT).write_text(f"1 ||| a{suffix}\n2 ||| b{suffix}\n")
-    known = Standard("fall2024", PREDICTION_FILES, sentences, {}, {})
-    flat = grading._read_references(tmp_path, known)
-    assert flat == {"fall2024": grading.Reference({PROMPT: [1, 2]}, None)}
+    expected = Expected(sentences=sentences)
+    flat = read_references(tmp_path, "fall2024", expected)
+    assert flat == {"fall2024": Reference({PROMPT: [1, 2]}, None)}
     for edition in ("mmia", "llama2"):
         (tmp_path / edition).mkdir()
         (tmp_path / edition / GREEDY_TEXT).write_bytes(b"a\r\nb\n")
-    by_name = grading._read_references(tmp_path, known)
-    assert by_name == dict.fromkeys(("mmia", "llama2"), grading.Reference({}, "a\nb"))
+    by_name = read_references(tmp_path, "fall2024", expected)
+    assert by_name == dict.fromkeys(("mmia", "llama2"), Reference({}, "a\nb"))
     (tmp_path / "llama2" / GREEDY_TEXT).write_bytes(b"a\n\xff")
     with pytest.raises(ValueError, match=f"llama2/{GREEDY_TEXT}: line 2: byte 0xff"):
-        grading._read_references(tmp_path, known)
+        read_references(tmp_path, "fall2024", expected)
     (tmp_path / "mmia" / PROMPT).write_text("9 ||| a\n")
     with pytest.raises(ValueError, match=f"mmia/{PROMPT}: has 1 lines, sst-dev.txt has 2"):
-        grading._read_references(tmp_path, known)
+        read_references(tmp_path, "fall2024", expected)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from mini_llama.submissions import student_code
 from mini_llama.submissions.archive import Submission
-from mini_llama.submissions.rules import collect_files
-from mini_llama.submissions.student_code import Check, make_plan
+from mini_llama.submissions.packing import collect_files
+from mini_llama.submissions.student_code import Check, Limits, make_plan
 from tests.helpers import ROOT
 
 OURS = collect_files(ROOT, True)
@@ -16,7 +17,7 @@ OURS = collect_files(ROOT, True)
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    return make_plan("mmia", 60, 4 * 1024**3, tmp_path_factory.mktemp("plan"))
+    return make_plan("mmia", Limits(), tmp_path_factory.mktemp("plan"))
 
 
 def submission(**changes: str) -> Submission:
@@ -88,7 +89,7 @@ def test_rope(rope, verdict, part, plan):
     ],
 )
 def test_generation(program, verdict, message, plan):
-    short = dataclasses.replace(plan, seconds=2)
+    short = dataclasses.replace(plan, limits=Limits(seconds=2))
     check = student_code._check_generation(submission(run_llama=program), short)
     assert (check.name, check.verdict) == ("generate", verdict)
     assert check.message.startswith(message)
@@ -108,6 +109,4 @@ def test_copy_is_temporary_and_complete(plan, tmp_path):
     assert environment["HOME"] == environment["TMPDIR"] == folder
     assert "PATH" not in environment
     assert arguments[:2] == ["--option", "generate"]
-    from pathlib import Path
-
     assert not Path(folder).exists()

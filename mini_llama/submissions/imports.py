@@ -1,0 +1,64 @@
+"""Which modules a Python program imports, read from its source, which is never run."""
+
+import ast
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from mini_llama.submissions.untrusted_text import decode_text
+
+# a syntax tree takes up to 800 times its source's memory, and a long f-string quadratic time
+MAX_SOURCE_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Python file: the modules it imports, with their packages, or why it cannot be parsed."""
+
+    imports: frozenset[str] = frozenset()
+    fault: str | None = None
+
+
+def follow_imports(start: Iterable[str], read: Callable[[str], bytes | None]) -> dict[str, Source]:
+    """The files of `start` that are there and the modules beside them that they import, directly
+    or not, in functions too.
+
+    `read` gives a file's content by its name, None if there is no such file.
+    """
+    sources: dict[str, Source] = {}
+    waiting = list(start)
+    while waiting:
+        name = waiting.pop(0)
+        data = None if name in sources else read(name)
+        if data is not None:
+            sources[name] = parse_source(data)
+            waiting += sorted(path for m in sources[name].imports for path in paths_of(m))
+    return sources
+
+
+def paths_of(module: str) -> tuple[str, str]:
+    """Where a module may stand, as a file or as a package: a.b → a/b.py, a/b/__init__.py."""
+    path = module.replace(".", "/")
+    return f"{path}.py", f"{path}/__init__.py"
+
+
+def parse_source(data: bytes) -> Source:
+    """Parse a Python file, which is never run."""
+    if len(data) > MAX_SOURCE_BYTES:
+        return Source(fault=f"has {len(data):,} bytes, allowed are {MAX_SOURCE_BYTES:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes are the author's business
+            tree = ast.parse(decode_text(data).removeprefix("\ufeff"))
+    except SyntaxError as error:
+        return Source(fault=f"does not parse as Python: line {error.lineno}: {error.msg}")
+    except (ValueError, RecursionError, MemoryError) as error:
+        return Source(fault=f"does not parse as Python: {error or 'it is nested too deeply'}")
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    parts = [name.split(".") for name in names]
+    return Source(frozenset(".".join(p[:end]) for p in parts for end in range(1, len(p) + 1)))

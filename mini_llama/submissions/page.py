@@ -1,0 +1,101 @@
+"""What grading found as one HTML page, templates/grades.html."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mini_llama.assignment.figures import BANDS
+from mini_llama.command_line import visible
+from mini_llama.html_page import render
+from mini_llama.submissions.grading import Grade, Output
+from mini_llama.submissions.report import (
+    LEGEND,
+    SHORT,
+    agreement_cells,
+    cell_of,
+    checks_cell,
+    counts,
+    details,
+    scored_files,
+    size_cell,
+    split_name,
+    summary,
+)
+from mini_llama.submissions.standard import Standard
+
+# What is as it should be has no colour, so that the rest is seen.
+KINDS = {"within": "", "no figure": "", "below": "low", "above": "high"}
+KINDS |= {"missing": "warn", "faulty": "warn", "no gold": "none"}
+KINDS |= {"ok": "", "errors": "warn", "refused": "low"}
+KINDS |= {"equal": "", "drift": "", "differs": "warn", "-": "none"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`kind` is the style's class; `hint` is shown under the pointer."""
+
+    text: str
+    kind: str = ""
+    hint: str = ""
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One submission: the cells after its name, and the section's lines, a kind and a text each."""
+
+    index: int
+    name: str
+    cells: Sequence[Cell]
+    section: Sequence[tuple[str, str]]
+
+
+def html_page(grades: Sequence[Grade], standard: Standard, title: str) -> str:
+    """One page that needs nothing else, loads nothing and runs nothing."""
+    pairs = [split_name(file, standard) for file in scored_files(standard)]
+    groups = list(Counter(data for data, _ in pairs).items())
+    columns = ["submission", "status", "size", "errors", "warnings"]
+    columns += [SHORT.get(method, method) for _, method in pairs]
+    if standard.references:
+        groups.append(("reference", 2))
+        columns += ["lines", "temp 0"]
+    if any(grade.checks for grade in grades):
+        groups.append(("", 1))
+        columns.append("checks")
+    return render(
+        "grades.html",
+        visible,
+        title=title,
+        summary=summary(grades),
+        edition=standard.edition,
+        bands=", ".join(f"{band} for {name.upper()}" for name, band in BANDS.items()),
+        legend=LEGEND,
+        groups=groups,
+        columns=columns,
+        rows=[_row(i, grade, standard, len(columns)) for i, grade in enumerate(grades)],
+    )
+
+
+def _row(index: int, grade: Grade, standard: Standard, n_columns: int) -> Row:
+    cells = [Cell(grade.status, KINDS[grade.status])]
+    if grade.refusal is not None:  # stands in the table, over all other columns
+        cells.append(Cell(grade.refusal, "reason", span=n_columns - 2))
+        return Row(index, grade.name, cells, ())
+    cells += [Cell(size_cell(grade)), *(Cell(str(count)) for count in counts(grade))]
+    outputs = {output.file: output for output in grade.outputs}
+    cells += [_output_cell(outputs[file]) for file in scored_files(standard)]
+    if standard.references:
+        cells += [Cell(text, KINDS[text]) for text in agreement_cells(grade)]
+    if len(cells) + 1 < n_columns:
+        is_good = all(check.verdict == "pass" for check in grade.checks)
+        cells.append(Cell(checks_cell(grade), "" if is_good else "low"))
+    return Row(index, grade.name, cells, tuple(details(grade)))
+
+
+def _output_cell(output: Output) -> Cell:
+    hint = ""
+    if output.accuracy is not None:
+        figure = "none" if output.figure is None else f"{output.figure:.3f}"
+        hint = f"{output.verdict}; figure {figure}, macro F1 {output.macro_f1:.3f}"
+    kind = "warn" if output.one_class else KINDS[output.verdict]
+    return Cell(cell_of(output), kind, hint)

@@ -1,0 +1,116 @@
+"""What submissions are graded by: gold labels, prediction files, and reference outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config import EDITIONS
+from mini_llama import bundled
+from mini_llama.places import DATA
+from mini_llama.submissions.prediction_files import (
+    N_LABELS,
+    N_LINES,
+    prediction_files,
+    read_examples,
+    read_predictions,
+)
+from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
+from mini_llama.submissions.untrusted_text import decode_text, shown
+
+N_DEMO_LABELS = {"demo": 5}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One edition's own outputs: labels by prompting file, and the text at temperature 0."""
+
+    labels: Mapping[str, Sequence[int]]
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What all submissions are graded by; `gold` has the labels of the data files that are there,
+    `references` are by edition.
+    """
+
+    edition: str
+    expected: Expected
+    gold: Mapping[str, Sequence[int]]
+    references: Mapping[str, Reference] = field(default_factory=dict)
+
+
+def read_standard(edition: str, data: Path | None, reference: Path | None) -> Standard:
+    """Gold data of the folder `data`, by default the project's, and reference outputs.
+
+    Where no folder was named and no real data is there, the bundled data stands in. Raises OSError
+    or ValueError for files that cannot be graded by.
+    """
+    folder = data or DATA
+    n_labels, prompts = N_LABELS, PROMPT_TEXTS
+    if not any((folder / f"{name}.txt").is_file() for name in N_LINES):
+        if data is not None:
+            raise ValueError(f"{data} holds none of {', '.join(f'{n}.txt' for n in N_LINES)}")
+        bundled.announce("data")
+        folder, n_labels, prompts = bundled.FOLDER, N_DEMO_LABELS, (bundled.PROMPT_TEXT,)
+    files = prediction_files(n_labels)
+    sentences, gold = {}, {}
+    for name in dict.fromkeys(file.data_name for file in files.values()):
+        path = folder / f"{name}.txt"
+        if path.is_file():
+            examples = read_examples(path)
+            sentences[name] = [sentence for _, sentence in examples]
+            gold[name] = _gold_labels(path, examples, n_labels[name.split("-")[0]])
+    expected = Expected(files, sentences, prompts)
+    references = read_references(reference, edition, expected) if reference else {}
+    return Standard(edition, expected, gold, references)
+
+
+def _gold_labels(path: Path, examples: Sequence[tuple[str, str]], n_labels: int) -> list[int]:
+    known = {str(label): label for label in range(n_labels)}
+    for number, (label, _) in enumerate(examples, 1):
+        if label not in known:
+            what = f"label {shown(label)} is not one of {', '.join(known)}"
+            raise ValueError(f"{path} line {number}: {what}; get the data again with setup.sh")
+    return [known[label] for label, _ in examples]
+
+
+def read_references(folder: Path, edition: str, expected: Expected) -> dict[str, Reference]:
+    """By edition, from folders of their names, or from `folder` itself, which is then `edition`'s.
+
+    Raises OSError or ValueError for files that cannot be compared with.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--reference {folder} is not a folder: name one of reference outputs")
+    folders = {name: folder / name for name in EDITIONS if (folder / name).is_dir()}
+    folders = folders or {edition: folder}
+    return {name: _read_reference(path, expected) for name, path in folders.items()}
+
+
+def _read_reference(folder: Path, expected: Expected) -> Reference:
+    labels: dict[str, list[int]] = {}
+    text = None
+    prompting = {name: file for name, file in expected.predictions.items() if file.suffix}
+    for name in (*prompting, GREEDY_TEXT):
+        path = folder / name
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        try:
+            if name == GREEDY_TEXT:
+                text = normal_text(content)
+            else:
+                labels[name] = read_predictions(prompting[name], content, expected.sentences)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not labels and text is None:
+        what = f"holds neither {GREEDY_TEXT} nor a prompting output"
+        raise ValueError(f"--reference {folder} {what}: write them with run_llama.py")
+    return Reference(labels, text)
+
+
+def normal_text(content: bytes) -> str:
+    """A generated text without what editors and systems change: line ends. Raises ValueError if it
+    is not UTF-8.
+    """
+    return decode_text(content).replace("\r\n", "\n").rstrip("\n")
