@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_bundled:
             bundled.announce("model and data")
         print(f"args: {args}", flush=True)
-        from utils import raise_on_sigterm  # torch comes with it: after the quick checks
+        from utils import raise_on_sigterm  # it imports NumPy: after the quick checks
 
         raise_on_sigterm()
         run(options)

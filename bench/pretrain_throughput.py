@@ -24,7 +24,8 @@ from peers import transformers_config
 from config import DTYPES, PRESETS
 from mini_llama.checkpoints.sizes import count_parameters, training_flops
 from mini_llama.layers.linear import linear
-from mini_llama.pretraining.trainer import PretrainOptions, Process, Trainer
+from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.pretraining.trainer import Process, Trainer
 
 
 def our_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:

@@ -1,14 +1,19 @@
-"""What the command lines share: errors of one line, and exit statuses.
+"""What the command lines share: flags made of a dataclass, errors of one line, exit statuses.
 
-It needs no torch, so that help and refusals come at once.
+Help and refusals come at once: nothing here needs torch.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
-from collections.abc import Iterator
-from typing import NoReturn
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from mini_llama.bounds import check_bound
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -16,6 +21,105 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def argument(
+    default: Any = dataclasses.MISSING,
+    text: str = "",
+    *,
+    flag: str | None = None,
+    choices: Sequence[str] | None = None,
+    nargs: str | None = None,
+    metavar: str | None = None,
+    shown: str | None = None,
+) -> Any:
+    """A dataclass field that is an option of a command line, with `text` as its help.
+
+    Its type gives the type of the flag's value, a tuple without `nargs` names separated by commas;
+    a default of False makes a switch, none a required option. `flag` is the name where it is not
+    the field's, `shown` what the help calls the default where that is not the default itself.
+    """
+    metadata = {"text": text, "flag": flag, "choices": choices, "nargs": nargs}
+    metadata |= {"metavar": metavar, "shown": shown}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument_of(owner: type, name: str, **changes: Any) -> Any:
+    """The option `name` of the dataclass `owner` again; `changes` are arguments of `argument`."""
+    field = owner.__dataclass_fields__[name]
+    return argument(**{"default": field.default, **field.metadata, **changes})
+
+
+def make_parser(
+    program: str, description: str, options: type, show: Callable[[Any], str] = str
+) -> OneLineParser:
+    """A parser with a flag for every field of the dataclass `options`; `show` writes defaults.
+
+    What it parses has only the options that were given: the defaults are the dataclass's.
+    """
+    parser = OneLineParser(
+        prog=program,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        text, flag = field.metadata["text"], flag_of(options, field.name)
+        if field.default is False:
+            parser.add_argument(flag, dest=field.name, action="store_true", help=text)
+            continue
+        choices, nargs = field.metadata["choices"], field.metadata["nargs"]
+        parser.add_argument(
+            flag,
+            dest=field.name,
+            type=_value_type(hints[field.name], nargs),
+            required=field.default is dataclasses.MISSING,
+            choices=choices,
+            nargs=nargs,
+            metavar=None if choices else field.metadata["metavar"] or field.name.upper(),
+            help=text + _shown_default(field, show),
+        )
+    return parser
+
+
+def flag_of(options: type, name: str) -> str:
+    """The flag of a field: --lr, or --label-names for label_names."""
+    return "--" + (options.__dataclass_fields__[name].metadata["flag"] or name)
+
+
+def parse_given(parser: OneLineParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The options that the command line gives, by name; several values of one are a tuple."""
+    given = vars(parser.parse_args(argv)).items()
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+
+
+def check_option(options: object, name: str, holds: bool, bound: str) -> None:
+    """Raise ValueError, naming flag and value, unless the option's value `holds` its `bound`."""
+    check_bound(f"--{name} {getattr(options, name)}", holds, bound)
+
+
+def _value_type(hint: Any, nargs: str | None) -> Callable[[str], Any]:
+    """int | None → int; tuple[str, ...] → str where a flag takes several, else split_names."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    if typing.get_origin(hint) is None:
+        return hint
+    return typing.get_args(hint)[0] if nargs else split_names
+
+
+def _shown_default(field: dataclasses.Field, show: Callable[[Any], str]) -> str:
+    shown, default = field.metadata["shown"], field.default
+    if shown is None:
+        if default in (dataclasses.MISSING, None, "", ()):
+            return ""
+        shown = ",".join(default) if isinstance(default, tuple) else show(default)
+    return f" (default: {shown})"
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """ "a, b" → ("a", "b")."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 @contextlib.contextmanager

@@ -14,10 +14,11 @@ import sanity_check
 from llama import load_pretrained
 from mini_llama import bundled
 from mini_llama.assignment import option_parser
-from mini_llama.assignment.options import default_of
+from mini_llama.assignment.options import Options, default_of
 from mini_llama.assignment.reviews import read_examples, read_label_names
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.sizes import count_parameters
+from mini_llama.command_line import flag_of
 from tokenizer import Tokenizer
 
 REAL = [default_of(name) for name in bundled.PATHS]
@@ -54,7 +55,7 @@ def test_any_real_file_keeps_it_away(empty, capsys, name: str):
 
 @pytest.mark.parametrize("name", bundled.PATHS)
 def test_a_path_that_was_given_is_never_replaced(empty, capsys, name: str):
-    flag = "--" + (name.replace("_", "-") if name in option_parser.HYPHENATED else name)
+    flag = flag_of(Options, name)
     for value in ("mine", default_of(name)):
         args, _ = option_parser.parse([flag, value])
         assert args[name] == value

@@ -29,6 +29,7 @@ FLOORS = [
     (
         *("classifier", "mini_llama.assignment", "mini_llama.pretraining"),
         *("mini_llama.task_heads", "mini_llama.bundled", "mini_llama.downloads"),
+        "mini_llama.chatting",
     ),
     ("mini_llama.submissions", "mini_llama.diagnosis", "mini_llama.reproduction", *CHECKS),
     ("run_llama", *COMMANDS),

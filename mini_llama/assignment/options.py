@@ -1,7 +1,6 @@
-"""What a user can ask run_llama.py for: every option once, with its default, checked once.
+"""The options of run_llama.py: each once, with its default and its help, checked once.
 
-The command line takes its defaults from these fields; the four options read them. The file starts
-no work and needs no torch, so that help and errors come at once.
+Nothing here needs torch, so that help and refusals come at once.
 """
 
 from dataclasses import dataclass
@@ -9,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from config import (
+    ATTENTIONS,
     DEFAULT_EDITION,
+    DTYPES,
     EDITIONS,
     LORA_ALPHA,
     LORA_RANK,
     LORA_TARGETS,
+    NORMS,
+    QUANTIZATIONS,
     Edition,
     check_sampling,
 )
+from mini_llama.command_line import argument, check_option
 
 OPTIONS = ("generate", "prompt", "finetune", "lora")
 # The assignment's rule for prediction files: what the names end in, by option.
@@ -24,51 +28,122 @@ OUTPUT_ENDINGS = {"prompt": "prompting", "finetune": "finetuning", "lora": "lora
 
 
 @dataclass(frozen=True)
-class Options:
-    """Names and defaults of the first part are the assignment's; those of the second are ours.
+class AssignmentOptions:
+    """The options that the assignment names, with its defaults."""
+
+    option: str = argument(
+        "generate",
+        "generate text, classify by prompt, or train a classifier: all weights or LoRA",
+        choices=OPTIONS,
+    )
+    train: str = argument("data/cfimdb-train.txt", "training data, lines LABEL ||| SENTENCE")
+    dev: str = argument("data/cfimdb-dev.txt", "development data")
+    test: str = argument("data/cfimdb-test.txt", "test data")
+    label_names: str = argument(
+        "data/cfimdb-label-mapping.json",
+        "JSON list of label words; a label is the index of its word",
+        flag="label-names",
+    )
+    pretrained_model_path: str = argument(
+        "stories42M.pt",
+        "checkpoint: the assignment's .pt, llama2.c's .pt or .bin, or a folder of Hugging Face's "
+        "or Meta's",
+        flag="pretrained-model-path",
+    )
+    max_sentence_len: int | None = argument(
+        None, "keep at most this many tokens of a text, BOS and EOS not counted"
+    )
+    seed: int = argument(1337, "seeds python, numpy and torch")
+    epochs: int = argument(5, "passes over the training data")
+    batch_size: int = argument(8, "examples a batch; in the default mode predictions depend on it")
+    lr: float = argument(2e-5, "learning rate of AdamW")
+    hidden_dropout_prob: float = argument(0.3, "dropout before the classifier head")
+    use_gpu: bool = argument(False, "run on CUDA, or on Apple's MPS where there is no CUDA")
+    generated_sentence_low_temp_out: str = argument(
+        "generated-sentence-temp-0.txt", "file for the text at temperature 0"
+    )
+    generated_sentence_high_temp_out: str = argument(
+        "generated-sentence-temp-1.txt", "file for the text at --temperature"
+    )
+    dev_out: str = argument(
+        "cfimdb-dev-prompting-output.txt",
+        "predictions for --dev; ends in dev-{prompting,finetuning,lora}-output.txt",
+    )
+    test_out: str = argument(
+        "cfimdb-test-prompting-output.txt",
+        "predictions for --test; ends in test-{prompting,finetuning,lora}-output.txt",
+    )
+    lora_rank: int = argument(LORA_RANK, "rank of the adapters")
+    lora_alpha: float = argument(LORA_ALPHA, "the adapters are scaled by alpha/rank")
+
+
+@dataclass(frozen=True)
+class Options(AssignmentOptions):
+    """All options: the assignment's and ours.
 
     Raises ValueError, naming the flag, for a value out of bounds.
     """
 
-    option: str = "generate"
-    train: str = "data/cfimdb-train.txt"
-    dev: str = "data/cfimdb-dev.txt"
-    test: str = "data/cfimdb-test.txt"
-    label_names: str = "data/cfimdb-label-mapping.json"
-    pretrained_model_path: str = "stories42M.pt"
-    max_sentence_len: int | None = None
-    seed: int = 1337
-    epochs: int = 5
-    batch_size: int = 8
-    lr: float = 2e-5
-    hidden_dropout_prob: float = 0.3
-    use_gpu: bool = False
-    generated_sentence_low_temp_out: str = "generated-sentence-temp-0.txt"
-    generated_sentence_high_temp_out: str = "generated-sentence-temp-1.txt"
-    dev_out: str = "cfimdb-dev-prompting-output.txt"
-    test_out: str = "cfimdb-test-prompting-output.txt"
-    lora_rank: int = LORA_RANK
-    lora_alpha: float = LORA_ALPHA
-
-    edition: str | None = None
-    norm: str | None = None
-    attention: str | None = None
-    epsilon: float | None = None
-    top_p: float | None = None
-    mask_padding: bool = False
-    dtype: str = "float32"
-    quantize: str | None = None
-    compile: bool = False
-    plan: bool = False
-    tokenizer: str | None = None
-    prompt_text: str | None = None
-    max_new_tokens: int = 75
-    temperature: float = 1.0
-    stop_at_eos: bool = False
-    num_samples: int = 1
-    lora_targets: tuple[str, ...] = LORA_TARGETS
-    checkpoint_out: str | None = None
-    resume: bool = False
+    edition: str | None = argument(
+        None,
+        "arithmetic of a course edition; without it, what the checkpoint records, else mmia",
+        choices=tuple(EDITIONS),
+    )
+    norm: str | None = argument(None, "norm, whatever the edition says", choices=NORMS)
+    attention: str | None = argument(
+        None, "attention mask, whatever the edition says", choices=ATTENTIONS
+    )
+    epsilon: float | None = argument(
+        None, "drop tokens less probable than this when sampling; 0 keeps all (edition's)"
+    )
+    top_p: float | None = argument(
+        None, "sample from the most probable tokens that reach this together (edition's)"
+    )
+    mask_padding: bool = argument(
+        False,
+        "mask padding, read the last real token, and batch texts of like length: no dependence on "
+        "the batch, and faster",
+    )
+    dtype: str = argument(
+        "float32",
+        "arithmetic of matrix products, in generate of all weights: bfloat16 is faster and less "
+        "exact",
+        choices=DTYPES,
+    )
+    quantize: str | None = argument(
+        None,
+        "generate, prompt: weights are rounded to 8 or 4 bits as they are read (nf4 needs "
+        "bitsandbytes)",
+        choices=QUANTIZATIONS,
+    )
+    compile: bool = argument(
+        False,
+        "generate with a compiled decoding step (causal attention, CPU): faster, and needs a C++ "
+        "compiler and half a minute once",
+    )
+    plan: bool = argument(
+        False,
+        "generate: print what fits this machine's memory, and stop before weights are read",
+    )
+    tokenizer: str | None = argument(
+        None,
+        "SentencePiece model, tokenizer.json, llama2.c's tokenizer.bin, a folder with one, or "
+        "tiktoken:NAME (the checkpoint's own, by the rules in README.md)",
+    )
+    prompt_text: str | None = argument(
+        None, "text to continue; an empty one means BOS alone (edition's)"
+    )
+    max_new_tokens: int = argument(75, "tokens to generate")
+    temperature: float = argument(1.0, "temperature of the second generated text")
+    stop_at_eos: bool = argument(False, "end a text at the first EOS")
+    num_samples: int = argument(1, "texts to draw at --temperature")
+    lora_targets: tuple[str, ...] = argument(
+        LORA_TARGETS, "linear layers that get adapters, separated by commas"
+    )
+    checkpoint_out: str | None = argument(
+        None, "where the best model is saved (OPTION-DATASET-EPOCHS-LR.pt)"
+    )
+    resume: bool = argument(False, "go on after the last finished epoch of an interrupted run")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lora_rank", "max_new_tokens", "num_samples"):
@@ -83,7 +158,7 @@ class Options:
         self._check(
             "quantize",
             not (self.quantize and trains),
-            "left out: rounded weights cannot be trained",
+            "left out: quantized weights cannot be trained",
         )
         self._check(
             "plan",
@@ -98,8 +173,7 @@ class Options:
         self._check_output_names()
 
     def _check(self, name: str, holds: bool, bound: str) -> None:
-        if not holds:
-            raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be {bound}")
+        check_option(self, name, holds, bound)
 
     def _check_output_names(self) -> None:
         """At once, not after hours of training."""

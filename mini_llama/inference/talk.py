@@ -1,9 +1,4 @@
-"""Talk with a model: python chat.py --pretrained-model-path MODEL.
-
-A line is a turn, and the answer is shown as it is written. From a pipe every line is a turn as
-well, and standard output has the answers alone. Lines that begin with / are commands: /help. The
-file knows no templates and no arithmetic.
-"""
+"""The loop of a chat: reads turns and commands from a terminal or a pipe, and shows answers."""
 
 import contextlib
 import io
@@ -16,6 +11,7 @@ from mini_llama.command_line import describe, visible
 
 if TYPE_CHECKING:
     from mini_llama.inference.conversation import Conversation
+
 PROMPT = "> "
 LONGEST_LINE = 2**20  # characters; whatever a context holds is shorter
 HELP_TEXT = """\

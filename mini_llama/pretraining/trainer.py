@@ -47,80 +47,10 @@ from mini_llama.pretraining.data import (
     train_tokenizer,
 )
 from mini_llama.pretraining.log import TrainingLog, plot_losses
+from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.tokenization.find import load_tokenizer
 from optimizer import AdamW
 from utils import autocast, choose_device, seed_everything
-
-SCHEDULES = ("cosine", "constant")
-
-
-@dataclass(frozen=True)
-class PretrainOptions:
-    """All that a run depends on. Raises ValueError, naming the flag, for a value out of bounds."""
-
-    input: tuple[str, ...] = ()
-    out: str = "pretrained"
-    separator: str = "\n\n"
-    tokenizer: str | None = None
-    vocab_size: int | None = None
-    val_fraction: float = 0.01
-    init: str | None = None
-    preset: str = "15m"
-    dim: int | None = None
-    n_layers: int | None = None
-    n_heads: int | None = None
-    n_kv_heads: int | None = None
-    hidden_dim: int | None = None
-    norm: str | None = None
-    attention: str | None = None
-    dropout: float = 0.0
-    context: int = 256
-    steps: int = 1000
-    batch_size: int = 16
-    accumulation: int = 1
-    lr: float = 3e-4
-    min_lr: float = 0.0
-    decay_steps: int | None = None
-    warmup: int = 100
-    schedule: str = "cosine"
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
-    dtype: str = "float32"
-    compile: bool = False
-    eval_every: int = 100
-    eval_batches: int = 20
-    sample_prompt: str = ""
-    sample_tokens: int = 60
-    seed: int = 1337
-    use_gpu: bool = False
-    shard: bool = False
-    tensorboard: bool = False
-    resume: bool = False
-    plan: bool = False
-
-    def __post_init__(self) -> None:
-        at_least_1 = ("context", "steps", "batch_size", "accumulation", "eval_every")
-        for name in (*at_least_1, "eval_batches"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "min_lr", "warmup", "weight_decay", "sample_tokens", "seed"):
-            self._check(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
-        self._check("max_grad_norm", self.max_grad_norm > 0, "above 0")
-        self._check("val_fraction", 0 < self.val_fraction <= 0.5, "above 0 and at most 0.5")
-        micro = self.batch_size % self.accumulation == 0
-        self._check("batch_size", micro, f"a multiple of --accumulation {self.accumulation}")
-
-    def _check(self, name: str, holds: bool, bound: str) -> None:
-        if not holds:
-            raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be {bound}")
-
-    def model_config(self, vocab_size: int | None = None) -> LlamaConfig:
-        """The preset's shape, with what was asked for instead."""
-        names = ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "norm", "attention")
-        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if vocab_size is not None:
-            changes["vocab_size"] = vocab_size
-        changes |= {"max_seq_len": self.context, "dropout": self.dropout}
-        return LlamaConfig(**PRESETS[self.preset] | changes)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mini_llama import bundled
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
 from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
+from mini_llama.command_line import argument, argument_of, check_option
 from mini_llama.tokenization.find import find_tokenizer
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
 
@@ -30,23 +31,47 @@ class Settings:
     Raises ValueError for a value out of bounds.
     """
 
-    out: Path
-    only: Sequence[str] = OPTIONS
-    data: Sequence[str] = DATASETS
-    seeds: int = 1
-    epochs: int = default_of("epochs")
-    edition: str | None = None
-    max_sentence_len: int | None = None
-    mask_padding: bool = False
-    dtype: str = default_of("dtype")
-    use_gpu: bool = False
-    pretrained_model_path: str | None = None
-    tokenizer: str | None = None
-    data_dir: str | None = None
+    out: Path = argument(text="folder for everything that is written")
+    only: Sequence[str] = argument(
+        OPTIONS, "options to run", choices=OPTIONS, nargs="+", shown="all"
+    )
+    data: Sequence[str] = argument(
+        DATASETS, "data sets to run them on", choices=DATASETS, nargs="+", shown="all"
+    )
+    seeds: int = argument(1, "seeds of finetune and lora, from 1337 up")
+    epochs: int = argument_of(Options, "epochs", text="epochs of finetune and lora")
+    edition: str | None = argument_of(
+        Options,
+        "edition",
+        text="arithmetic of a course edition, and whose figures are compared",
+    )
+    max_sentence_len: int | None = argument_of(
+        Options,
+        "max_sentence_len",
+        text="in finetune and lora, keep at most this many tokens of a text",
+    )
+    mask_padding: bool = argument_of(
+        Options, "mask_padding", text="mask padding and read the last real token"
+    )
+    dtype: str = argument_of(Options, "dtype", text="arithmetic of matrix products")
+    use_gpu: bool = argument_of(Options, "use_gpu", text="run on a GPU")
+    pretrained_model_path: str | None = argument_of(
+        Options,
+        "pretrained_model_path",
+        default=None,
+        text="checkpoint (default: stories42M.pt, else the bundled model)",
+    )
+    tokenizer: str | None = argument_of(
+        Options,
+        "tokenizer",
+        text="tokenizer of the checkpoint, where it is not found by itself",
+    )
+    data_dir: str | None = argument(
+        None, "folder of the data files (default: data, else the bundled data)"
+    )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.seeds <= 1000:
-            raise ValueError(f"--seeds {self.seeds} is not allowed: it must be from 1 to 1000")
+        check_option(self, "seeds", 1 <= self.seeds <= 1000, "from 1 to 1000")
 
     @property
     def is_bundled(self) -> bool:

@@ -24,7 +24,8 @@ from mini_llama.checkpoints.sizes import count_parameters, kv_cache_bytes, train
 from mini_llama.layers.linear_loss import linear_cross_entropy
 from mini_llama.pretraining import trainer as trainer_module
 from mini_llama.pretraining.log import read_metrics
-from mini_llama.pretraining.trainer import PretrainOptions, learning_rate, make_optimizer
+from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.pretraining.trainer import learning_rate, make_optimizer
 from tests.helpers import ROOT, WORDS
 from tokenizer import Tokenizer
 

@@ -33,6 +33,7 @@ from mini_llama.assignment import option_parser
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import read_examples
 from mini_llama.checkpoints.reading import Checkpoint
+from mini_llama.command_line import parse_given
 from mini_llama.downloads import STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
 from mini_llama.reproduction import processes as reproduction
@@ -234,14 +235,14 @@ def test_runs_are_the_graded_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("## The eight graded commands")[2].partition("The first writes")[0]
     graded = [
-        option_parser.make_parser().parse_args(shlex.split(line)[2:])
+        Options(**parse_given(option_parser.make_parser(), shlex.split(line)[2:]))
         for line in section.split("\n")
         if "run_llama.py" in line
     ]
     runs = make_runs(Settings(Path("x"), pretrained_model_path="stories42M.pt"))
     assert len(graded) == len(runs) == 7
     for run_ in runs:
-        args = vars(option_parser.make_parser().parse_args(run_.words))
+        args = vars(Options(**parse_given(option_parser.make_parser(), run_.words)))
         (same,) = (
             vars(g)
             for g in graded
