@@ -1,12 +1,14 @@
 """What fixes a model's arithmetic: its shape (`LlamaConfig`) and its edition (`EDITIONS`).
 
 Every default of the model, of LoRA and of the editions stands here and nowhere else; command lines
-read them from here, and names and shapes of a model's tensors as well (`expected_shapes`). The file
-holds no tensors and reads no files.
+read them from here.
 """
 
 from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, fields
+from typing import Any, TypeGuard
+
+from mini_llama.bounds import check_bound
 
 NORMS = ("layernorm", "rmsnorm")
 DTYPES = ("float32", "bfloat16")
@@ -26,7 +28,6 @@ THRILLER = (
     "Keanu Reeves, playing the hero John Wick, is"
 )
 
-
 LORA_RANK = 4
 LORA_ALPHA = 1.0
 LORA_TARGETS = ("compute_query", "compute_key", "compute_value", "compute_output")
@@ -38,7 +39,7 @@ class Edition:
 
     `epsilon` and `top_p` say how tokens are sampled at temperatures above 0; 0.0 and 1.0 keep
     every token. `reference` names the reference embeddings of sanity_check.py, None if there
-    are none.
+    are none. `clips_gradients` says whether its AdamW has `max_grad_norm`.
     """
 
     norm: str
@@ -47,27 +48,39 @@ class Edition:
     top_p: float
     prompt_text: str
     reference: str | None
+    clips_gradients: bool = True
 
 
 EDITIONS = {
     "mmia": Edition("layernorm", "bidirectional", 0.05, 1.0, FRANKENSTEIN, "fall2025"),
     "fall2025": Edition("layernorm", "bidirectional", 0.05, 1.0, THRILLER, "fall2025"),
-    "fall2024": Edition("rmsnorm", "bidirectional", 0.0, 1.0, THRILLER, "fall2024"),
+    "fall2024": Edition("rmsnorm", "bidirectional", 0.0, 1.0, THRILLER, "fall2024", False),
     "spring2026": Edition("layernorm", "causal", 0.0, 0.95, THRILLER, "spring2026"),
     "llama2": Edition("rmsnorm", "causal", 0.0, 1.0, FRANKENSTEIN, None),
 }
 DEFAULT_EDITION = "mmia"
 
 
+# Stands where a value may be left out, for `__post_init__` to work it out from the others.
+_DERIVED: Any = None
+
+
 class _Checked:
-    """Raises the one ValueError that all wrong values of a configuration have in common."""
+    """Fields that are checked by name."""
 
     _place = ""
 
     def _check(self, name: str, holds: bool, bound: str) -> None:
-        if not holds:
-            value = f"{self._place}{name}={getattr(self, name)!r}"
-            raise ValueError(f"{value} is not allowed: it must be {bound}")
+        check_bound(f"{self._place}{name}={getattr(self, name)!r}", holds, bound)
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._check(name, _is_int(value) and value >= 1, ">= 1")
+
+    def _check_numbers(self, *names: str) -> None:
+        for name in names:
+            self._check(name, _is_number(getattr(self, name)), "a number")
 
 
 # What each rule of RoPE scaling needs besides its name; rope.py has the formulas.
@@ -104,15 +117,15 @@ class RopeScaling(_Checked):
                 is_left_out = getattr(self, name) is None
                 self._check(name, is_left_out, f"left out of {self.rope_type} scaling")
             elif name != "original_max_seq_len":
-                self._check(name, _is_number(getattr(self, name)), "a number")
+                self._check_numbers(name)
         is_factor = 1 <= self.factor <= LARGEST_ROPE_FACTOR
         self._check("factor", is_factor, f"from 1 to {LARGEST_ROPE_FACTOR}")
         if "original_max_seq_len" in needed:
             original = self.original_max_seq_len
             is_length = _is_int(original) and 1 <= original <= LARGEST_DIMENSION
             self._check("original_max_seq_len", is_length, f"from 1 to {LARGEST_DIMENSION}")
-        if "low_freq_factor" in needed:
-            low, high = self.low_freq_factor, self.high_freq_factor
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None:
             self._check("low_freq_factor", low > 0, "above 0")
             is_above = low < high <= LARGEST_ROPE_FACTOR
             bound = f"above low_freq_factor={low}, and at most {LARGEST_ROPE_FACTOR}"
@@ -132,8 +145,8 @@ class LlamaConfig(_Checked):
     dim: int = 512
     n_layers: int = 8
     n_heads: int = 8
-    n_kv_heads: int | None = None
-    hidden_dim: int | None = None
+    n_kv_heads: int = _DERIVED
+    hidden_dim: int = _DERIVED
     multiple_of: int = 32
     max_seq_len: int = 1024
     layer_norm_eps: float = 1e-5
@@ -143,26 +156,23 @@ class LlamaConfig(_Checked):
     attention: str = EDITIONS[DEFAULT_EDITION].attention
     tie_word_embeddings: bool = True
     rope_scaling: RopeScaling | None = None
-    # Constants of the courses' own configuration: taken, and of no effect.
+    # Constants of the courses' own configuration: accepted, without effect.
     position_embedding_type: InitVar[str] = "rotary"
     use_cache: InitVar[bool] = True
 
     def __post_init__(self, position_embedding_type: str, use_cache: bool) -> None:
-        for name in ("vocab_size", "dim", "n_layers", "n_heads", "multiple_of", "max_seq_len"):
-            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, ">= 1")
+        self._check_counts("vocab_size", "dim", "n_layers", "n_heads", "multiple_of", "max_seq_len")
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.hidden_dim is None:
             hidden_dim = feed_forward_hidden_dim(self.dim, self.multiple_of)
             object.__setattr__(self, "hidden_dim", hidden_dim)
-        for name in ("n_kv_heads", "hidden_dim"):
-            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, ">= 1")
+        self._check_counts("n_kv_heads", "hidden_dim")
         self._check("dim", self.dim % self.n_heads == 0, f"a multiple of n_heads={self.n_heads}")
         self._check("dim", self.head_dim % 2 == 0, "n_heads times an even head_dim (RoPE pairs)")
         divides = self.n_heads % self.n_kv_heads == 0
         self._check("n_kv_heads", divides, f"a divisor of n_heads={self.n_heads}")
-        for name in ("layer_norm_eps", "rope_theta", "dropout"):
-            self._check(name, _is_number(getattr(self, name)), "a number")
+        self._check_numbers("layer_norm_eps", "rope_theta", "dropout")
         self._check("layer_norm_eps", 0 < self.layer_norm_eps < 1, "between 0 and 1")
         is_theta = 0 < self.rope_theta <= LARGEST_ROPE_THETA
         self._check("rope_theta", is_theta, f"> 0 and at most {LARGEST_ROPE_THETA:.0e}")
@@ -257,18 +267,15 @@ def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]
 
 def check_sampling(temperature: float, epsilon: float = 0.0, top_p: float = 1.0) -> None:
     """Raise ValueError for a sampling parameter out of bounds."""
-    for name, value, holds, bound in (
-        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0, and finite"),
-        ("epsilon", epsilon, 0 <= epsilon <= 1, "from 0 to 1"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-    ):
-        if not holds:
-            raise ValueError(f"--{name} {value} is not allowed: it must be {bound}")
+    is_finite = 0 <= temperature < float("inf")
+    check_bound(f"--temperature {temperature}", is_finite, "at least 0, and finite")
+    check_bound(f"--epsilon {epsilon}", 0 <= epsilon <= 1, "from 0 to 1")
+    check_bound(f"--top_p {top_p}", 0 < top_p <= 1, "above 0 and at most 1")
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The norm and the attention in force, and where each choice comes from."""
+    """The norm and the attention of a model, and where each choice comes from."""
 
     norm: str
     attention: str
@@ -290,8 +297,8 @@ def resolve_arithmetic(
     norm: str | None = None,
     attention: str | None = None,
 ) -> Arithmetic:
-    """Decide norm and attention, each by the first of these that says anything: the explicit
-    argument, the explicit edition, what the checkpoint recorded of itself, the default edition.
+    """Decide norm and attention, each by the first of these that is set: the explicit argument, the
+    explicit edition, what the checkpoint recorded of itself, the default edition.
 
     `recorded` may hold "norm" and "attention". Raises ValueError for an unknown name.
     """
@@ -312,9 +319,9 @@ def resolve_arithmetic(
     return Arithmetic(**resolved)
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, float) or _is_int(value)

@@ -1,9 +1,5 @@
 """Fetches the files that third parties own: weights, tokenizer, data, the checks' references.
 
-`FILES` says where each comes from and which SHA-256 it must have. This file knows nothing of what
-is in them, with one exception: stories42M.pt has no published hash, so `checkpoint` builds it from
-stories42M.bin, which has one. It imports torch only for that.
-
 Exit codes: 0 every file is there; 1 a file is missing or differs; 2 wrong usage; 3 no network;
 130 interrupted.
 """
@@ -12,24 +8,18 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mini_llama.downloads import (
+from mini_llama.downloads.fetching import Policy
+from mini_llama.downloads.files import FILES, HOSTS, RemoteFile
+from mini_llama.downloads.placing import (
     FAILED,
-    FILES,
-    HOSTS,
     INTERRUPTED,
     OK,
     Downloader,
-    Policy,
-    RemoteFile,
-    _complain,
-    _list,
+    complain,
     download_all,
+    list_files,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def _seconds(text: str) -> float:
@@ -92,15 +82,15 @@ def main(
     downloader = Downloader(args.folder, hosts, policy, args.force)
     try:
         if args.list:
-            _list(chosen, downloader)
+            list_files(chosen, downloader)
             return OK
         return download_all(chosen, downloader, files)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}; check disk space and permissions")
+        complain(f"{where}{error.strerror or error}; check disk space and permissions")
         return FAILED
     except KeyboardInterrupt:
-        _complain("interrupted; run download.py again to resume")
+        complain("interrupted; run download.py again to resume")
         return INTERRUPTED
 
 

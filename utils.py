@@ -1,8 +1,4 @@
-"""Small helpers that every other module may use: seeding, device choice, reading JSON, atomic
-writes.
-
-This file knows nothing of models, tokenizers or data. It imports nothing from the project.
-"""
+"""Small helpers that every other module may use: seeds, devices, reading JSON, atomic writes."""
 
 import contextlib
 import json
@@ -53,8 +49,8 @@ def choose_device(use_gpu: bool) -> "torch.device":
 
 
 def available_bytes(device: "torch.device | str" = "cpu") -> int | None:
-    """What can still be allocated: of a CUDA device what it says; of the machine's own memory what
-    is free or holds pages of files, swap included. None where the system does not tell.
+    """What can still be allocated: on a CUDA device what it reports; of the machine's own memory
+    what is free or caches files, swap included. None where it is unknown on this system.
     """
     import torch
 
@@ -91,17 +87,17 @@ def get_parameter_dtype(module: "torch.nn.Module") -> "torch.dtype":
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; rename it over `path` when the block ends well.
 
     A reader, a crash or a kill -9 sees the old file or the new one, never a part. Text is UTF-8
     with "\\n" line ends on every platform. Raises OSError if the folder cannot be written.
     """
-    path = Path(path).resolve()  # a link stays, and what it leads to is replaced
+    path = Path(path).resolve()  # a link stays, and the file that it leads to is replaced
     _check_regular(path)
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with open(temporary, mode, **text) as file:
             yield file

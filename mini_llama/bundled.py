@@ -61,7 +61,9 @@ def is_generated(name: str | Path) -> bool:
 
 def generated_documents(name: str | Path) -> Iterator[str]:
     """KIND:COUNT or KIND:COUNT:SEED → that many stories, or reviews without labels."""
-    kind, count, seed = GENERATED.fullmatch(str(name)).groups()
+    match = GENERATED.fullmatch(str(name))
+    assert match is not None, f"{name} is not generated"
+    kind, count, seed = match.groups()
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
     import tales

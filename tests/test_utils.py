@@ -1,6 +1,7 @@
 """Atomic writes, devices and seeds."""
 
 import errno
+import functools
 import os
 import random
 import subprocess
@@ -30,6 +31,45 @@ def test_atomic_write_replaces_whole_files(tmp_path):
         assert path.read_text() == "old"
     assert path.read_bytes() == "né\nw".encode()
     assert os.listdir(tmp_path) == ["out.txt"]
+
+
+@pytest.fixture
+def disk(monkeypatch) -> list[tuple]:
+    """What reaches the disk, in order: ("fsync", inode, bytes) of a file, ("rename", inode)."""
+    events: list[tuple] = []
+    rename = {name: getattr(os, name) for name in ("rename", "replace")}
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        events.append(("fsync", status.st_ino, status.st_size))
+
+    def record(name: str, source: str, target: str) -> None:
+        events.append(("rename", os.stat(source).st_ino))
+        rename[name](source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in rename:
+        monkeypatch.setattr(os, name, functools.partial(record, name))
+    return events
+
+
+def test_atomic_write_is_on_the_disk_before_it_takes_the_name(tmp_path, disk):
+    """Else a power failure after the rename would leave an empty file where the old one was."""
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+    with atomic_write(path, "wb") as file:
+        file.write(b"all of it")
+    inode = path.stat().st_ino
+    assert disk == [("fsync", inode, len(b"all of it")), ("rename", inode)]
+
+
+def test_atomic_folder_is_on_the_disk_before_it_takes_the_name(tmp_path, disk):
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"a")
+        (folder / "b").write_bytes(b"bb")
+    path = tmp_path / "out"
+    files = {("fsync", (path / name).stat().st_ino, n) for name, n in (("a", 1), ("b", 2))}
+    assert set(disk[:2]) == files and disk[2:] == [("rename", path.stat().st_ino)]
 
 
 def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):

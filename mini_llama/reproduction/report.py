@@ -14,7 +14,7 @@ from mini_llama.assignment.evaluation import accuracy, macro_f1
 from mini_llama.assignment.figures import BANDS, REFERENCE, SPLITS, Figure, is_placeholder, verdict
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.reading import Checkpoint, read_checkpoint
-from mini_llama.downloads import FILES, STORIES42M_ARGS
+from mini_llama.downloads.files import FILES, STORIES42M_ARGS
 from mini_llama.reproduction import page as reproduction_page
 from mini_llama.reproduction import plots as reproduction_plots
 from mini_llama.reproduction.processes import (

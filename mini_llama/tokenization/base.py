@@ -1,7 +1,7 @@
 """What all tokenizers share: the assignment's encode and decode, and decoding one id at a time.
 
-A tokenizer cuts a text into ids and knows the bytes of each id; BOS, EOS, the longest length and
-characters that several ids share are dealt with here. The file knows no vocabulary's format.
+A format's own class splits a text into ids and gives the bytes of each id; BOS, EOS, the longest
+length, and characters that are spread over several ids are handled here.
 """
 
 import codecs
@@ -13,11 +13,18 @@ REPLACEMENT = "\ufffd"
 # Error handlers: U+FFFD for each wrong byte, as SentencePiece has it, or for as many bytes as
 # begin one character, as Unicode (section 3.9) advises and byte-level tokenizers do.
 EACH_BYTE, MAXIMAL_PART = "mini_llama.each_byte", "replace"
-codecs.register_error(EACH_BYTE, lambda error: (REPLACEMENT, error.start + 1))
+
+
+def _replace_one_byte(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)  # codecs passes what the codec raised
+    return REPLACEMENT, error.start + 1
+
+
+codecs.register_error(EACH_BYTE, _replace_one_byte)
 
 
 class BaseTokenizer(ABC):
-    """A vocabulary behind `encode` and `decode`; `max_len` bounds the tokens of a text, BOS and EOS
+    """A vocabulary with `encode` and `decode`. `max_len` bounds the tokens of a text, BOS and EOS
     not counted.
 
     `model_path` is the file it came from, `n_words` one more than its largest id. `bos_id` and
@@ -38,12 +45,12 @@ class BaseTokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self, token_id: int, at_start: bool) -> bytes | None:
-        """What one id adds to a text, whose first it is if `at_start`: tokenizers that put a space
+        """What one id adds to a text, as its first if `at_start`: tokenizers that put a space
         before a text take it off there. None for a control token, which is silent.
         """
 
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
-        """Token ids of `s`, cut to `max_len`, with BOS before and EOS behind where asked for.
+        """Token ids of `s`, cut to `max_len`, with BOS before and EOS after it where asked for.
 
         Raises ValueError as check_utf8 does.
         """
@@ -71,15 +78,15 @@ class BaseTokenizer(ABC):
 
     def _frame(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
         before = [self.bos_id] if bos and self.bos_id is not None else []
-        behind = [self.eos_id] if eos and self.eos_id is not None else []
-        return before + ids[: self.max_len] + behind
+        after = [self.eos_id] if eos and self.eos_id is not None else []
+        return before + ids[: self.max_len] + after
 
 
 class StreamDecoder:
     """Turns ids into text one by one: each character as soon as its last byte is there.
 
     What `feed` returns for each id, and `finish` at the end, make up the tokenizer's `decode`. A
-    control token ends a character that is not complete; `finish` makes ready for another text.
+    control token ends a character that is not complete; after `finish` another text may follow.
     `at_start=False` is for ids that continue a text: a space before the first word then counts.
     """
 

@@ -2,8 +2,8 @@
 
 One kind is byte-level (GPT-2, Llama 3, SmolLM2): every character of a token stands for a byte. The
 other is SentencePiece's (Llama 2, Mistral): "▁" stands for a space, <0x0A> for a byte, and one
-space is put before a text. The package cuts a text into ids; what the ids stand for in bytes is
-worked out here, so that ids can be decoded one at a time. The file knows no models.
+space is put before a text. The package splits a text into ids; what the ids stand for in bytes is
+worked out here, so that ids can be decoded one at a time.
 
 Control tokens are those that tokenizer.json or the files beside it call special. Text that spells
 one is ordinary text.
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mini_llama.optional_imports import import_optional
 from mini_llama.tokenization.base import EACH_BYTE, MAXIMAL_PART, BaseTokenizer
 from utils import read_json
 
 if TYPE_CHECKING:
     import tokenizers
 
-NEEDS = "a tokenizer.json needs a package: pip install tokenizers"
 TOKENIZER_JSON = "tokenizer.json"
 NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 ID_FILES = ("config.json", "generation_config.json")
@@ -118,7 +118,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     def fits(self, vocab_size: int) -> bool:
         """A model may have rows of padding beyond the vocabulary, and lack control tokens that were
-        added behind what it was trained with, but for BOS, EOS and padding.
+        added after its training, but for BOS, EOS and padding.
         """
         padding = max(PADDING_ROWS, self.n_words // PADDING_SHARE)
         return self.largest_id < vocab_size <= self.n_words + padding
@@ -147,7 +147,7 @@ class _Decoding:
     def token_bytes(self, token: str, at_start: bool) -> bytes:
         if self.is_byte_level:
             is_encoded = all(character in BYTE_OF for character in token)
-            return bytes(map(BYTE_OF.get, token)) if is_encoded else token.encode()
+            return bytes(map(BYTE_OF.__getitem__, token)) if is_encoded else token.encode()
         if self.has_byte_pieces and len(token) == len(BYTE_ZERO) and token.startswith("<0x"):
             try:
                 text = bytes([int(token[3:5], 16)])
@@ -192,7 +192,7 @@ class _Settings:
         self.adds_bos = adds_bos if isinstance(adds_bos, bool) else None
 
     def find(self, role: str, ids: dict[str, int]) -> int | None:
-        """The id of "bos", "eos" or "pad" by the first of these that speaks: a name in NAME_FILES,
+        """The id of "bos", "eos" or "pad" by the first of these that is set: a name in NAME_FILES,
         where null means that there is none; a number in ID_FILES (of several, the first); a usual
         name. Raises ValueError for a name that the vocabulary does not have.
         """
@@ -222,20 +222,11 @@ def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def import_tokenizers() -> Any:
-    """The package. Raises ValueError naming the install command if it is not installed."""
-    try:
-        import tokenizers
-    except ImportError:
-        raise ValueError(NEEDS) from None
-    return tokenizers
-
-
 def _load(content: dict[str, Any], control: set[str | None], path: Path) -> "tokenizers.Tokenizer":
-    """The package's object, which cuts and pads nothing, draws no lots, and takes text that spells
-    a control token for text.
+    """The package's object, without truncation, padding and dropout; text that spells a control
+    token is ordinary text to it.
     """
-    library = import_tokenizers()
+    library = import_optional("tokenizers", "a tokenizer.json")
     content = content | {"truncation": None, "padding": None}
     added = content.get("added_tokens")
     for token in added if isinstance(added, list) else []:
@@ -249,7 +240,7 @@ def _load(content: dict[str, Any], control: set[str | None], path: Path) -> "tok
         )
     content["model"] = model | {"dropout": None}
     try:
-        loaded = library.Tokenizer.from_str(json.dumps(content))
+        loaded: tokenizers.Tokenizer = library.Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the package raises nothing narrower
         raise ValueError(f"{path} is not a {TOKENIZER_JSON}: {error}") from None
     loaded.encode_special_tokens = True

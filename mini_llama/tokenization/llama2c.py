@@ -4,7 +4,7 @@ A file is one int32, the longest piece's bytes, then a piece after another up to
 score, int32 length, bytes; little-endian, the piece's place its id. It is made from a SentencePiece
 model: "▁" is written as the space it stands for, BOS and EOS, ids 1 and 2, have line ends around
 them, and <0x00> to <0xFF> stand for single bytes. Normalisation is not recorded: a text is encoded
-as it stands, behind one space. The file knows neither SentencePiece nor models.
+as it stands, after one space.
 """
 
 import functools
@@ -60,8 +60,8 @@ class Llama2cTokenizer(BaseTokenizer):
         self.bytes_of = {i: bytes([byte]) for byte, i in enumerate(self.byte_ids)}
         control = {UNKNOWN_ID, BOS_ID, EOS_ID} | self.bytes_of.keys()
         self.text_pieces = {piece: i for piece, i in ids.items() if i not in control}
-        # Where no piece has a space behind something else, nothing is merged across that place: a
-        # text is cut there, and the ids of a word are kept.
+        # Where no piece has a space after another character, nothing is merged across that place: a
+        # text is cut there, and the ids of a word are cached.
         is_cut = not any(INNER_SPACE.search(piece) for piece in self.text_pieces)
         self.word = WORD if is_cut else WHOLE
         self.word_ids = functools.lru_cache(CACHED_WORDS)(self._word_ids)
@@ -79,7 +79,7 @@ class Llama2cTokenizer(BaseTokenizer):
             raise ValueError(f"{self.model_path} has no piece {lacking[0]!r}; {REMEDY}")
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of `text` behind a space; none for an empty text."""
+        """The ids of `text` after a space; none for an empty text."""
         words = self.word.findall(" " + text) if text else []
         return [i for word in words for i in self.word_ids(word)]
 
@@ -99,28 +99,31 @@ class Llama2cTokenizer(BaseTokenizer):
         known, scores = self.text_pieces, self.scores
         pieces = [character if character in known else None for character in characters]
         before = list(range(-1, len(pieces) - 1))
-        behind = [*range(1, len(pieces)), -1]
+        after = [*range(1, len(pieces)), -1]
         heap: list[tuple[float, int, int, str]] = []
 
-        def consider(left: int, right: int) -> None:
-            if left >= 0 and right >= 0 and pieces[left] and pieces[right]:
-                merged = pieces[left] + pieces[right]
-                if merged in known:
-                    heapq.heappush(heap, (-scores[known[merged]], left, right, merged))
+        def joined(left: int, right: int) -> str | None:
+            first, second = pieces[left], pieces[right]
+            return first + second if first and second else None
 
-        for left, right in enumerate(behind):
+        def consider(left: int, right: int) -> None:
+            merged = joined(left, right) if left >= 0 and right >= 0 else None
+            if merged in known:
+                heapq.heappush(heap, (-scores[known[merged]], left, right, merged))
+
+        for left, right in enumerate(after):
             consider(left, right)
         while heap:
             _, left, right, merged = heapq.heappop(heap)
             # either may have been merged with another neighbour since
-            if behind[left] != right or pieces[left] + pieces[right] != merged:
+            if after[left] != right or joined(left, right) != merged:
                 continue
             pieces[left], pieces[right] = merged, ""
-            behind[left], behind[right] = behind[right], -1
-            if behind[left] >= 0:
-                before[behind[left]] = left
+            after[left], after[right] = after[right], -1
+            if after[left] >= 0:
+                before[after[left]] = left
             consider(before[left], left)
-            consider(left, behind[left])
+            consider(left, after[left])
         return pieces
 
     def token_bytes(self, token_id: int, at_start: bool) -> bytes | None:

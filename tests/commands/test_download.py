@@ -22,8 +22,15 @@ import numpy as np
 import pytest
 
 import download
-from mini_llama import downloads
-from mini_llama.downloads import DownloadError, Policy, RemoteFile, Source, UnreachableError
+from mini_llama.downloads.fetching import (
+    DownloadError,
+    Policy,
+    UnreachableError,
+    fetch,
+    why_no_network,
+)
+from mini_llama.downloads.files import FILES, HOSTS, RemoteFile, Source
+from mini_llama.downloads.placing import Downloader
 
 ROOT = Path(download.__file__).resolve().parent
 SHARED = ROOT.parent / "shared"
@@ -56,7 +63,7 @@ class Site:
 
     @property
     def hosts(self) -> dict[str, str]:
-        return dict.fromkeys(downloads.HOSTS, self.base)
+        return dict.fromkeys(HOSTS, self.base)
 
     def url(self, path: str) -> str:
         return f"{self.base}/{path}"
@@ -159,7 +166,7 @@ def only_line(text: str) -> str:
 
 def test_fetch_writes_the_whole_file_and_makes_its_folder(site: Site, tmp_path: Path) -> None:
     target = tmp_path / "data" / "f.bin"
-    downloads.fetch(site.url("f.bin"), target, sha256(BODY), QUICK)
+    fetch(site.url("f.bin"), target, sha256(BODY), QUICK)
     assert target.read_bytes() == BODY
     assert names_in(tmp_path) == {"data/f.bin"}
     assert site.gets() == [("f.bin", None)]
@@ -171,7 +178,7 @@ def test_cut_connections_are_resumed_where_they_broke(
 ) -> None:
     site.cuts, site.resets = [100_000, 70_000], resets
     target = tmp_path / "f.bin"
-    downloads.fetch(site.url("f.bin"), target, sha256(BODY), QUICK)
+    fetch(site.url("f.bin"), target, sha256(BODY), QUICK)
     assert target.read_bytes() == BODY
     starts = [int(asked[6:-1]) if asked else 0 for _, asked in site.gets()]
     assert len(starts) == 3 and starts == sorted(starts)
@@ -184,7 +191,7 @@ def test_a_connection_that_is_always_cut_ends_in_one_line_and_keeps_the_part(
 ) -> None:
     site.cuts = [1000] * 100
     with pytest.raises(DownloadError) as caught:
-        downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+        fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     message = only_line(str(caught.value))
     assert site.url("f.bin") in message and "run download.py again" in message
     assert "cut after 4000 of 262144 bytes" in message and "4 tries" in message
@@ -194,7 +201,7 @@ def test_a_connection_that_is_always_cut_ends_in_one_line_and_keeps_the_part(
 
 def test_the_next_run_resumes_what_the_last_one_left(site: Site, tmp_path: Path) -> None:
     (tmp_path / "f.bin.part").write_bytes(BODY[:5000])
-    downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+    fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     assert site.gets() == [("f.bin", "bytes=5000-")]
     assert (tmp_path / "f.bin").read_bytes() == BODY
     assert names_in(tmp_path) == {"f.bin"}
@@ -204,7 +211,7 @@ def test_a_server_that_ignores_ranges_sends_the_file_anew(site: Site, tmp_path: 
     site.knows_ranges = False
     site.cuts = [100_000]
     (tmp_path / "f.bin.part").write_bytes(BODY[:5000])
-    downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+    fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     assert [asked for _, asked in site.gets()] == ["bytes=5000-", "bytes=100000-"]
     assert (tmp_path / "f.bin").read_bytes() == BODY
 
@@ -212,13 +219,13 @@ def test_a_server_that_ignores_ranges_sends_the_file_anew(site: Site, tmp_path: 
 def test_a_server_that_sends_another_range_is_not_believed(site: Site, tmp_path: Path) -> None:
     site.shift = -1
     (tmp_path / "f.bin.part").write_bytes(BODY[:5000])
-    downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", None, QUICK)
+    fetch(site.url("f.bin"), tmp_path / "f.bin", None, QUICK)
     assert (tmp_path / "f.bin").read_bytes() == BODY
 
 
 def test_a_complete_part_is_only_renamed(site: Site, tmp_path: Path) -> None:
     (tmp_path / "f.bin.part").write_bytes(BODY)
-    downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+    fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     assert site.requests == []
     assert names_in(tmp_path) == {"f.bin"}
 
@@ -232,7 +239,7 @@ def test_a_part_of_another_file_is_replaced(
 ) -> None:
     site.knows_ranges = knows_ranges
     (tmp_path / "f.bin.part").write_bytes(left)
-    downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+    fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     assert (tmp_path / "f.bin").read_bytes() == BODY
     assert names_in(tmp_path) == {"f.bin"}
 
@@ -240,7 +247,7 @@ def test_a_part_of_another_file_is_replaced(
 def test_a_wrong_hash_is_named_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
     expected = sha256(b"another")
     with pytest.raises(DownloadError) as caught:
-        downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", expected, QUICK)
+        fetch(site.url("f.bin"), tmp_path / "f.bin", expected, QUICK)
     message = only_line(str(caught.value))
     assert "f.bin" in message and expected in message and sha256(BODY) in message
     assert names_in(tmp_path) == set()
@@ -250,7 +257,7 @@ def test_a_wrong_hash_is_named_and_leaves_nothing(site: Site, tmp_path: Path) ->
 def test_a_refusal_is_not_repeated(site: Site, tmp_path: Path, status: int) -> None:
     site.statuses["f.bin"] = status
     with pytest.raises(DownloadError, match=f"HTTP {status}") as caught:
-        downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+        fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     message = only_line(str(caught.value))
     assert site.url("f.bin") in message and "by hand" in message
     assert len(site.requests) == 1
@@ -260,21 +267,21 @@ def test_a_refusal_is_not_repeated(site: Site, tmp_path: Path, status: int) -> N
 def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path) -> None:
     site.statuses["f.bin"] = 503
     with pytest.raises(DownloadError, match="HTTP 503"):
-        downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+        fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     assert len(site.requests) == QUICK.attempts
 
 
 def test_a_server_that_never_replies_times_out(site: Site, tmp_path: Path) -> None:
     site.stalls = threading.Event()
     with pytest.raises(DownloadError, match=r"timed out.*2 tries.*--timeout"):
-        downloads.fetch(site.url("f.bin"), tmp_path / "f.bin", None, Policy(0.05, 2, 0.0))
+        fetch(site.url("f.bin"), tmp_path / "f.bin", None, Policy(0.05, 2, 0.0))
     assert names_in(tmp_path) == set()
 
 
 def test_a_refused_connection_is_an_unreachable_host(closed_base: str, tmp_path: Path) -> None:
     host = closed_base.removeprefix("http://")
     with pytest.raises(UnreachableError, match=f"{host} does not answer .*refused"):
-        downloads.fetch(f"{closed_base}/f.bin", tmp_path / "f.bin", None, QUICK)
+        fetch(f"{closed_base}/f.bin", tmp_path / "f.bin", None, QUICK)
     assert names_in(tmp_path) == set()
 
 
@@ -383,7 +390,7 @@ def test_no_network_is_one_line_and_exit_code_3(
     site: Site, closed_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = small_files(site)
-    hosts = dict.fromkeys(downloads.HOSTS, closed_base)
+    hosts = dict.fromkeys(HOSTS, closed_base)
     assert run_main(files, hosts, "--folder", tmp_path) == 3
     message = only_line(capsys.readouterr().err)
     assert "no network" in message and "run download.py or setup.sh again" in message
@@ -396,7 +403,7 @@ def test_no_network_is_needed_when_nothing_is_missing(
 ) -> None:
     files = small_files(site)
     assert run_main(files, site.hosts, "--folder", tmp_path) == 0
-    assert run_main(files, dict.fromkeys(downloads.HOSTS, closed_base), "--folder", tmp_path) == 0
+    assert run_main(files, dict.fromkeys(HOSTS, closed_base), "--folder", tmp_path) == 0
 
 
 def test_one_dead_host_is_no_missing_network(
@@ -412,7 +419,7 @@ def test_one_dead_host_is_no_missing_network(
 
 def test_a_dead_host_is_not_asked_again(site: Site, closed_base: str, tmp_path: Path) -> None:
     hosts = site.hosts | {"huggingface": closed_base}
-    downloader = downloads.Downloader(tmp_path, hosts, QUICK)
+    downloader = Downloader(tmp_path, hosts, QUICK)
     first, _, third = small_files(site)
     with pytest.raises(UnreachableError):
         downloader.obtain(first)
@@ -437,10 +444,10 @@ def test_a_silent_network_is_given_up_in_time(site: Site) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # connections are taken, no request is ever answered
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        reason = downloads.why_no_network([url, url], 0.05)
+        reason = why_no_network([url, url], 0.05)
         assert reason is not None and "127.0.0.1" in reason
         # A host that answers decides, however long the other one is silent.
-        assert downloads.why_no_network([url, site.base], 30.0) is None
+        assert why_no_network([url, site.base], 30.0) is None
 
 
 def test_a_host_that_never_ends_its_reply_is_given_up_too() -> None:
@@ -458,7 +465,7 @@ def test_a_host_that_never_ends_its_reply_is_given_up_too() -> None:
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         try:
-            assert downloads.why_no_network([url], 0.3) is not None
+            assert why_no_network([url], 0.3) is not None
         finally:
             done.set()
             thread.join()
@@ -478,7 +485,7 @@ def test_list_tells_there_missing_and_differs_without_a_network(
     files = small_files(site)
     (tmp_path / "a.model").write_bytes(site.files["repo/a.model"])
     (tmp_path / "c.npy").write_bytes(b"mine")
-    hosts = dict.fromkeys(downloads.HOSTS, closed_base)
+    hosts = dict.fromkeys(HOSTS, closed_base)
     assert run_main(files, hosts, "--folder", tmp_path, "--list") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[:2] for row in rows] == [
@@ -492,7 +499,7 @@ def test_list_tells_there_missing_and_differs_without_a_network(
 def run_program(folder: Path, base: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """download.py as a process of its own, with `base` for every host."""
     code = (
-        "import sys, download; from mini_llama.downloads import HOSTS\n"
+        "import sys, download; from mini_llama.downloads.files import HOSTS\n"
         "hosts = dict.fromkeys(HOSTS, sys.argv[1])\n"
         "sys.exit(download.main(sys.argv[2:], pause=0.0, hosts=hosts))"
     )
@@ -507,7 +514,7 @@ def test_the_program_needs_no_network_for_its_list(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "download.py"), "--list", "--folder", str(tmp_path)]
     listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert len(listed.stdout.splitlines()) == len(downloads.FILES) == 15
+    assert len(listed.stdout.splitlines()) == len(FILES) == 15
     assert "https://raw.githubusercontent.com/cmu-l3/anlp-fall2025-hw1/" in listed.stdout
 
 
@@ -524,8 +531,8 @@ def test_the_real_table_against_the_real_files(site: Site, tmp_path: Path) -> No
         "sanity_check.data": "sanity_check-fall2025.data",
         "optimizer_test.npy": "optimizer_test-fall2025.npy",
     }
-    names = [file.name for file in downloads.FILES if file.model_args is None]
-    for file in downloads.FILES:
+    names = [file.name for file in FILES if file.model_args is None]
+    for file in FILES:
         if file.name in names:
             folder = SHARED if file.name.startswith("data/") else SHARED / "reference"
             content = (folder / originals.get(file.name, file.name)).read_bytes()

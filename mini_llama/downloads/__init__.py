@@ -1,0 +1,1 @@
+"""The files that third parties own: weights, tokenizer, data, the checks' references."""
