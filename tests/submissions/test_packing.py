@@ -77,4 +77,4 @@ def test_with_imports_takes_all_that_the_options_need():
     modules = {"completion", "prompting", "finetune", "reviews", "options", "__init__"}
     assert {f"mini_llama/assignment/{name}.py" for name in modules} <= names
     assert "mini_llama/checkpoints/formats/llama2c.py" in names
-    assert not {"pretrain.py", "download.py", "mini_llama/downloads.py"} & names
+    assert not {"pretrain.py", "download.py", "mini_llama/downloads/files.py"} & names
