@@ -8,7 +8,7 @@ import numpy as np
 
 from mini_llama.assignment.figures import SPLITS, is_placeholder
 from mini_llama.assignment.reviews import read_label_names
-from mini_llama.pretraining.log import import_optional
+from mini_llama.optional_imports import import_optional
 from mini_llama.reproduction.processes import DONE, Record, read_epochs, read_predictions
 from mini_llama.reproduction.runs import TRAINED, Run
 from utils import atomic_write
@@ -21,9 +21,9 @@ Groups = dict[tuple[str, str], list[tuple[Run, Record]]]
 
 def draw(folder: Path, groups: Groups) -> list[tuple[str, Path]]:
     """Write all plots: (what it shows, file). Raises ValueError without matplotlib."""
-    matplotlib = import_optional("matplotlib", "matplotlib", "drawing plots")
+    matplotlib = import_optional("matplotlib", "drawing plots")
     matplotlib.use("Agg")
-    pyplot = import_optional("matplotlib.pyplot", "matplotlib", "drawing plots")
+    pyplot = import_optional("matplotlib.pyplot", "drawing plots")
     plots = []
     # A label's word may have a dollar sign, which begins a formula in matplotlib.
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 10}):

@@ -2,7 +2,6 @@
 
 Every run is a process of run_llama.py with a folder of its own. What is known of it is written
 after each step, so that Ctrl-C, a crash or a kill leaves all finished runs to a later --resume.
-The file knows no reference figures, and not how results are shown.
 """
 
 import dataclasses
@@ -60,7 +59,7 @@ class Wrong:
 class Record:
     """What is kept of a run. `settings` and `inputs` (SHA-256 of what it read) are its identity;
     `seconds` is the wall time of all its parts that ended, `peak_bytes` the largest resident
-    memory of its process, None where the system does not tell.
+    memory of its process, None where it is unknown on this system.
     """
 
     name: str
@@ -206,7 +205,7 @@ def perform(run: Run, record: Record, results: Results, goes_on: bool) -> None:
     start = time.perf_counter()
     record.status = INTERRUPTED  # unless the process ends by itself
     try:
-        exit_code, peak = spawn([*run.words, *["--resume"] * goes_on], run.log, goes_on)
+        exit_code, peak = spawn([*run.arguments, *["--resume"] * goes_on], run.log, goes_on)
         record.peak_bytes = max(peak or 0, record.peak_bytes or 0) or None
         record.status, record.error = judge(run, exit_code)
     finally:
@@ -233,16 +232,16 @@ def judge(run: Run, exit_code: int) -> tuple[str, str | None]:
     return DONE, None
 
 
-def spawn(words: Sequence[str], log: Path, is_appended: bool) -> tuple[int, int | None]:
+def spawn(arguments: Sequence[str], log: Path, is_appended: bool) -> tuple[int, int | None]:
     """Run one process to its end, its output in `log`: (exit status, peak resident bytes or None).
 
     Whatever interrupts the wait stops the process first.
     """
-    # Unbuffered, so that an error stands behind what was printed before it.
+    # Unbuffered, so that an error follows what was printed before it.
     environ = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
     with open(log, "ab" if is_appended else "wb") as file:
         process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*COMMAND, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -256,7 +255,7 @@ def spawn(words: Sequence[str], log: Path, is_appended: bool) -> tuple[int, int 
 
 
 def wait(process: subprocess.Popen) -> tuple[int, int | None]:
-    """(exit status, peak resident bytes, or None where the system does not tell)."""
+    """(exit status, peak resident bytes, or None where it is unknown on this system)."""
     if not hasattr(os, "wait4"):
         return process.wait(), None
     # The figure begins with the peak of the process that started it: this one stays smaller than

@@ -1,7 +1,6 @@
 """What finished runs amount to: scores over seeds beside the courses' figures, as rows and notes.
 
 `report` prints the table and writes it to results.json, with plots and the page made elsewhere.
-The file starts no runs.
 """
 
 import statistics
@@ -15,8 +14,8 @@ from mini_llama.assignment.figures import BANDS, REFERENCE, SPLITS, Figure, is_p
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.reading import Checkpoint, read_checkpoint
 from mini_llama.downloads.files import FILES, STORIES42M_ARGS
-from mini_llama.reproduction import page as reproduction_page
 from mini_llama.reproduction import plots as reproduction_plots
+from mini_llama.reproduction.page import Grid, Page
 from mini_llama.reproduction.processes import (
     DONE,
     Record,
@@ -27,6 +26,7 @@ from mini_llama.reproduction.processes import (
 )
 from mini_llama.reproduction.runs import TRAINED, Run, Settings
 from mini_llama.reproduction.worst import find_worst
+from mini_llama.tables import align
 from utils import atomic_write
 
 PUBLISHED = {file.name: file.sources[0].sha256 for file in FILES}
@@ -103,7 +103,7 @@ def report(settings: Settings, pairs: Sequence[Pair], results: Results) -> None:
     epochs = {run.name: read_epochs(run) for run, _ in pairs if run.options.option in TRAINED}
     results.write(summary=summary, notes=notes, epochs=epochs)
     cells = [row.cells() for row in rows]
-    page = reproduction_page.Page(about(settings), HEADER, LEFT, cells, notes, plots)
+    page = Page(about(settings), Grid(HEADER, cells, LEFT), notes, plots)
     path = settings.out / "report.html"
     with atomic_write(path) as file:
         file.write(page.render(pairs))
@@ -113,11 +113,11 @@ def report(settings: Settings, pairs: Sequence[Pair], results: Results) -> None:
 def about(settings: Settings) -> str:
     """The settings that all runs share, as one line."""
     edition = settings.edition or f"the checkpoint's own, else {DEFAULT_EDITION}"
-    words = [f"model {settings.checkpoint}", f"edition: {edition}", f"dtype {settings.dtype}"]
-    words += ["padding masked"] * settings.mask_padding + ["on a GPU"] * settings.use_gpu
+    parts = [f"model {settings.checkpoint}", f"edition: {edition}", f"dtype {settings.dtype}"]
+    parts += ["padding masked"] * settings.mask_padding + ["on a GPU"] * settings.use_gpu
     if settings.max_sentence_len is not None:
-        words.append(f"training texts cut to {settings.max_sentence_len} tokens")
-    return "; ".join(words)
+        parts.append(f"training texts cut to {settings.max_sentence_len} tokens")
+    return "; ".join(parts)
 
 
 def group(pairs: Iterable[Pair]) -> dict[tuple[str, str], list[Pair]]:
@@ -194,18 +194,8 @@ def why_not_judged(pair: Pair) -> str | None:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of equal columns."""
-    grid = [HEADER, *(row.cells() for row in rows)]
-    if not rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < LEFT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in grid
-    ]
+    """Lines of equal columns; none without rows."""
+    return align([HEADER, *(row.cells() for row in rows)], left=LEFT) if rows else []
 
 
 def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
@@ -233,7 +223,7 @@ def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
     if any(record.is_resumed for record in done):
         notes.append("time of a resumed run: its parts that were not killed, together")
     if any(record.peak_bytes is None for record in done):
-        notes.append("peak memory is not measured: this system does not tell it")
+        notes.append("peak memory is not measured: it is unknown on this system")
     elif done:
         notes.append("peak MB: largest resident memory of the process, not of a GPU")
     notes += [f"{run.name} failed: {r.error}" for run, r in pairs if r.status != DONE]

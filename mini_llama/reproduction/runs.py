@@ -1,9 +1,10 @@
 """The eight graded commands of the assignment as command lines of run_llama.py, one for each seed.
 
-Seven runs make the eight: generate writes two of the graded texts. The file starts nothing and
-needs no torch, so that a plan and a refusal come at once.
+Seven runs make the eight: generate writes two of the graded texts. No torch is needed, so that a
+plan and a refusal come at once.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ STAND_INS = {"sst": "demo", "cfimdb": "demo2"}
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run and where its files go; the fields behind `seeds` are run_llama.py's options.
+    """What to run and where its files go; the fields after `seeds` are run_llama.py's options.
 
     Raises ValueError for a value out of bounds.
     """
@@ -91,7 +92,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One command: `words` are run_llama.py's, `options` what it makes of them.
+    """One command: `arguments` are run_llama.py's, `options` what it makes of them.
 
     `dataset` is the courses' name also where bundled data stand in, and None for generate.
     """
@@ -99,8 +100,13 @@ class Run:
     name: str
     dataset: str | None
     folder: Path
-    words: list[str]
+    arguments: list[str]
     options: Options
+
+    @property
+    def command(self) -> str:
+        """The command line, as a shell takes it."""
+        return shlex.join(["python", "run_llama.py", *self.arguments])
 
     @property
     def log(self) -> Path:
@@ -126,7 +132,7 @@ class Run:
 
 
 def make_runs(settings: Settings) -> list[Run]:
-    """The runs in the order of the assignment, options from cheap to dear, seeds from 1337.
+    """The runs in the order of the assignment, cheap options first, seeds from 1337.
 
     Generating and prompting take one run whatever `seeds` says: the graded texts are one pair, and
     prompting is deterministic. Raises ValueError for an option's value out of bounds.
@@ -147,12 +153,12 @@ def make_runs(settings: Settings) -> list[Run]:
 
 def _generate(settings: Settings) -> Run:
     folder = settings.out / "runs" / "generate"
-    words = ["--option", "generate", *_common_words(settings)]
+    arguments = ["--option", "generate", *_common_arguments(settings)]
     for flag in ("generated_sentence_low_temp_out", "generated_sentence_high_temp_out"):
-        words += [f"--{flag}", str(folder / default_of(flag))]
+        arguments += [f"--{flag}", str(folder / default_of(flag))]
     if settings.is_bundled:
-        words += ["--prompt_text", bundled.PROMPT_TEXT]
-    return _make(None, folder, words)
+        arguments += ["--prompt_text", bundled.PROMPT_TEXT]
+    return _make(None, folder, arguments)
 
 
 def _classify(settings: Settings, option: str, dataset: str, seed: int) -> Run:
@@ -161,45 +167,45 @@ def _classify(settings: Settings, option: str, dataset: str, seed: int) -> Run:
     is_trained, seed = option in TRAINED, default_of("seed") + seed
     run_name = f"{name}-{option}-{seed}" if is_trained else f"{name}-{option}"
     folder = settings.out / "runs" / run_name
-    words = ["--option", option]
+    arguments = ["--option", option]
     if is_trained:
-        words += ["--epochs", str(settings.epochs), "--lr", str(default_of("lr"))]
-        words += ["--seed", str(seed)]
+        arguments += ["--epochs", str(settings.epochs), "--lr", str(default_of("lr"))]
+        arguments += ["--seed", str(seed)]
     batch_size = BATCH_SIZES.get((dataset, option), DEFAULT_BATCH_SIZE)
-    words += ["--batch_size", str(batch_size), *_data_words(settings, name)]
+    arguments += ["--batch_size", str(batch_size), *_data_arguments(settings, name)]
     for split in SPLITS:
         output = f"{name}-{split}-{OUTPUT_ENDINGS[option]}-output.txt"
-        words += [f"--{split}_out", str(folder / output)]
+        arguments += [f"--{split}_out", str(folder / output)]
     if option == "lora":
         for flag in ("lora_rank", "lora_alpha"):
-            words += [f"--{flag}", str(default_of(flag))]
+            arguments += [f"--{flag}", str(default_of(flag))]
     if is_trained:
-        words += ["--checkpoint_out", str(folder / "model.pt")]
+        arguments += ["--checkpoint_out", str(folder / "model.pt")]
         if settings.max_sentence_len is not None:  # in prompt it would cut off the question
-            words += ["--max_sentence_len", str(settings.max_sentence_len)]
-    words += _common_words(settings)
-    return _make(dataset, folder, words + ["--mask_padding"] * settings.mask_padding)
+            arguments += ["--max_sentence_len", str(settings.max_sentence_len)]
+    arguments += _common_arguments(settings)
+    return _make(dataset, folder, arguments + ["--mask_padding"] * settings.mask_padding)
 
 
-def _data_words(settings: Settings, name: str) -> list[str]:
+def _data_arguments(settings: Settings, name: str) -> list[str]:
     given = settings.data_dir or Path(default_of("train")).parent
     folder = bundled.FOLDER if settings.is_bundled else Path(given)
-    words = []
+    arguments = []
     for split in ("train", *SPLITS):
-        words += [f"--{split}", str(folder / f"{name}-{split}.txt")]
-    return [*words, "--label-names", str(folder / f"{name}-label-mapping.json")]
+        arguments += [f"--{split}", str(folder / f"{name}-{split}.txt")]
+    return [*arguments, "--label-names", str(folder / f"{name}-label-mapping.json")]
 
 
-def _common_words(settings: Settings) -> list[str]:
-    words = ["--pretrained-model-path", settings.checkpoint]
+def _common_arguments(settings: Settings) -> list[str]:
+    arguments = ["--pretrained-model-path", settings.checkpoint]
     for name in ("tokenizer", "edition"):
         if (value := getattr(settings, name)) is not None:
-            words += [f"--{name}", value]
+            arguments += [f"--{name}", value]
     if settings.dtype != default_of("dtype"):
-        words += ["--dtype", settings.dtype]
-    return words + ["--use_gpu"] * settings.use_gpu
+        arguments += ["--dtype", settings.dtype]
+    return arguments + ["--use_gpu"] * settings.use_gpu
 
 
-def _make(dataset: str | None, folder: Path, words: list[str]) -> Run:
-    args, _ = option_parser.parse(words)
-    return Run(folder.name, dataset, folder, words, Options(**args))
+def _make(dataset: str | None, folder: Path, arguments: list[str]) -> Run:
+    args, _ = option_parser.parse(arguments)
+    return Run(folder.name, dataset, folder, arguments, Options(**args))

@@ -2,7 +2,7 @@
 
 run_llama.py writes labels, no scores: the examples are scored again, in the same batches, by the
 classifier that the run saved or, for prompt, by the zero-shot one. Confidence is the softmax over
-the labels' scores. The file knows neither processes nor pages.
+the labels' scores.
 """
 
 from pathlib import Path

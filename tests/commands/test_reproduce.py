@@ -242,7 +242,7 @@ def test_runs_are_the_graded_commands():
     runs = make_runs(Settings(Path("x"), pretrained_model_path="stories42M.pt"))
     assert len(graded) == len(runs) == 7
     for run_ in runs:
-        args = vars(Options(**parse_given(option_parser.make_parser(), run_.words)))
+        args = vars(Options(**parse_given(option_parser.make_parser(), run_.arguments)))
         (same,) = (
             vars(g)
             for g in graded
@@ -487,7 +487,7 @@ def test_what_changed_is_done_again(here: Path):
     sst = ["sst-prompt", "sst-finetune-1337", "sst-lora-1337"]
     words = ["--data", "sst", "--resume"]
     assert run(*words) == 0
-    for change, anew in (
+    for change, again in (
         ("--epochs 3", sst[1:]),
         ("--edition llama2", ["generate", *sst]),
         ("data/sst-test.txt", sst),
@@ -504,7 +504,7 @@ def test_what_changed_is_done_again(here: Path):
             with open(change, "ab") as file:
                 file.write(b"1 ||| one more\n")
         assert run(*words) == 0
-        assert sorted(calls()) == sorted(anew), change
+        assert sorted(calls()) == sorted(again), change
 
 
 def test_a_file_that_is_gone_is_made_again(here: Path):
@@ -621,7 +621,7 @@ def test_ctrl_c_stops_the_child_and_keeps_the_rest(
     assert "resumed run" in capsys.readouterr().out
 
 
-def test_interrupted_training_with_other_settings_starts_anew(here: Path, monkeypatch):
+def test_interrupted_training_with_other_settings_starts_again(here: Path, monkeypatch):
     monkeypatch.setenv("FAKE", '{"sst-lora-1337": "sleep"}')
     interrupt_when(Path("out/runs/sst-lora-1337/asleep"), signal.SIGINT)
     common = ["--only", "lora", "--data", "sst"]
@@ -672,7 +672,7 @@ def test_without_wait4_the_memory_is_said_to_be_unknown(here: Path, monkeypatch,
     monkeypatch.delattr(os, "wait4")
     assert run("--only", "prompt", "--data", "sst") == 0
     assert records()["sst-prompt"]["peak_bytes"] is None
-    assert "peak memory is not measured: this system does not tell it" in capsys.readouterr().out
+    assert "peak memory is not measured: it is unknown on this system" in capsys.readouterr().out
 
 
 def test_estimate():
@@ -763,7 +763,9 @@ def test_without_matplotlib_the_rest_is_there(here: Path, monkeypatch, capsys):
     monkeypatch.setattr(reproduction_plots, "draw", DRAW)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run("--only", "prompt", "--data", "sst") == 0
-    note = "no plots: drawing plots needs matplotlib: pip install matplotlib"
+    note = (
+        "no plots: drawing plots needs matplotlib, which is not installed: pip install matplotlib"
+    )
     assert note in capsys.readouterr().out
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert note in page and "<img" not in page

@@ -1,0 +1,33 @@
+"""All runs, one after another, and the report of what they gave."""
+
+import sys
+from collections.abc import Sequence
+
+from mini_llama.reproduction.processes import DONE, Results, run_all
+from mini_llama.reproduction.report import report
+from mini_llama.reproduction.runs import Run, Settings
+from utils import raise_on_sigterm
+
+RESULTS = "results.json"
+
+
+def reproduce(settings: Settings, runs: Sequence[Run], is_resumed: bool) -> bool:
+    """Run, compare, report; whether all runs ended well. Raises OSError or ValueError."""
+    raise_on_sigterm()
+    results = Results(settings.out / RESULTS)
+    if results.path.exists() and not is_resumed:
+        raise ValueError(
+            f"{results.path} has the results of earlier runs: "
+            "go on from there with --resume, or give another --out"
+        )
+    results.read()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    pairs = []
+    try:
+        for pair in run_all(runs, results):
+            pairs.append(pair)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped; what is done is in {results.path}: --resume goes on", file=sys.stderr)
+        raise
+    report(settings, pairs, results)
+    return all(record.status == DONE for _, record in pairs)
