@@ -50,7 +50,7 @@ make_venv() {
             "$PYTHON" -m pip --version >/dev/null 2>&1; then
             return
         fi
-        echo "setup.sh: $PWD/$VENV does not work; making it anew"
+        echo "setup.sh: $PWD/$VENV does not work; making it again"
         rm -rf "$VENV"
     fi
     python="$(find_python)"

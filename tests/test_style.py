@@ -1,4 +1,4 @@
-"""The project's own habits: ruff, short functions, the import graph, documents that are true."""
+"""The project's own habits: ruff, mypy, short functions, import directions, true documents."""
 
 import ast
 import graphlib
@@ -41,20 +41,30 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {name_of(p): p for p in [*ROOT.glob("*.py"), *(ROOT / "mini_llama").rglob("*.py")]}
+PATHS = sorted([*ROOT.glob("*.py"), *(ROOT / "mini_llama").rglob("*.py")])
+MODULES = {name_of(path): path for path in PATHS}
 
 
-@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
-def test_ruff(command: list):
-    ruff = shutil.which("ruff", path=Path(sys.executable).parent) or shutil.which("ruff")
-    if ruff is None:
-        pytest.skip("ruff is not installed: bash setup.sh --dev")
-    done = subprocess.run([ruff, *command, "."], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("command", ["ruff check .", "ruff format --check ."])
+def test_static_checks(command: str):
+    name, *arguments = command.split()
+    program = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed: bash setup.sh --dev")
+    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_runs_before_a_commit_is_pinned():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    programs = re.findall(r"entry: \.venv/bin/(\w+)", hooks)
+    assert programs == ["ruff", "ruff", "mypy"] and hooks.count("entry:") == len(programs)
+    pinned = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
+    assert all(f"\n{program}==" in pinned for program in programs)
+
+
 def sources() -> list[Path]:
-    return [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]
+    return [*PATHS, *sorted((ROOT / "tests").rglob("*.py"))]
 
 
 def length(node: ast.FunctionDef | ast.ClassDef) -> int:
@@ -72,6 +82,32 @@ def test_functions_fit_on_a_screen(path: Path):
             assert length(node) <= 150, f"{node.name} has {length(node)} lines"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_parser_and_main_only(command: str):
+    assert len((ROOT / f"{command}.py").read_text(encoding="utf-8").splitlines()) < 100
+
+
+HELP = """
+import contextlib, runpy, sys
+path, *sys.argv[1:] = sys.argv[1:]
+with contextlib.suppress(SystemExit):
+    runpy.run_path(path, run_name="__main__")
+print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["run_llama", "tokenizer", *sorted({*COMMANDS} - {"checkpoint", "diagnose"})]
+)
+def test_help_needs_no_torch(command: str):
+    """Importing it takes seconds."""
+    name, *words = command.split()
+    arguments = [sys.executable, "-c", HELP, str(ROOT / f"{name}.py"), *words, "--help"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == "False\n"
+
+
 def floor_of(module: str) -> int:
     """That of the longest name in FLOORS that is the module or holds it."""
     floors = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -80,17 +116,21 @@ def floor_of(module: str) -> int:
     return floors[module]
 
 
+def imported_by(node: ast.AST) -> set[str]:
+    """The project's modules that an import statement names; none for any other statement."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names} & MODULES.keys()
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+        return inner or {node.module} & MODULES.keys()
+    return set()
+
+
 def imported(path: Path) -> set[str]:
     """The project's modules that a file imports, wherever the import stands."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: imports are absolute"
-            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
-            names |= inner or {node.module}
-    return names & MODULES.keys()
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return set().union(*map(imported_by, nodes))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -111,11 +151,14 @@ def test_the_top_level_is_the_assignment_and_the_commands():
     assert {path.stem for path in ROOT.glob("*.py")} == {*ASSIGNMENT, *COMMANDS}
 
 
+TEST_ONLY = {"pytest", "transformers", "ruff", "mypy"}
+
+
 def test_no_module_needs_what_only_tests_need():
     for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in getattr(node, "names", [])]
-            found = {*names, getattr(node, "module", None)} & {"pytest", "transformers", "ruff"}
+            found = {*names, getattr(node, "module", None)} & TEST_ONLY
             assert not found, f"{path.name} imports {found}"
 
 
