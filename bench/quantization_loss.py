@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from llama import Llama, load_pretrained
 from mini_llama.assignment.reviews import read_examples
-from mini_llama.bundled import generated_documents, is_generated
 from mini_llama.inference.decoding import PRECISIONS, Decoder
 from mini_llama.inference.generation import make_cache
+from mini_llama.pretraining.generated_text import generated_documents, is_generated
 from mini_llama.tokenization.find import load_tokenizer
 
 

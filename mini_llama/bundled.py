@@ -1,13 +1,11 @@
 """The small model and data that come with the project, for a machine without the real files.
 
 They stand in only where none of the real files is there and the user named none: a path that was
-given is never replaced. The generators that wrote their text are here for pretrain.py as well.
+given is never replaced.
 """
 
-import itertools
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,6 @@ PATHS = {
     "test": FOLDER / "demo-test.txt",
     "label_names": FOLDER / "demo-label-mapping.json",
 }
-# What pretrain.py's --input may say instead of a file: what kind, how many, and from which seed.
-GENERATED = re.compile(r"(tales|reviews):([0-9]+)(?::([0-9]+))?")
 
 
 def announce(what: str) -> None:
@@ -52,26 +48,3 @@ def stand_in(given: Mapping[str, Any]) -> dict[str, Any]:
     if ending:
         values |= {f"{split}_out": f"demo-{split}-{ending}-output.txt" for split in ("dev", "test")}
     return {name: value for name, value in values.items() if name not in given}
-
-
-def is_generated(name: str | Path) -> bool:
-    """Whether an input names text of the bundled generators, such as tales:10000, and no file."""
-    return GENERATED.fullmatch(str(name)) is not None and not Path(name).exists()
-
-
-def generated_documents(name: str | Path) -> Iterator[str]:
-    """KIND:COUNT or KIND:COUNT:SEED → that many stories, or reviews without labels."""
-    match = GENERATED.fullmatch(str(name))
-    assert match is not None, f"{name} is not generated"
-    kind, count, seed = match.groups()
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
-    import tales
-
-    stream = {"tales": tales.tales, "reviews": tales.unlabelled_reviews}[kind]
-    return itertools.islice(stream(int(seed or 0)), int(count))
-
-
-def generator_sources() -> list[Path]:
-    """The files that decide what the generators write."""
-    return sorted(FOLDER.glob("*.py"))

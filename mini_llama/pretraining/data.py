@@ -26,7 +26,11 @@ from sentencepiece import SentencePieceTrainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from mini_llama.bundled import generated_documents, generator_sources, is_generated
+from mini_llama.pretraining.generated_text import (
+    generated_documents,
+    generator_sources,
+    is_generated,
+)
 from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write
 

@@ -40,7 +40,15 @@ PROMPT_TEXTS = tuple(dict.fromkeys(edition.prompt_text for edition in EDITIONS.v
 REQUIRED_FILES = (*SOURCE_FILES, *OTHER_FILES, *GENERATED_FILES, *PREDICTION_FILES)
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 PACKAGES = {"torch", "numpy", "sentencepiece", "tqdm", "sklearn", "jinja2"}
-EXTRAS = {"matplotlib", "pytest", "safetensors", "tensorboard", "tiktoken", "tokenizers"}
+EXTRAS = {
+    "bitsandbytes",
+    "matplotlib",
+    "pytest",
+    "safetensors",
+    "tensorboard",
+    "tiktoken",
+    "tokenizers",
+}
 
 
 @dataclass(frozen=True)

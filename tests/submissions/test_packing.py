@@ -1,15 +1,21 @@
 """packing.py: the zip that is made, and what goes into it."""
 
+import io
+import json
+import os
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from mini_llama.submissions import packing
-from mini_llama.submissions.rules import Expected
+from mini_llama.submissions.archive import parse_submission
+from mini_llama.submissions.rules import Expected, check_submission
 from tests.helpers import ROOT
-from tests.submissions.samples import SENTENCES, good_files, write_work
+from tests.submissions.samples import GENERATED, METHODS, SENTENCES, good_files, write_work
 
 EXPECTED = Expected(sentences=SENTENCES)
 
@@ -71,10 +77,83 @@ def test_good_ids(name):
     assert packing.validate_id(f" {name} ") == name
 
 
-def test_with_imports_takes_all_that_the_options_need():
-    """The project's own command line imports its options' modules only when they are asked for."""
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The project itself, handed in with its imports and good outputs, unpacked elsewhere."""
+    files = good_files() | packing.collect_files(ROOT, True)
+    content = packing.build_zip(files, "ab1")
+    assert len(content) < 10_000_000
+    checked = check_submission(parse_submission(content), "ab1", EXPECTED)
+    assert [str(problem) for problem in checked.problems] == []
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(folder)
+    return folder / "ab1"
+
+
+def run_there(folder, calls, cwd=None):
+    """Calls of run_llama.main, one after another in one process that knows nothing of the project
+    but the unpacked folder; an exit status for each, and what was printed.
+    """
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(folder)!r})
+import run_llama
+statuses = []
+for arguments in {calls!r}:
+    try:
+        statuses.append(run_llama.main(arguments) or 0)
+    except SystemExit as stop:
+        print(stop.code, file=sys.stderr)
+        statuses.append(stop.code if isinstance(stop.code, int | None) else 1)
+ours = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in ("mini_llama", "llama")]
+assert ours and all(path.startswith({str(folder)!r}) for path in ours), ours
+print("statuses", json.dumps(statuses))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd or folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "statuses" in done.stdout, done.stderr
+    return json.loads(done.stdout.rpartition("statuses ")[2]), done.stdout, done.stderr
+
+
+def test_all_options_run_from_the_zip_alone(unpacked, tiny_folder, tmp_path):
+    """Also what is imported only when it is asked for; the bundled model is not in the zip."""
+    data = tiny_folder / "data"
+    common = ["--pretrained-model-path", tiny_folder / "model.pt", "--label-names"]
+    common += [data / "labels.json", "--batch_size", 10, "--epochs", 1, "--max_new_tokens", 5]
+    for split in ("train", "dev", "test"):
+        common += [f"--{split}", data / f"tiny-{split}.txt"]
+    calls = [["--help"], ["--plan", *common], ["--option", "generate", *common]]
+    for option, ending in (("prompt", "prompting"), ("finetune", "finetuning"), ("lora", "lora")):
+        outs = [f"--dev_out=dev-{ending}-output.txt", f"--test_out=test-{ending}-output.txt"]
+        calls.append(["--option", option, *outs, *common])
+    calls = [[str(argument) for argument in call] for call in calls]
+    statuses, out, err = run_there(unpacked, calls, tmp_path)
+    assert statuses == [0] * len(calls), err
+    assert out.startswith("usage: run_llama.py")
+    assert "LoRA epoch 0: train loss :: " in out
+    for name in GENERATED:
+        assert (tmp_path / name).stat().st_size > 0
+    for ending in METHODS:
+        for split in ("dev", "test"):
+            path = tmp_path / f"{split}-{ending}-output.txt"
+            assert len(path.read_text(encoding="utf-8").splitlines()) == 10
+
+
+def test_without_a_checkpoint_it_says_how_to_get_one(unpacked):
+    statuses, _, err = run_there(unpacked, [["--option", "generate"]])
+    assert statuses == [1]
+    assert "checkpoint stories42M.pt does not exist; check the path, or get the file again" in err
+
+
+def test_with_imports_leaves_other_commands_out():
     names = set(packing.collect_files(ROOT, True))
-    modules = {"completion", "prompting", "finetune", "reviews", "options", "__init__"}
-    assert {f"mini_llama/assignment/{name}.py" for name in modules} <= names
-    assert "mini_llama/checkpoints/formats/llama2c.py" in names
-    assert not {"pretrain.py", "download.py", "mini_llama/downloads/files.py"} & names
+    assert {"run_llama.py", "mini_llama/__init__.py", "mini_llama/assignment/finetune.py"} <= names
+    assert not {"pretrain.py", "download.py", "grade.py", "tests/conftest.py"} & names
+    assert not any("pretraining" in name or "submissions" in name for name in names)
