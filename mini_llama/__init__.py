@@ -1,1 +1,1 @@
-"""Everything that stands behind the assignment's modules and the commands."""
+"""All but the assignment's own modules and the commands."""

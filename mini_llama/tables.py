@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]], left: int = 1, gap: str = "  ") -> list[str]:
-    """One line a row; the first `left` columns are words and start at the left, the others end at
-    the right. Every row has as many cells as the first; no line ends in spaces.
+    """One line a row; the first `left` columns are aligned at the left, the others at the right.
+
+    Every row has as many cells as the first; no line ends in spaces.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -2,10 +2,19 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
-from config import EDITIONS, LlamaConfig, RopeScaling, check_sampling, resolve_arithmetic
+from config import (
+    EDITIONS,
+    PRESETS,
+    LlamaConfig,
+    RopeScaling,
+    check_sampling,
+    expected_shapes,
+    resolve_arithmetic,
+)
 
 # contract: norm, attention, epsilon, top_p, first word of the prompt, reference, clipping
 CONTRACT = {
@@ -63,6 +72,9 @@ def test_config_is_frozen():
         ("hidden_dim", 0, ">= 1"),
         ("max_seq_len", -1, ">= 1"),
         ("layer_norm_eps", 0, "between 0 and 1"),
+        ("layer_norm_eps", 1, "between 0 and 1"),
+        ("rope_theta", 1.1e12, "at most 1e+12"),
+        ("max_seq_len", 2**24 + 1, "at most 16777216"),
         ("layer_norm_eps", "1e-5", "a number"),
         ("rope_theta", 0.0, "> 0"),
         ("dropout", 1.0, "below 1"),
@@ -74,6 +86,44 @@ def test_config_names_field_and_bound(field: str, value: object, bound: str):
     with pytest.raises(ValueError, match=field) as error:
         LlamaConfig(**{field: value})
     assert bound in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dim", 2 * 8),
+        ("n_kv_heads", 1),
+        ("max_seq_len", 2**24),
+        ("layer_norm_eps", 0.999),
+        ("rope_theta", 1e-3),
+        ("rope_theta", 1e12),
+        ("dropout", 0),
+        ("dropout", 0.999),
+    ],
+)
+def test_bounds_themselves_are_allowed(field: str, value: object):
+    assert getattr(LlamaConfig(**{field: value}), field) == value
+
+
+# parameters: Touvron et al. 2023; the models' pages; llama2.c's stories42M.bin less its RoPE tables
+PARAMETERS = {
+    "260k": 260_032,
+    "15m": 15_191_712,
+    "42m": (167_020_572 - 28) // 4 - 1024 * 64,
+    "110m": 109_529_856,
+    "smollm2-135m": 134_515_008,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_published_sizes(name: str):
+    config = LlamaConfig(**PRESETS[name])
+    count = sum(math.prod(shape) for _, shape in expected_shapes(config))
+    shared = config.vocab_size * config.dim if config.tie_word_embeddings else 0
+    assert count - shared == PARAMETERS[name]
 
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -141,12 +191,27 @@ def test_rope_scaling_names_field_and_bound(scaling: object, part: str):
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        LINEAR | {"factor": 1},
+        LINEAR | {"factor": 2**20},
+        DYNAMIC | {"original_max_seq_len": 1},
+        DYNAMIC | {"original_max_seq_len": 1024},
+        LLAMA3 | {"low_freq_factor": 1e-3, "high_freq_factor": 2**20},
+    ],
+)
+def test_rope_scalings_bounds_themselves_are_allowed(scaling: dict):
+    assert LlamaConfig(rope_scaling=scaling).rope_scaling == RopeScaling(**scaling)
+
+
 def test_dynamic_scaling_needs_two_pairs():
     """Its exponent is head_dim / (head_dim - 2)."""
     shape = {"dim": 16, "n_heads": 8}
     with pytest.raises(ValueError, match="head_dim above 2"):
         LlamaConfig(**shape, rope_scaling=DYNAMIC)
     assert LlamaConfig(**shape, rope_scaling=LLAMA3).head_dim == 2
+    assert LlamaConfig(dim=32, n_heads=8, rope_scaling=DYNAMIC).head_dim == 4
 
 
 @pytest.mark.parametrize("name", ["temperature", "epsilon", "top_p"])
@@ -154,6 +219,13 @@ def test_dynamic_scaling_needs_two_pairs():
 def test_sampling_bounds(name: str, value: float):
     with pytest.raises(ValueError, match=name):
         check_sampling(**{"temperature": 1.0, name: value})
+
+
+def test_sampling_bounds_themselves_are_allowed():
+    check_sampling(temperature=0, epsilon=0, top_p=1)
+    check_sampling(temperature=1e9, epsilon=1, top_p=1e-9)
+    with pytest.raises(ValueError, match="top_p 0 is not allowed"):
+        check_sampling(1.0, top_p=0)
 
 
 RECORDED = {"norm": "rmsnorm", "attention": "causal"}

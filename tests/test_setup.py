@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
+
 SCRIPTS = ("setup.sh", ".ci/run")
 BASH = shutil.which("bash")
 

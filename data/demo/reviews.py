@@ -420,7 +420,7 @@ def split_of(sentence: str) -> str:
     """The one split a sentence may appear in, whatever the seed.
 
     It goes by the sentence without its preface or tail, so that the same opinion never stands in
-    two splits behind different openings. crc32 is the same everywhere, unlike `hash`.
+    two splits after different openings. crc32 is the same everywhere, unlike `hash`.
     """
     part = crc32(core(sentence).encode()) % 10
     return {0: "dev", 1: "test"}.get(part, "train")
@@ -483,7 +483,7 @@ def unlabelled_reviews(seed: int, padding: str = "") -> Iterator[str]:
 
     They hold neither label numbers nor the zero-shot prompts. All come from the training split, so
     none is in any labelled dev or test set of any seed. With a `padding` character a run of it
-    stands behind many opinions, as in the batches that the assignment reads.
+    follows many opinions, as in the batches that the assignment reads.
     """
     rng = Random(seed)
     for value in _values(rng, 5):

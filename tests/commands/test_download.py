@@ -31,9 +31,8 @@ from mini_llama.downloads.fetching import (
 )
 from mini_llama.downloads.files import FILES, HOSTS, RemoteFile, Source
 from mini_llama.downloads.placing import Downloader
+from tests.helpers import ROOT, SHARED
 
-ROOT = Path(download.__file__).resolve().parent
-SHARED = ROOT.parent / "shared"
 QUICK = Policy(timeout=20.0, attempts=4, pause=0.0)
 BODY = bytes(range(256)) * 1024  # 256 KiB: several chunks
 TINY_ARGS = {"dim": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 11}
