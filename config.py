@@ -215,7 +215,7 @@ _LLAMA = {"norm": "rmsnorm", "attention": "causal"}
 _LLAMA2 = {**_LLAMA, "vocab_size": 32000, "max_seq_len": 4096, "tie_word_embeddings": False}
 _STORIES = {**_LLAMA, "vocab_size": 32000}
 # Shapes by name: TinyStories models (llama2.c), SmolLM2, Llama 2 (Touvron et al. 2023, table 1).
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "260k": _LLAMA
     | dict(vocab_size=512, dim=64, n_layers=5, n_heads=8, n_kv_heads=4, multiple_of=4),
     "15m": _STORIES | dict(dim=288, n_layers=6, n_heads=6, max_seq_len=256),

@@ -102,10 +102,11 @@ def merge_lora_weights(model: nn.Module) -> nn.Module:
 
     A model without LoRA layers is left as it is, so merging twice is merging once.
     """
-    wrapped = [name for name, module in model.named_modules() if isinstance(module, LoRALayer)]
-    for name in wrapped:
+    wrapped = [
+        (name, layer) for name, layer in model.named_modules() if isinstance(layer, LoRALayer)
+    ]
+    for name, layer in wrapped:
         parent_name, _, child_name = name.rpartition(".")
-        layer = model.get_submodule(name)
         merged = layer.original_layer
         # A new parameter: the old one may be tied to another layer's, which is not adapted.
         merged.weight = nn.Parameter(layer.merged_weight().detach(), requires_grad=False)
@@ -122,7 +123,9 @@ def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
             continue
         name = name.replace(".original_layer.", ".")
         if parent.endswith(".original_layer") and leaf == "weight":
-            tensor = model.get_submodule(parent.removesuffix(".original_layer")).merged_weight()
+            layer = model.get_submodule(parent.removesuffix(".original_layer"))
+            assert isinstance(layer, LoRALayer)
+            tensor = layer.merged_weight()
         state[name] = tensor.detach()
     return state
 

@@ -8,6 +8,7 @@ two agree.
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -54,7 +55,7 @@ class AdamW(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of `closure`, if given."""
         loss = None
         if closure is not None:
@@ -70,7 +71,10 @@ class AdamW(Optimizer):
     def _update(
         self, parameter: torch.nn.Parameter, group: dict, scale: torch.Tensor | None
     ) -> None:
-        gradient = parameter.grad if scale is None else parameter.grad * scale
+        gradient = parameter.grad
+        assert gradient is not None  # step chose the parameters that have one
+        if scale is not None:
+            gradient = gradient * scale
         state = self.state[parameter]
         if not state:
             state["step"] = 0

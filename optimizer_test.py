@@ -8,6 +8,7 @@ import argparse
 import sys
 import unittest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def trained_weight(max_grad_norm: float | None) -> torch.Tensor:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2, bias=False)
     # fall 2024's AdamW has no such parameter
-    clipping = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
+    clipping: dict[str, Any] = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, correct_bias=True, **clipping)
     for _ in range(STEPS):
         x = torch.tensor(rng.uniform(size=3), dtype=torch.float32)

@@ -26,12 +26,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(options: Options) -> None:
     """Hand over to the option's module; only the one that is asked for is imported."""
     if options.option == "generate":
-        from mini_llama.assignment import completion as module
+        from mini_llama.assignment import completion
+
+        completion.run(options)
     elif options.option == "prompt":
-        from mini_llama.assignment import prompting as module
+        from mini_llama.assignment import prompting
+
+        prompting.run(options)
     else:
-        from mini_llama.assignment import finetune as module
-    module.run(options)
+        from mini_llama.assignment import finetune
+
+        finetune.run(options)
 
 
 if __name__ == "__main__":

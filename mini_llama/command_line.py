@@ -46,7 +46,7 @@ def argument(
 
 def argument_of(owner: type, name: str, **changes: Any) -> Any:
     """The option `name` of the dataclass `owner` again; `changes` are arguments of `argument`."""
-    field = owner.__dataclass_fields__[name]
+    field = _field(owner, name)
     return argument(**{"default": field.default, **field.metadata, **changes})
 
 
@@ -85,7 +85,7 @@ def make_parser(
 
 def flag_of(options: type, name: str) -> str:
     """The flag of a field: --lr, or --label-names for label_names."""
-    return "--" + (options.__dataclass_fields__[name].metadata["flag"] or name)
+    return f"--{_field(options, name).metadata['flag'] or name}"
 
 
 def parse_given(parser: OneLineParser, argv: Sequence[str] | None) -> dict[str, Any]:
@@ -97,6 +97,10 @@ def parse_given(parser: OneLineParser, argv: Sequence[str] | None) -> dict[str, 
 def check_option(options: object, name: str, holds: bool, bound: str) -> None:
     """Raise ValueError, naming flag and value, unless the option's value `holds` its `bound`."""
     check_bound(f"--{name} {getattr(options, name)}", holds, bound)
+
+
+def _field(owner: type, name: str) -> dataclasses.Field[Any]:
+    return next(field for field in dataclasses.fields(owner) if field.name == name)
 
 
 def _value_type(hint: Any, nargs: str | None) -> Callable[[str], Any]:

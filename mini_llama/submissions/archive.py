@@ -151,7 +151,9 @@ def read_folder(path: str | Path) -> Submission:
     """
     path = Path(path)
     problems: list[Problem] = []
-    names, files, left = [], {}, MAX_TOTAL_BYTES
+    names: list[str] = []
+    files: dict[str, bytes] = {}
+    left = MAX_TOTAL_BYTES
     for entry in _walk(path):
         name = Path(entry.path).relative_to(path).as_posix()
         if len(names) == MAX_ENTRIES:

@@ -179,7 +179,7 @@ def mark_equal_outputs(grades: Sequence[Grade]) -> list[Grade]:
         for output in grade.outputs:
             if output.digest and not output.one_class and "-prompting-" not in output.file:
                 owners[output.file, output.digest].append(grade.name)
-    shared = defaultdict(lambda: defaultdict(list))
+    shared: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for (file, _), names in owners.items():
         for name in names:
             if others := tuple(other for other in names if other != name):

@@ -54,7 +54,7 @@ def parse_source(data: bytes) -> Source:
         return Source(fault=f"does not parse as Python: line {error.lineno}: {error.msg}")
     except (ValueError, RecursionError, MemoryError) as error:
         return Source(fault=f"does not parse as Python: {error or 'it is nested too deeply'}")
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)

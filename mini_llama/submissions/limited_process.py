@@ -100,10 +100,10 @@ def run_limited(
             start_new_session=True,
         )
         returncode = _wait(process, seconds)
-        texts = [_tail(file) for file in (stdout, stderr)]
+        output, errors = _tail(stdout), _tail(stderr)
         sizes = [os.fstat(file.fileno()).st_size for file in (stdout, stderr)]
     truncated = max(sizes) > MAX_OUTPUT_BYTES
-    return Outcome(returncode, *texts, timed_out=returncode is None, truncated=truncated)
+    return Outcome(returncode, output, errors, returncode is None, truncated)
 
 
 def minimal_environment(folder: Path) -> dict[str, str]:

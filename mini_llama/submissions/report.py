@@ -154,7 +154,8 @@ def csv_text(grades: Sequence[Grade], standard: Standard) -> str:
     for grade in grades:
         outputs = {output.file: output for output in grade.outputs}
         agreements = {agreement.file: agreement for agreement in grade.agreements}
-        row = [grade.name, grade.status, grade.refusal, grade.size, *counts(grade)]
+        row: list[str | float | None] = [grade.name, grade.status, grade.refusal, grade.size]
+        row += counts(grade)
         for file in standard.expected.predictions:
             output = outputs.get(file, Output(file, ""))
             row += [output.verdict, output.accuracy, output.macro_f1]

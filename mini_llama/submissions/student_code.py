@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from config import LlamaConfig
 from mini_llama import bundled
@@ -144,7 +144,7 @@ def _write_tiny_model(folder: Path) -> tuple[Path, int]:
     from tokenizer import Tokenizer
 
     n_words = Tokenizer(tokenizer_model=_tokenizer()).n_words
-    args = TINY | {"vocab_size": n_words}
+    args: dict[str, Any] = TINY | {"vocab_size": n_words}
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, tensor in Llama(LlamaConfig(**args, norm="rmsnorm")).state_dict().items():
