@@ -31,7 +31,8 @@ import lora
 from classifier import ClassifierConfig, LlamaEmbeddingClassifier
 from config import EDITIONS, PRESETS, LlamaConfig
 from llama import Llama
-from mini_llama.assignment.reviews import Batch, Example, make_batches, read_examples, with_prompt
+from mini_llama.assignment.batches import Batch, encode_examples, make_batches
+from mini_llama.assignment.reviews import Example, read_examples, with_prompt
 from optimizer import AdamW
 from tokenizer import Tokenizer
 from utils import autocast
@@ -130,11 +131,11 @@ def compare(
     sides: dict, args: argparse.Namespace, examples: list[Example], batch_size: int
 ) -> dict[str, tuple[float, ...]]:
     """Of every side: (padded tokens/s, real tokens/s, texts/s, median seconds a step)."""
-    tokenizer = Tokenizer(tokenizer_model=args.tokenizer)
+    encoded = encode_examples(examples, Tokenizer(tokenizer_model=args.tokenizer))
     batches = {}
     for by_length in (False, True):
         order = torch.Generator().manual_seed(0)
-        loader = make_batches(examples, tokenizer, batch_size, order, by_length)
+        loader = make_batches(encoded, batch_size, order, by_length)
         batches[by_length] = list(loader)[: args.steps + 1]
     steps = {name: make(args.preset) for name, (make, _) in sides.items()}
     measured: dict[str, list[tuple]] = {name: [] for name in sides}

@@ -9,8 +9,8 @@ import torch
 
 from config import Edition
 from llama import Llama, load_pretrained
-from mini_llama.assignment.evaluation import announce, prepare_model
 from mini_llama.assignment.options import Options
+from mini_llama.assignment.task import announce, prepare_model
 from mini_llama.checkpoints.memory import Form, require_device_memory
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_memory
@@ -48,7 +48,7 @@ def run(options: Options) -> None:
 
 
 def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, BaseTokenizer]:
-    """The model that is to write, on its device, and its tokenizer. Raises OSError, ValueError."""
+    """The model, on its device, and its tokenizer. Raises OSError or ValueError."""
     device, tokenizer = prepare_model(options, outputs)
     llama = load_pretrained(
         options.pretrained_model_path,
@@ -66,7 +66,7 @@ def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, BaseTo
 def complete(
     llama: Llama, tokenizer: BaseTokenizer, options: Options, temperature: float, samples: int
 ) -> list[str]:
-    """`samples` texts: the prompt and what the model writes behind it."""
+    """`samples` texts: the prompt and what the model writes after it."""
     edition: Edition = options.edition_in_force
     text = edition.prompt_text if options.prompt_text is None else options.prompt_text
     prompt = tokenizer.encode(text, bos=True, eos=False)

@@ -6,6 +6,7 @@ never interrupted, because each epoch's randomness is seeded by (seed, epoch).
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,18 @@ import torch.nn.functional as F
 
 import lora
 from classifier import LlamaEmbeddingClassifier, load_classifier, save_classifier
-from mini_llama.assignment.evaluation import (
-    Progress,
-    Task,
-    accuracy,
-    announce,
-    classifier_config,
-    digest,
-    predict,
-    prepare,
-    write_predictions,
+from mini_llama.assignment.batches import (
+    Batch,
+    EncodedExamples,
+    encode_examples,
+    make_batches,
 )
+from mini_llama.assignment.metrics import accuracy
 from mini_llama.assignment.options import Options
-from mini_llama.assignment.reviews import make_batches
+from mini_llama.assignment.scoring import Progress, predict, write_results
+from mini_llama.assignment.task import Task, announce, classifier_config, prepare
 from mini_llama.checkpoints.reading import load_plain, save_plain
+from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
 from utils import autocast, require_free_disk, seed_everything
 
@@ -61,16 +60,14 @@ def run(options: Options) -> None:
     task = prepare(options, [options.checkpoint_path, adapters_path(options)])
     model = build(options, task)
     check_free_disk(options.checkpoint_path, model)
-    train(options, task, model)
+    splits = {
+        split: encode_examples(examples, task.tokenizer)
+        for split, examples in (("train", task.train), ("dev", task.dev), ("test", task.test))
+    }
+    train(options, task, model, splits)
     best = load_classifier(options.checkpoint_path).to(task.device)
     print(f"load model from {options.checkpoint_path}")
-    results = []
-    for split, path in (("dev", options.dev_out), ("test", options.test_out)):
-        examples = getattr(task, split)
-        predictions = predict(best, examples, task.tokenizer, options, f"eval {split}")
-        results.append((split, path, examples, predictions))
-    for result in results:
-        write_predictions(*result)
+    write_results(best, {split: splits[split] for split in ("dev", "test")}, options)
     progress_path(options).unlink(missing_ok=True)
 
 
@@ -97,7 +94,12 @@ def check_free_disk(path: Path, model: torch.nn.Module) -> None:
     require_free_disk(path.parent, needed, "training", "set --checkpoint_out")
 
 
-def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None:
+def train(
+    options: Options,
+    task: Task,
+    model: LlamaEmbeddingClassifier,
+    splits: Mapping[str, EncodedExamples],
+) -> None:
     """All epochs that are still to be done; the best one ends up in options.checkpoint_path."""
     parameters = trainable_parameters(model)
     optimizer = AdamW(parameters.values(), lr=options.lr)
@@ -110,12 +112,11 @@ def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None
     for epoch in range(epochs_done, options.epochs):
         shuffle = seed_epoch(options.seed, epoch)
         batches = make_batches(
-            task.train, task.tokenizer, options.batch_size, shuffle, options.mask_padding
+            splits["train"], options.batch_size, shuffle, by_length=options.mask_padding
         )
         loss = train_epoch(model, batches, optimizer, options, epoch)
         train_accuracy, dev_accuracy = (
-            accuracy(examples, predict(model, examples, task.tokenizer, options, f"eval {name}"))
-            for name, examples in (("train", task.train), ("dev", task.dev))
+            evaluate(model, splits[split], options, f"eval {split}") for split in ("train", "dev")
         )
         if dev_accuracy > best_accuracy:
             if epoch == 0:  # an older run's state does not fit the checkpoint that is written next
@@ -131,9 +132,17 @@ def train(options: Options, task: Task, model: LlamaEmbeddingClassifier) -> None
         )
 
 
+def evaluate(
+    model: LlamaEmbeddingClassifier, encoded: EncodedExamples, options: Options, description: str
+) -> float:
+    """The model's accuracy on examples."""
+    predictions = predict(model, encoded, options, description)
+    return accuracy([example.label for example in encoded.examples], predictions)
+
+
 def train_epoch(
     model: LlamaEmbeddingClassifier,
-    batches: Any,
+    batches: Iterable[Batch],
     optimizer: AdamW,
     options: Options,
     epoch: int,
@@ -260,21 +269,14 @@ def load_progress(
 
     Raises ValueError if that run had other settings, or its files are not whole.
     """
-    path, anew = progress_path(options), "start anew without --resume"
+    path = progress_path(options)
     if not path.exists():
         print(f"nothing to resume at {path}: starting with epoch 0")
         return 0, -1.0
     saved = load_plain(path)
-    if not isinstance(saved, dict) or saved.keys() != PROGRESS_KEYS:
-        raise ValueError(f"--resume: {path} is not the state of an interrupted run; {anew}")
+    check_same_run(path, saved, PROGRESS_KEYS, settings)
     if not options.checkpoint_path.exists():
-        raise ValueError(f"--resume: {options.checkpoint_path}, the best model, is gone; {anew}")
-    for name, value in settings.items():
-        if saved["settings"].get(name) != value:
-            raise ValueError(
-                f"--resume: {path} was written with {name} {saved['settings'].get(name)}, "
-                f"not {value}; use the same settings, or {anew}"
-            )
+        raise ValueError(f"--resume: {options.checkpoint_path}, the best model, is gone; {REMEDY}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved["parameters"][name])

@@ -1,22 +1,13 @@
-"""Option prompt: zero-shot classification by the words that the model would answer with.
-
-The reading position and the padding are the classifier's; here is only the order of work.
-"""
+"""Option prompt: zero-shot classification by the words that the model would answer with."""
 
 import sys
-from collections.abc import Sequence
 
 from classifier import LlamaZeroShotClassifier
-from mini_llama.assignment.evaluation import (
-    announce,
-    classifier_config,
-    predict,
-    prepare,
-    write_predictions,
-)
+from mini_llama.assignment.batches import EncodedExamples, encode_examples
 from mini_llama.assignment.options import Options
-from mini_llama.assignment.reviews import Example, with_prompt
-from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.assignment.reviews import with_prompt
+from mini_llama.assignment.scoring import write_results
+from mini_llama.assignment.task import announce, classifier_config, prepare
 from utils import seed_everything
 
 
@@ -30,27 +21,23 @@ def run(options: Options) -> None:
     config = classifier_config(options, task)
     model = LlamaZeroShotClassifier(config, task.tokenizer, task.label_names).to(task.device)
     announce(model.llama, task.tokenizer, options.pretrained_model_path)
-    results = []
-    for split, path in (("dev", options.dev_out), ("test", options.test_out)):
-        examples = with_prompt(getattr(task, split), task.label_names)
-        warn_of_lost_questions(split, examples, task.tokenizer)
-        predictions = predict(model, examples, task.tokenizer, options, f"eval {split}")
-        results.append((split, path, examples, predictions))
-    for result in results:
-        write_predictions(*result)
+    splits = {}
+    for split, examples in (("dev", task.dev), ("test", task.test)):
+        splits[split] = encode_examples(with_prompt(examples, task.label_names), task.tokenizer)
+        warn_of_lost_questions(split, splits[split], task.tokenizer.max_len)
+    write_results(model, splits, options)
 
 
-def warn_of_lost_questions(
-    split: str, examples: Sequence[Example], tokenizer: BaseTokenizer
-) -> None:
-    """--max_sentence_len cuts the question as well, as in the assignment: say how often it does."""
-    if tokenizer.max_len is None:
+def warn_of_lost_questions(split: str, encoded: EncodedExamples, max_len: int | None) -> None:
+    """Say how often --max_sentence_len cuts the question as well, which it does in the assignment
+    too.
+    """
+    if max_len is None:
         return
-    counts = (len(tokenizer.encode(e.sentence, bos=False, eos=False)) for e in examples)
-    lost = sum(count == tokenizer.max_len for count in counts)
+    lost = sum(len(row) - 1 == max_len for row in encoded.rows)  # BOS is not counted
     if lost:
         print(
-            f"warning: --max_sentence_len {tokenizer.max_len} cuts the question, or a part of it, "
-            f"off {lost} of {len(examples)} {split} texts",
+            f"warning: --max_sentence_len {max_len} cuts the question, or a part of it, "
+            f"off {lost} of {len(encoded.rows)} {split} texts",
             file=sys.stderr,
         )

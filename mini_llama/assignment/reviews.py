@@ -1,9 +1,6 @@
-"""Film-review files, zero-shot prompts and padded batches.
+"""Files of labelled film reviews, and the zero-shot question that follows a review.
 
-A data file has one example a line, `LABEL ||| SENTENCE`, in UTF-8. The file knows a tokenizer but
-no model. Batches are right-padded with the tokenizer's pad_id.
-
-Shapes: B batch, T tokens of the longest sentence in it.
+A file has one example a line, `LABEL ||| SENTENCE`, in UTF-8.
 """
 
 import json
@@ -11,13 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch.utils.data import DataLoader
-
-from tokenizer import Tokenizer
-
 SEPARATOR = " ||| "
-POOL = 50  # batches whose texts are sorted together
+BOM = b"\xef\xbb\xbf"  # some editors write a byte order mark
 
 
 @dataclass(frozen=True)
@@ -26,23 +18,13 @@ class Example:
     label: int
 
 
-@dataclass(frozen=True)
-class Batch:
-    """tokens (B, T) and labels (B,) int64; lengths (B,): the real tokens of each row."""
-
-    tokens: torch.Tensor
-    lengths: torch.Tensor
-    labels: torch.Tensor
-    indices: list[int]
-
-
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a data file, in order, sentences stripped.
 
     Raises OSError if the file cannot be read, ValueError with the line's number if it is empty,
     not UTF-8, or a line is not `LABEL ||| SENTENCE` with an integer label of at least 0.
     """
-    lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")  # some editors write a BOM
+    lines = _read_bytes(path).removeprefix(BOM).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     if not lines:
@@ -115,66 +97,3 @@ def with_prompt(examples: Sequence[Example], label_names: Sequence[str]) -> list
     """The same examples, each sentence followed by the zero-shot question."""
     suffix = prompt_suffix(label_names)
     return [Example(f"{example.sentence} {suffix}", example.label) for example in examples]
-
-
-def make_batches(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    batch_size: int,
-    shuffle: torch.Generator | None = None,
-    by_length: bool = False,
-) -> DataLoader:
-    """Batches of BOS + sentence, tokenised once; in order, or in `shuffle`'s order.
-
-    With `by_length` texts of like length share a batch: fewer columns are padding, and the order
-    is another one (order_by_length).
-    """
-    encoded = [tokenizer.encode(example.sentence, bos=True, eos=False) for example in examples]
-
-    def collate(indices: list[int]) -> Batch:
-        rows = [encoded[i] for i in indices]
-        labels = torch.tensor([examples[i].label for i in indices])
-        return Batch(*pad_rows(rows, tokenizer.pad_id), labels, indices)
-
-    if by_length:
-        batches = order_by_length([len(row) for row in encoded], batch_size, shuffle)
-        return DataLoader(
-            range(len(examples)), batch_sampler=batches, collate_fn=collate, generator=shuffle
-        )
-    return DataLoader(
-        range(len(examples)),
-        batch_size=batch_size,
-        shuffle=shuffle is not None,
-        generator=shuffle,
-        collate_fn=collate,
-    )
-
-
-def order_by_length(
-    lengths: Sequence[int], batch_size: int, shuffle: torch.Generator | None = None
-) -> list[list[int]]:
-    """Indices of all texts, each once, in batches of like length.
-
-    In `shuffle`'s order, texts are drawn into pools of POOL batches, each pool is sorted, and the
-    batches are shuffled: texts still come together by chance. Without it the longest come first,
-    so that too little memory shows at once.
-    """
-    count = len(lengths)
-    pool, order = count, list(range(count))
-    if shuffle is not None:
-        pool, order = POOL * batch_size, torch.randperm(count, generator=shuffle).tolist()
-    pools = (order[start : start + pool] for start in range(0, count, pool))
-    order = [i for one in pools for i in sorted(one, key=lambda i: -lengths[i])]
-    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
-    if shuffle is not None:
-        batches = [batches[i] for i in torch.randperm(len(batches), generator=shuffle).tolist()]
-    return batches
-
-
-def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of token ids → (B, T), right-padded with pad_id, and their lengths (B,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.full((len(rows), int(lengths.max())), pad_id)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
-    return tokens, lengths

@@ -1,6 +1,5 @@
-"""What a training run leaves to look at: metrics.jsonl, loss.png and, where asked, TensorBoard.
-
-It knows numbers and steps, not what is trained.
+"""What a training run leaves to look at: metrics.jsonl, loss.png and, on request, TensorBoard's
+files.
 """
 
 import json
@@ -8,17 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from mini_llama.optional_imports import import_optional
 from utils import atomic_write
-
-
-def import_optional(module: str, package: str, purpose: str) -> Any:
-    """A module of an optional package. Raises ValueError naming the install command."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ValueError(f"{purpose} needs {package}: pip install {package}") from None
 
 
 class TrainingLog:
@@ -35,7 +25,7 @@ class TrainingLog:
             file.writelines(json.dumps(record) + "\n" for record in self.records)
         self.writer = None
         if tensorboard:
-            module = import_optional("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+            module = import_optional("torch.utils.tensorboard", "--tensorboard", "tensorboard")
             self.writer = module.SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def write(self, step: int, **values: float) -> None:
@@ -67,9 +57,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     """Training and validation loss over steps, as a PNG. Raises ValueError without matplotlib."""
-    matplotlib = import_optional("matplotlib", "matplotlib", "the loss curve")
+    matplotlib = import_optional("matplotlib", "the loss curve")
     matplotlib.use("Agg")
-    pyplot = import_optional("matplotlib.pyplot", "matplotlib", "the loss curve")
+    pyplot = import_optional("matplotlib.pyplot", "the loss curve")
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for name, style in (("train_loss", {"alpha": 0.6}), ("val_loss", {"marker": "o"})):
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]

@@ -48,6 +48,7 @@ from mini_llama.pretraining.data import (
 )
 from mini_llama.pretraining.log import TrainingLog, plot_losses
 from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.resume import check_same_run
 from mini_llama.tokenization.find import load_tokenizer
 from optimizer import AdamW
 from utils import autocast, choose_device, seed_everything
@@ -295,15 +296,9 @@ class Trainer:
 
     def load_progress(self) -> None:
         """Go on where save_progress left off. Raises ValueError if that run was another one."""
-        saved, path = load_plain(self.progress_path), self.progress_path
-        if not isinstance(saved, dict) or "settings" not in saved:
-            raise ValueError(f"{path} is not the state of a run; start anew without --resume")
-        for name, value in resume_settings(self.options, self.llama.config).items():
-            if saved["settings"].get(name) != value:
-                raise ValueError(
-                    f"--resume: {path} was written with {name} {saved['settings'].get(name)}, not "
-                    f"{value}; use the same settings, or start anew without --resume"
-                )
+        saved = load_plain(self.progress_path)
+        settings = resume_settings(self.options, self.llama.config)
+        check_same_run(self.progress_path, saved, PROGRESS_KEYS, settings)
         load_training_state(self, saved)
         self.step, self.best_loss = saved["step"], saved["best_loss"]
 
@@ -337,6 +332,7 @@ def load_training_state(trainer: Trainer, saved: dict[str, Any]) -> None:
         )
 
 
+PROGRESS_KEYS = {"settings", "model", "optimizer", "step", "best_loss"}
 # A resumed run may ask for more or fewer evaluations, other samples or outputs, but not for these.
 FREE_TO_CHANGE = {"out", "eval_every", "eval_batches", "sample_prompt", "sample_tokens"}
 FREE_TO_CHANGE |= {"use_gpu", "tensorboard", "resume", "plan", "compile", "shard", "input"}

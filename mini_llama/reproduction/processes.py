@@ -20,12 +20,14 @@ from typing import Any
 
 import torch
 
-from mini_llama.assignment.evaluation import accuracy, digest
 from mini_llama.assignment.figures import SPLITS
 from mini_llama.assignment.finetune import progress_path
+from mini_llama.assignment.metrics import accuracy
+from mini_llama.assignment.predictions import read_predictions as read_prediction_file
 from mini_llama.assignment.reviews import Example, read_examples, read_label_names, with_prompt
 from mini_llama.places import ROOT
 from mini_llama.reproduction.runs import TRAINED, Run
+from mini_llama.resume import digest
 from utils import atomic_write
 
 COMMAND = (sys.executable, str(ROOT / "run_llama.py"))
@@ -295,14 +297,17 @@ def read_predictions(run: Run, split: str) -> tuple[list[Example], list[int]]:
 
     Raises OSError, and ValueError if the two files are not of the same sentences.
     """
-    gold, path = read_examples(getattr(run.options, split)), getattr(run.options, f"{split}_out")
-    predicted = read_examples(path)
-    asked = gold
+    source = getattr(run.options, split)
+    asked = gold = read_examples(source)
     if run.options.option == "prompt":
         asked = with_prompt(gold, read_label_names(run.options.label_names))
-    if [e.sentence.strip() for e in asked] != [e.sentence for e in predicted]:
-        raise ValueError(f"{path} is not of the sentences of {getattr(run.options, split)}")
-    return gold, [example.label for example in predicted]
+    return gold, read_prediction_file(getattr(run.options, f"{split}_out"), asked, source)
+
+
+def read_labels(run: Run, split: str) -> tuple[list[int], list[int]]:
+    """The gold and the predicted labels of a split. Raises as read_predictions does."""
+    gold, predictions = read_predictions(run, split)
+    return [example.label for example in gold], predictions
 
 
 def read_epochs(run: Run) -> list[dict[str, float]]:
@@ -318,7 +323,7 @@ def headline(run: Run) -> str:
     """What a run gave, in a few words. Raises OSError or ValueError for damaged outputs."""
     if run.dataset is None:
         return "two texts"
-    scores = ((s, accuracy(*read_predictions(run, s))) for s in SPLITS)
+    scores = ((s, accuracy(*read_labels(run, s))) for s in SPLITS)
     return ", ".join(f"{split} acc {value:.3f}" for split, value in scores)
 
 

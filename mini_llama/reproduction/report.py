@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from config import DEFAULT_EDITION
-from mini_llama.assignment.evaluation import accuracy, macro_f1
 from mini_llama.assignment.figures import BANDS, REFERENCE, SPLITS, Figure, is_placeholder, verdict
+from mini_llama.assignment.metrics import accuracy, macro_f1
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.reading import Checkpoint, read_checkpoint
 from mini_llama.downloads.files import FILES, STORIES42M_ARGS
@@ -22,6 +22,7 @@ from mini_llama.reproduction.processes import (
     Results,
     clock,
     read_epochs,
+    read_labels,
     read_predictions,
 )
 from mini_llama.reproduction.runs import TRAINED, Run, Settings
@@ -136,8 +137,8 @@ def make_rows(settings: Settings, groups: dict[tuple[str, str], list[Pair]]) -> 
         done = [pair for pair in pairs if pair[1].status == DONE]
         why_not = why or next((reason for reason in map(why_not_judged, done) if reason), None)
         for split in SPLITS:
-            scored = [read_predictions(run, split) for run, _ in done]
-            is_void = bool(scored) and is_placeholder([e.label for e in scored[0][0]])
+            scored = [read_labels(run, split) for run, _ in done]
+            is_void = bool(scored) and is_placeholder(scored[0][0])
             accuracies = [accuracy(*pair) for pair in scored]
             key = (settings.edition or DEFAULT_EDITION, option, dataset, split)
             reference = None if settings.is_bundled else REFERENCE.get(key)

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from classifier import ClassifierConfig, LlamaZeroShotClassifier, load_classifier
-from mini_llama.assignment.evaluation import score
+from mini_llama.assignment.batches import encode_examples
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
+from mini_llama.assignment.scoring import score
 from mini_llama.reproduction.processes import Wrong
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
@@ -33,7 +34,7 @@ def find_worst(
     tokenizer = load_tokenizer(path, options.max_sentence_len)
     model, examples = _classifier(options, gold, tokenizer)
     model = model.to(choose_device(options.use_gpu))
-    scores = score(model, examples, tokenizer, options, "worst")
+    scores = score(model, encode_examples(examples, tokenizer), options, "worst")
     probabilities = torch.softmax(scores.float(), dim=-1)  # (N, num_labels)
     wrong = [
         Wrong(

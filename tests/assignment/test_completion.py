@@ -426,8 +426,8 @@ def test_a_model_that_cannot_fit_is_refused_in_one_line(folder: Path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--option", "lora", "--quantize", "int8"], "rounded weights cannot be trained"),
-        (["--option", "finetune", "--quantize", "nf4"], "rounded weights cannot be trained"),
+        (["--option", "lora", "--quantize", "int8"], "quantized weights cannot be trained"),
+        (["--option", "finetune", "--quantize", "nf4"], "quantized weights cannot be trained"),
         (["--option", "prompt", "--plan"], "it must be left out, but for --option generate"),
         (["--quantize", "nf4", "--compile"], "--quantize nf4 is not allowed: it must be int8 with"),
         (["--quantize", "int4"], "invalid choice: 'int4' (choose from int8, nf4)"),

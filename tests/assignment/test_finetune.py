@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 import run_llama
 from classifier import LlamaEmbeddingClassifier, load_classifier
 from llama import load_pretrained
-from mini_llama.assignment import finetune
-from mini_llama.assignment.reviews import order_by_length
+from mini_llama.assignment import finetune, scoring
+from mini_llama.assignment.batches import order_by_length
 from mini_llama.checkpoints.reading import save_checkpoint
 from optimizer import AdamW
 from tests.helpers import ROOT, random_llama, tiny_config
@@ -609,8 +609,8 @@ def test_an_error_behind_the_last_epoch_can_be_resumed(
 ) -> None:
     at = ["dev", "test"].index(split) + 1
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        failing = call_that_fails(finetune.write_predictions, at, RuntimeError("power cut"))
-        patch.setattr(finetune, "write_predictions", failing)
+        failing = call_that_fails(scoring.write_predictions, at, RuntimeError("power cut"))
+        patch.setattr(scoring, "write_predictions", failing)
         train(whole.option)
     resume(whole, folder, first_epoch=EPOCHS)
 

@@ -308,7 +308,7 @@ def test_files_are_written_after_all_work_is_done(
             raise RuntimeError("power cut")
         return [0] * COUNTS["dev"]
 
-    monkeypatch.setattr("mini_llama.assignment.prompting.predict", fail_at_the_test_split)
+    monkeypatch.setattr("mini_llama.assignment.scoring.predict", fail_at_the_test_split)
     with pytest.raises(RuntimeError, match="power cut"):
         prompt("sst")
     assert [output("sst", split).read_bytes() for split in ("dev", "test")] == before

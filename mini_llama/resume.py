@@ -1,0 +1,36 @@
+"""What a resumed run must share with the one that was interrupted: its settings and its files."""
+
+import hashlib
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+REMEDY = "start again without --resume"
+
+
+def check_same_run(
+    path: Path, saved: object, keys: Set[str], settings: Mapping[str, object]
+) -> None:
+    """Raise ValueError unless `saved`, the content of `path`, is the state of a run with these
+    settings: a dict with just these keys, "settings" among them.
+    """
+    is_state = isinstance(saved, dict) and saved.keys() == keys
+    if not (is_state and isinstance(saved["settings"], dict)):
+        raise ValueError(f"--resume: {path} is not the state of an interrupted run; {REMEDY}")
+    for name, value in settings.items():
+        if (found := saved["settings"].get(name)) != value:
+            raise ValueError(
+                f"--resume: {path} was written with {name} {found}, not {value}; "
+                f"use the same settings, or {REMEDY}"
+            )
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256, in hexadecimal: of a file, of a folder's files, or of a name (tiktoken:gpt2)."""
+    path = Path(path)
+    if path.is_dir():
+        parts = [f"{file.name} {digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if not path.exists():
+        return hashlib.sha256(str(path).encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
