@@ -4,8 +4,12 @@ import errno
 import functools
 import os
 import random
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +20,12 @@ from tests.helpers import ROOT
 from utils import (
     atomic_folder,
     atomic_write,
+    available_bytes,
     check_outputs,
     choose_device,
     get_parameter_dtype,
+    raise_on_sigterm,
+    require_free_disk,
     seed_everything,
 )
 
@@ -134,6 +141,17 @@ def test_a_killed_processs_folder_is_cleaned_up(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_what_a_running_process_writes_is_left_alone(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
+        temporary = tmp_path / f".out.txt.{writer.pid}.tmp"
+        temporary.touch()
+        with atomic_write(tmp_path / "out.txt"):
+            pass
+        assert temporary.exists() and writer.poll() is None
+        writer.communicate(b"\n")
+    assert writer.returncode == 0
+
+
 def test_check_outputs(tmp_path):
     new, old = tmp_path / "new.txt", tmp_path / "old.txt"
     check_outputs([new], [])
@@ -161,6 +179,20 @@ def test_a_failed_write_names_the_file(tmp_path):
     with pytest.raises(OSError, match=message), atomic_write(tmp_path / "out.txt"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not os.listdir(tmp_path)
+
+
+def test_other_errors_of_a_writer_are_its_own(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "out.txt"):
+        raise OSError("the writer's own")
+    assert str(caught.value) == "the writer's own"
+
+
+def test_require_free_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2_000_000))
+    require_free_disk(tmp_path, 2_000_000, "a checkpoint", "name another folder")
+    message = f"{tmp_path} has 2 MB free, a checkpoint needs 3 MB; free some, or name another"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        require_free_disk(tmp_path, 3_000_000, "a checkpoint", "name another folder")
 
 
 def test_only_regular_files_are_replaced(tmp_path):
@@ -193,6 +225,27 @@ def test_choose_device(monkeypatch):
     assert choose_device(True) == torch.device("cuda")
 
 
+def test_available_bytes(monkeypatch):
+    memory = "MemTotal: 900 kB\nMemAvailable: 10 kB\nSwapFree: 2 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: memory)
+    assert available_bytes() == 1024 * 12
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 7))
+    assert available_bytes("cuda") == 5
+    for pages in ("", "MemAvailable: much"):
+        monkeypatch.setattr(Path, "read_text", lambda self, text=pages, **_: text)
+        monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 8, "SC_AVPHYS_PAGES": 3}.__getitem__)
+        assert available_bytes() == 24
+    monkeypatch.delattr(os, "sysconf")
+    assert available_bytes() is None
+
+
+def test_sigterm_ends_as_ctrl_c_does():
+    raise_on_sigterm()
+    with pytest.raises(SystemExit) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.code == 128 + signal.SIGTERM
+
+
 def test_seed_everything():
     def draw() -> tuple:
         return random.random(), np.random.rand(), torch.rand(1).item()
@@ -204,6 +257,12 @@ def test_seed_everything():
     seed_everything(8)
     assert all(a != b for a, b in zip(draw(), first, strict=True))
     seed_everything(2**40)  # numpy takes 32 bits only
+    seed_everything(2**32 - 1)
+    first = np.random.rand()
+    seed_everything(2**33 - 1)
+    assert np.random.rand() == first
+    cudnn = torch.backends.cudnn
+    assert cudnn.deterministic and not cudnn.benchmark
 
 
 def test_get_parameter_dtype():
