@@ -1,8 +1,10 @@
 """The assignment's tokenizer against the contract's token ids."""
 
+import re
+
 import pytest
 
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, main
 
 
 @pytest.fixture
@@ -65,3 +67,11 @@ def test_a_batch_is_encoded_as_its_texts(tokenizer_model):
         for bos, eos in ((True, False), (False, True)):
             rows = [tokenizer.encode(text, bos, eos) for text in texts]
             assert tokenizer.encode_batch(texts, bos, eos) == rows
+
+
+@pytest.mark.parametrize("arguments", [[], ["import"], ["export"], ["export", "only.model"]])
+def test_wrong_usage_is_one_line(arguments: list[str], capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert re.fullmatch(r"tokenizer\.py.*: error: .* \(see --help\)\n", capsys.readouterr().err)
