@@ -5,12 +5,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
-from mini_llama.checkpoints.conversion import MAX_SHARD_SIZE, TARGETS, prepare
-from mini_llama.checkpoints.reading import read_checkpoint
-from mini_llama.checkpoints.report import describe_checkpoint, describe_preset
+from mini_llama.checkpoints.options import MAX_SHARD_SIZE, TARGETS
 from mini_llama.command_line import OneLineParser, one_line_errors
 from utils import raise_on_sigterm
 
@@ -23,12 +19,6 @@ DESCRIPTION = "Say what a checkpoint holds, or write the same model in another f
 INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
 CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
 EPILOG = """
-assignment   torch file, dict(model, model_args), under the assignment's names
-huggingface  new folder: config.json, model.safetensors or shards, generation_config.json, and the
-             source's tokenizer where there is one
-llama2c      llama2.c's .bin, version 0, float32
-llama2c-q80  llama2.c's .bin, version 2, 8 bits
-
 All but the first can only mean RMSNorm and causal attention. A file that does not record its
 arithmetic is taken for that, and a line says so; a model of another arithmetic is refused. An
 existing file DST is replaced when the new one is whole; a folder DST must be new or empty.
@@ -40,11 +30,13 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,convert}")
     info = commands.add_parser("info", help=INFO, description=INFO, allow_abbrev=False)
     info.add_argument("path", metavar="PATH", help=f"{SOURCES}, or a preset: {', '.join(PRESETS)}")
+    width = max(map(len, TARGETS)) + 2
+    formats = [f"{k:{width}}{v}".replace("\n", "\n" + " " * width) for k, v in TARGETS.items()]
     convert = commands.add_parser(
         "convert",
         help=CONVERT,
         description=CONVERT,
-        epilog=EPILOG,
+        epilog="\n".join([*formats, EPILOG]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -72,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def info(path: str) -> None:
+    from mini_llama.checkpoints.reading import read_checkpoint
+    from mini_llama.checkpoints.report import describe_checkpoint, describe_preset
+
     if path in PRESETS and not Path(path).exists():
         print(describe_preset(path))
     else:
@@ -79,13 +74,17 @@ def info(path: str) -> None:
 
 
 def convert(source: str, destination: str, **options: str | None) -> None:
+    from tqdm import tqdm
+
+    from mini_llama.checkpoints.conversion import prepare
+
     plan = prepare(source, destination, **options)
     for note in plan.notes:
         print(note)
-    told = len(plan.notes)
+    shown = len(plan.notes)
     with tqdm(total=plan.bytes_to_read, unit="B", unit_scale=True, disable=None) as bar:
         plan.write(bar.update)
-    for note in plan.notes[told:]:
+    for note in plan.notes[shown:]:
         print(note)
     print(f"wrote {destination}{plan.target.hint}")
 

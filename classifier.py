@@ -19,7 +19,9 @@ from torch import nn
 from base_llama import shapes_only
 from config import LlamaConfig
 from llama import Llama, load_pretrained
-from mini_llama.checkpoints.reading import Checkpoint, fit_tensors, read_checkpoint, save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import Checkpoint, fit_tensors
 from tokenizer import Tokenizer
 
 BACKBONE_PREFIX = "llama."

@@ -22,7 +22,9 @@ from config import EDITIONS, resolve_arithmetic
 from llama import Llama, load_pretrained
 from mini_llama import bundled
 from mini_llama.assignment.options import default_of
-from mini_llama.checkpoints.reading import WrongNormError, fit_tensors, load_plain, read_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import WrongNormError, fit_tensors
+from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.diagnosis.explanation import Explanation, explain
 from mini_llama.diagnosis.formulas import Formulas
 

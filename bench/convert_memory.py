@@ -22,12 +22,13 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from checkpoint import main as checkpoint_main
-from config import EDITIONS, LlamaConfig
+from config import EDITIONS, LlamaConfig, expected_shapes
 from mini_llama.checkpoints.formats import huggingface
-from mini_llama.checkpoints.lazy_tensors import LazyTensors, RemappedTensors
-from mini_llama.checkpoints.reading import expected_shapes, read_checkpoint
+from mini_llama.checkpoints.formats.folder import save_shards
+from mini_llama.checkpoints.lazy_tensors import LazyTensors, StreamedTensors
+from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import bytes_on_disk
-from mini_llama.checkpoints.tensor_files import save_safetensors, write_json
+from mini_llama.checkpoints.tensor_files import write_json
 
 SHARD = "500MB"
 STEPS = [
@@ -59,7 +60,7 @@ def make_source(folder: Path, layers: int) -> None:
 
     folder.mkdir()
     theirs = huggingface.export_tensors(LazyTensors(meta, make), config)
-    save_safetensors(folder, theirs, 500 * 10**6)
+    save_shards(folder, theirs, 500 * 10**6)
     write_json(folder / "config.json", huggingface.export_config(config))
 
 
@@ -87,9 +88,8 @@ def measure(work: Callable[[], object]) -> None:
 
 def compare(first: Path, second: Path) -> int:
     """Tensors of which any bit differs, as float32, which holds bfloat16 exactly."""
-    ours, theirs = (
-        RemappedTensors(lambda p=p: read_checkpoint(p).tensors) for p in (first, second)
-    )
+    checkpoints = [read_checkpoint(path) for path in (first, second)]
+    ours, theirs = (StreamedTensors(c.tensors, c.pages) for c in checkpoints)
     if ours.keys() != theirs.keys():
         return len(ours.keys() ^ theirs.keys())
     return sum(

@@ -26,7 +26,9 @@ from base_llama import INIT_STD, shapes_only
 from llama import Llama, padding_mask
 from lora import merged_state_dict
 from mini_llama.checkpoints.formats import huggingface
-from mini_llama.checkpoints.reading import fit_tensors, read_checkpoint, usable, write_folder
+from mini_llama.checkpoints.formats.folder import write_folder
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import fit_tensors, usable
 
 BACKBONE_PREFIX = "llama."
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

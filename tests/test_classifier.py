@@ -12,7 +12,7 @@ from classifier import (
     save_classifier,
 )
 from llama import Llama
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from tests import oracle
 from tests.helpers import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
 from tokenizer import Tokenizer

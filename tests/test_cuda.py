@@ -5,7 +5,7 @@ import torch
 
 from config import EDITIONS
 from llama import load_pretrained
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.inference.decoding import Decoder
 from mini_llama.layers.quantized_linear import KINDS
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config

@@ -20,7 +20,7 @@ import torch
 import run_llama
 from mini_llama import bundled
 from mini_llama.assignment import option_parser
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from tests.helpers import ROOT, random_llama, tiny_config
 
 SCRIPT = ROOT / "run_llama.py"

@@ -10,7 +10,7 @@ import torch
 import llama
 import sanity_check
 from config import EDITIONS
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from tests import oracle
 from tests.helpers import ROOT, numpy_weights, random_llama, tiny_config
 

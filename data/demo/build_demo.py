@@ -23,7 +23,9 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 import torch
 
 import pretrain
-from mini_llama.checkpoints.reading import read_checkpoint, save_checkpoint, save_plain
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.tensor_files import save_plain
 from mini_llama.pretraining.data import train_tokenizer
 from reviews import LABEL_NAMES, reviews, unlabelled_reviews
 from sanity_check import TOKENS

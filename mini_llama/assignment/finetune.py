@@ -26,7 +26,7 @@ from mini_llama.assignment.metrics import accuracy
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.scoring import Progress, predict, write_results
 from mini_llama.assignment.task import Task, announce, classifier_config, prepare
-from mini_llama.checkpoints.reading import load_plain, save_plain
+from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
 from utils import autocast, require_free_disk, seed_everything

@@ -1,15 +1,15 @@
 """Tensors by name that are made when they are asked for, and not kept.
 
 A model may be larger than memory: whoever goes through these tensors one by one holds one of them.
-The file knows neither models nor files.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-# Pages of a mapped file that were read count as memory until the file is mapped anew.
-REMAP_BYTES = 2**28
+from mini_llama.checkpoints.mapped_pages import MappedPages
+
+STREAMED_BYTES = 2**28  # after as many, pages are given back
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
@@ -42,24 +42,33 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return len(self.meta)
 
 
-class RemappedTensors(LazyTensors):
-    """The tensors of files that `open_files` maps, mapped anew as soon as REMAP_BYTES were read.
+class StreamedTensors(LazyTensors):
+    """Tensors that are used one after another, of mapped files whose `pages` are given back as soon
+    as STREAMED_BYTES were read.
 
-    `on_read` is told the bytes of every tensor that is read.
+    `on_read` is called with the bytes of every tensor that is read. Reading raises ValueError where
+    a file was changed meanwhile (MappedPages.give_back).
     """
 
     def __init__(
         self,
-        open_files: Callable[[], Mapping[str, torch.Tensor]],
+        tensors: Mapping[str, torch.Tensor],
+        pages: MappedPages,
         on_read: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.on_read = on_read
-        self._open_files, self._tensors, self._bytes_read = open_files, open_files(), 0
-        super().__init__(self._tensors, self._read)
+        self._tensors, self._pages = tensors, pages
+        super().__init__(tensors, self._read)
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give the pages back now."""
+        self._pages.give_back()
+        self._bytes_read = 0
 
     def _read(self, name: str) -> torch.Tensor:
-        if self._bytes_read >= REMAP_BYTES:
-            self._tensors, self._bytes_read = self._open_files(), 0
+        if self._bytes_read >= STREAMED_BYTES:
+            self.give_back()
         tensor = self._tensors[name]
         self._bytes_read += tensor.nbytes
         self.on_read(tensor.nbytes)

@@ -7,14 +7,10 @@ from torch import nn
 
 from base_llama import LlamaPreTrainedModel, shapes_only
 from config import WEIGHT_DTYPES, resolve_arithmetic
-from mini_llama.checkpoints.lazy_tensors import LazyTensors, RemappedTensors
+from mini_llama.checkpoints.lazy_tensors import LazyTensors, StreamedTensors
 from mini_llama.checkpoints.memory import is_converted, require_memory
-from mini_llama.checkpoints.reading import (
-    check_is_pretrained,
-    read_checkpoint,
-    stored_tensors,
-    usable,
-)
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import check_is_pretrained, stored_tensors, usable
 from mini_llama.layers.linear import Linear
 from mini_llama.layers.quantized_linear import KINDS, Int8Linear, import_bitsandbytes
 
@@ -47,12 +43,14 @@ def load_model(
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
     tensors = stored_tensors(checkpoint, config)
     require_memory(checkpoint.path, config, tensors.meta, dtype, quantize)
-    if is_converted(tensors.meta, dtype, quantize):
-        del checkpoint, tensors  # and with them the map, whose pages would stay in memory
-        tensors = RemappedTensors(lambda: stored_tensors(read_checkpoint(path), config))
     with shapes_only():
         model = model_class(config)
-    place_tensors(model, tensors, getattr(torch, dtype), quantize)
+    if is_converted(tensors.meta, dtype, quantize):
+        streamed = StreamedTensors(tensors, checkpoint.pages)
+        place_tensors(model, streamed, getattr(torch, dtype), quantize)
+        streamed.give_back()
+    else:
+        place_tensors(model, tensors, getattr(torch, dtype), quantize)
     model.arithmetic = arithmetic
     return model.eval()
 
@@ -81,8 +79,8 @@ def place_tensors(
             continue
         if quantize is None or not isinstance(module, Linear):
             tensor = usable(tensors[name], dtype)
-            if tensor.ndim == 1 and isinstance(tensors, RemappedTensors):
-                tensor = tensor.clone()  # a norm alone would keep a whole map in memory
+            if tensor.ndim == 1 and isinstance(tensors, StreamedTensors):
+                tensor = tensor.clone()  # a norm alone would keep the file mapped
             setattr(module, part, nn.Parameter(tensor))
             continue
         # 4 bits would cost the logits more than they save: it is one matrix of many.

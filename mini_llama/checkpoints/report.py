@@ -1,7 +1,7 @@
 """What a checkpoint, or a named shape, is made of, as text: its modules, their shapes and sizes.
 
 Headers say all of it; of the weights only the two embeddings are compared, where a file holds both,
-to tell whether they are one. The file does not import the network.
+to tell whether they are one.
 """
 
 import dataclasses
@@ -14,15 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from config import PRESETS, LlamaConfig, resolve_arithmetic
+from config import PRESETS, LlamaConfig, expected_shapes, resolve_arithmetic
 from mini_llama.checkpoints.memory import describe_fit, memory_facts
-from mini_llama.checkpoints.reading import (
-    Checkpoint,
-    check_is_pretrained,
-    expected_shapes,
-    stored_tensors,
-)
+from mini_llama.checkpoints.record import Checkpoint, check_is_pretrained, stored_tensors
 from mini_llama.checkpoints.sizes import count_parameters, gigabytes
+from mini_llama.tables import align
 from utils import available_bytes
 
 HEADINGS = ("module", "shape", "dtype", "parameters")
@@ -104,7 +100,7 @@ def describe(
         ("parameters", counts),
         *memory_facts(config),
     ]
-    rows = _align_rows([Row(*HEADINGS), *tree(config, meta)])
+    rows = align([Row(*HEADINGS), *tree(config, meta)], left=3)
     return "\n".join([*_align_facts(facts), describe_fit(config, available_bytes()), "", *rows])
 
 
@@ -173,13 +169,3 @@ def _align_facts(facts: list[tuple[str, str]]) -> list[str]:
             break_on_hyphens=False,
         )
     ]
-
-
-def _align_rows(rows: list[Row]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = (
-        f"{row.module:<{widths[0]}}  {row.shape:<{widths[1]}}  {row.dtype:<{widths[2]}}  "
-        f"{row.parameters:>{widths[3]}}"
-        for row in rows
-    )
-    return [line.rstrip() for line in lines]

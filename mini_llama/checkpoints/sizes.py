@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from config import LlamaConfig, expected_shapes
+from mini_llama.tables import align
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAMW_MOMENTS = 2
@@ -119,8 +120,7 @@ def describe(config: LlamaConfig, shape: TrainingShape) -> str:
             gigabytes(kv_cache_bytes(config, context, "float32")),
         ),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(align(rows, left=2))
 
 
 def gigabytes(count: int) -> str:

@@ -1,13 +1,14 @@
 """Files of tensors, read and written without ever executing anything: torch's and safetensors'.
 
 Tensors are mapped from the file, not copied, and can be written one by one, so that neither needs
-the memory of a model. The file knows no models and no names of tensors.
+the memory of a model.
 """
 
 import contextlib
 import json
 import pickle
 import struct
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -18,9 +19,10 @@ from typing import Any
 import torch
 
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
-from utils import REMEDY, atomic_write, read_json
+from mini_llama.checkpoints.mapped_pages import MappedPages
+from mini_llama.optional_imports import import_optional
+from utils import REMEDY, atomic_write
 
-INDEX_SUFFIX = ".index.json"
 # What torch raises for a file that is cut short, changed, or another kind of zip.
 DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 DAMAGED += (AssertionError, struct.error)
@@ -36,16 +38,33 @@ ZIP_HEADER_BYTES = 30 + 20  # an entry's, and its field for sizes above 4 GB
 PADDING_FIELD = struct.Struct("<2sH")
 
 
-def load_plain(path: str | Path) -> Any:
+def read_start(path: Path, count: int) -> bytes:
+    """The first bytes of a file; none of a folder. Raises OSError."""
+    if path.is_dir():
+        return b""
+    with open(path, "rb") as file:
+        return file.read(count)
+
+
+def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
     """The tensors and plain data of a torch file. Raises ValueError where there is anything else.
 
-    Tensors are mapped from the file, copy on write, where its format (zip) allows.
+    Tensors are mapped from the file, copy on write, where its format (zip) allows, and added to
+    `pages`.
     """
-    with open(path, "rb") as file:
-        is_zip = file.read(2) == b"PK"
+    path, pages = Path(path), MappedPages() if pages is None else pages
+    is_zip = read_start(path, 2) == b"PK"
+    may_forget = is_zip and not _is_swapped(path)
+
+    def stay_on_cpu(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
+        if may_forget:
+            pages.add(storage)
+        return storage
+
+    pages.watch(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of unusual pickles; the errors say enough
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(path, map_location=stay_on_cpu, weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} is damaged, or holds objects other than tensors and plain data; "
@@ -53,6 +72,19 @@ def load_plain(path: str | Path) -> Any:
         ) from None
     except DAMAGED:
         raise ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}") from None
+
+
+def _is_swapped(path: Path) -> bool:
+    """Whether torch swaps the bytes of this zip file's numbers as it maps them, which pages that
+    are read again would undo; also where it cannot be told.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = [name for name in archive.namelist() if name.endswith("/byteorder")]
+            orders = {archive.open(name).read(len(sys.byteorder)).decode() for name in records}
+    except (zipfile.BadZipFile, NotImplementedError, *DAMAGED):
+        return True
+    return not orders <= {sys.byteorder}
 
 
 def save_plain(path: str | Path, content: dict[str, Any]) -> None:
@@ -109,15 +141,11 @@ def _add_record(archive: zipfile.ZipFile, start: int, name: str, data: bytes | m
 
 def import_safetensors() -> Any:
     """safetensors.torch. Raises ValueError naming the install command if it is not installed."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ValueError("safetensors files need a package: pip install safetensors") from None
-    return safetensors.torch
+    return import_optional("safetensors.torch", "a safetensors file")
 
 
-def load_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors mapped from the file, copy on write, and not read.
+def load_safetensors(path: str | Path, pages: MappedPages | None = None) -> dict[str, torch.Tensor]:
+    """Tensors mapped from the file, copy on write, and not read; the file is added to `pages`.
 
     safetensors checks the file; its own loader would read all of it at once into the page cache.
     Raises FileNotFoundError, ValueError for a damaged file or a dtype that no weights have.
@@ -130,7 +158,7 @@ def load_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
         length = int.from_bytes(file.read(SAFETENSORS_LENGTH_BYTES), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    storage = torch.UntypedStorage.from_file(str(path), False, Path(path).stat().st_size)
+    storage = (MappedPages() if pages is None else pages).map_file(Path(path))
     tensors = {}
     for name, entry in header.items():
         dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
@@ -143,45 +171,15 @@ def load_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def save_safetensors(folder: Path, tensors: LazyTensors, max_shard_bytes: int) -> None:
-    """Write model.safetensors, or shards of at most `max_shard_bytes` and their index.
-
-    One shard at a time is in memory; a tensor that is larger than a shard has one of its own.
-    Raises ValueError if safetensors is not installed, OSError.
-    """
-    shards = plan_shards(tensors, max_shard_bytes)
-    places = {}
-    for number, names in enumerate(shards, 1):
-        part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
-        path = folder / f"model{part}.safetensors"
-        with _safetensors_errors(
-            lambda error, path=path: OSError(
-                f"{path} could not be written ({error}): is the disk full?"
-            )
-        ):
-            shard = {name: tensors[name].contiguous() for name in names}
-            path.touch()
-            mode = path.stat().st_mode
-            import_safetensors().save_file(shard, path, metadata={"format": "pt"})
-            path.chmod(mode)  # its own would be readable by nobody else
-        places |= dict.fromkeys(names, path.name)
-    if len(shards) > 1:
-        size = sum(tensor.nbytes for tensor in tensors.meta.values())
-        index = {"metadata": {"total_size": size}, "weight_map": places}
-        write_json(folder / f"model.safetensors{INDEX_SUFFIX}", index)
-
-
-def plan_shards(tensors: LazyTensors, max_shard_bytes: int) -> list[list[str]]:
-    """Names in their order, parted so that each part's bytes are at most `max_shard_bytes`."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.meta.items():
-        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensor.nbytes
-    return shards
+def save_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write one file. Raises ValueError if safetensors is not installed, OSError."""
+    with _safetensors_errors(
+        lambda error: OSError(f"{path} could not be written ({error}): is the disk full?")
+    ):
+        path.touch()
+        mode = path.stat().st_mode
+        import_safetensors().save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(mode)  # its own would be readable by nobody else
 
 
 @contextlib.contextmanager
@@ -199,49 +197,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object atomically. Raises OSError."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=2) + "\n")
-
-
-# How Hugging Face names the one file of a model; shards are named by an index beside them.
-WEIGHT_FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "model.safetensors": load_safetensors,
-    "pytorch_model.bin": load_plain,
-}
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder: of its one weight file, or of the shards that its index names.
-
-    Raises ValueError for a folder without either, and for shards that are missing or do not hold
-    exactly what the index says.
-    """
-    for name, load in WEIGHT_FILES.items():
-        if (folder / (name + INDEX_SUFFIX)).exists():
-            return _read_shards(folder, name + INDEX_SUFFIX, load)
-        if (folder / name).exists():
-            return check_tensors(folder / name, load(folder / name))
-    raise ValueError(f"{folder} has none of {', '.join(WEIGHT_FILES)}, nor an index; {REMEDY}")
-
-
-def _read_shards(folder: Path, index: str, load: Callable) -> dict[str, torch.Tensor]:
-    places = read_json(folder / index).get("weight_map")
-    is_map = isinstance(places, dict) and all(isinstance(file, str) for file in places.values())
-    if not is_map or not places:
-        raise ValueError(f"{folder / index} has no weight_map of names and files; {REMEDY}")
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(set(places.values())):
-        path = folder / file
-        if Path(file).name != file:
-            raise ValueError(f"{folder / index} names {file!r}, which is not in its folder")
-        if not path.is_file():
-            raise ValueError(f"{folder / index} names {file}, which is not there; {REMEDY}")
-        shard = check_tensors(path, load(path))
-        expected = {name for name, place in places.items() if place == file}
-        if shard.keys() != expected:
-            wrong = sorted(shard.keys() ^ expected)[0]
-            has = "has, and its index puts elsewhere" if wrong in shard else "lacks"
-            raise ValueError(f"{path}: {wrong} is what this shard {has}; {REMEDY}")
-        tensors |= shard
-    return tensors
 
 
 def check_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:

@@ -26,16 +26,12 @@ from tqdm import tqdm
 
 from config import PRESETS, LlamaConfig
 from llama import Llama
-from mini_llama.checkpoints.reading import (
-    fit_tensors,
-    import_safetensors,
-    load_plain,
-    read_checkpoint,
-    save_checkpoint,
-    save_folder,
-    save_plain,
-)
+from mini_llama.checkpoints.formats.folder import save_folder
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import fit_tensors
 from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
+from mini_llama.checkpoints.tensor_files import import_safetensors, load_plain, save_plain
 from mini_llama.layers.linear_loss import linear_cross_entropy
 from mini_llama.pretraining.data import (
     TokenFile,

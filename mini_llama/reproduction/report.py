@@ -12,7 +12,8 @@ from config import DEFAULT_EDITION
 from mini_llama.assignment.figures import BANDS, REFERENCE, SPLITS, Figure, is_placeholder, verdict
 from mini_llama.assignment.metrics import accuracy, macro_f1
 from mini_llama.assignment.options import default_of
-from mini_llama.checkpoints.reading import Checkpoint, read_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.downloads.files import FILES, STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
 from mini_llama.reproduction.page import Grid, Page

@@ -20,7 +20,7 @@ from llama import Llama, load_pretrained
 from mini_llama.assignment import completion
 from mini_llama.checkpoints import memory as memory_plan
 from mini_llama.checkpoints import report as checkpoint_report
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from tests.helpers import random_llama, tiny_config
 
 FRANKENSTEIN = (

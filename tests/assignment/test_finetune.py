@@ -29,7 +29,7 @@ from classifier import LlamaEmbeddingClassifier, load_classifier
 from llama import load_pretrained
 from mini_llama.assignment import finetune, scoring
 from mini_llama.assignment.batches import order_by_length
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from optimizer import AdamW
 from tests.helpers import ROOT, random_llama, tiny_config
 

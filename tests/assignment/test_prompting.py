@@ -18,7 +18,7 @@ from sentencepiece import SentencePieceProcessor
 import run_llama
 from config import EDITIONS
 from llama import Llama, load_pretrained
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from tests.helpers import WORDS, random_llama, tiny_config
 
 # The assignment's two data sets and their questions, as the contract writes them.

@@ -14,8 +14,9 @@ import torch
 from config import PRESETS, LlamaConfig
 from llama import load_pretrained
 from mini_llama.checkpoints.conversion import parse_size, prepare
-from mini_llama.checkpoints.lazy_tensors import RemappedTensors
-from mini_llama.checkpoints.reading import read_checkpoint, save_checkpoint, save_folder
+from mini_llama.checkpoints.formats.folder import save_folder
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_checkpoint
 from mini_llama.checkpoints.tensor_files import load_plain
 from tests.checkpoints.formats.test_meta import write_meta
@@ -278,25 +279,6 @@ def test_the_true_shape_of_smollm2(tmp_path):
 
 
 # Memory, disk, and what is left when something fails
-
-
-def test_files_are_mapped_anew_and_tensors_made_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("mini_llama.checkpoints.lazy_tensors.REMAP_BYTES", 10_000)
-    folder = convert(save_tiny(tmp_path / "a.pt"), tmp_path / "b", "huggingface")
-    opened = []
-
-    def open_files():
-        opened.append(1)
-        return read_checkpoint(folder).tensors
-
-    read = []
-    tensors = RemappedTensors(open_files, read.append)
-    expected = read_checkpoint(folder).tensors
-    assert all(torch.equal(tensors[name], expected[name]) for name in tensors)
-    size = sum(tensor.nbytes for tensor in tensors.meta.values())
-    assert sum(read) == size and size // 20_000 < len(opened) <= 1 + size // 10_000
-    assert all(tensor.is_meta for tensor in tensors.meta.values())
-    assert "nothing" not in tensors and tensors.get("nothing") is None
 
 
 DiskUsage = namedtuple("DiskUsage", "total used free")

@@ -1,5 +1,6 @@
 """Loading in other dtypes and rounded, tensor by tensor, against models rounded by hand."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from config import NORMS
 from llama import Llama, load_pretrained
 from mini_llama.checkpoints import lazy_tensors, loading
 from mini_llama.checkpoints.formats import llama2c
+from mini_llama.checkpoints.formats.folder import save_folder, write_folder
 from mini_llama.checkpoints.formats.huggingface import export_config, export_tensors
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
-from mini_llama.checkpoints.reading import save_checkpoint, save_folder, write_folder
+from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.inference.compiled_decoding import CompiledDecoder, Matrix
 from mini_llama.inference.decoding import Decoder
 from mini_llama.inference.generation import make_cache
@@ -134,20 +137,35 @@ def test_each_tensor_is_read_once_and_only_while_it_is_placed(tmp_path, monkeypa
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_the_file_is_mapped_anew_while_it_is_rounded(tmp_path, monkeypatch):
+@torch.no_grad()
+def test_the_file_is_opened_once_and_its_pages_given_back(tmp_path, monkeypatch):
+    """Many times while it is quantized, and the model is the same as without."""
     save(tmp_path / "m.pt")
-    opened = []
-    real = loading.read_checkpoint
-    monkeypatch.setattr(lazy_tensors, "REMAP_BYTES", 10_000)
+    expected = load_pretrained(tmp_path / "m.pt", quantize="int8")
+    opened, given_back = [], []
+    real, give_back = loading.read_checkpoint, MappedPages.give_back
+    monkeypatch.setattr(lazy_tensors, "STREAMED_BYTES", 10_000)
     monkeypatch.setattr(loading, "read_checkpoint", lambda p: opened.append(p) or real(p))
+    monkeypatch.setattr(
+        MappedPages, "give_back", lambda pages: given_back.append(pages) or give_back(pages)
+    )
     loaded = load_pretrained(tmp_path / "m.pt", quantize="int8")
-    assert len(opened) > 5
+    assert len(opened) == 1 and len(given_back) > 5 and len(set(given_back)) == 1
     tokens = random_tokens(loaded.config, 1, 5)
-    monkeypatch.undo()
-    again = load_pretrained(tmp_path / "m.pt", quantize="int8")
-    with torch.no_grad():
-        assert torch.equal(loaded(tokens)[0], again(tokens)[0])
-    opened.clear()
+    assert torch.equal(loaded(tokens)[0], expected(tokens)[0])
+
+
+def test_a_file_that_changes_while_it_is_quantized_is_refused(tmp_path, monkeypatch):
+    save(tmp_path / "m.pt")
+    real = loading.place_tensors
+
+    def change_and_place(*arguments: object) -> None:
+        real(*arguments)
+        os.utime(tmp_path / "m.pt", ns=(0, 1))
+
+    monkeypatch.setattr(loading, "place_tensors", change_and_place)
+    with pytest.raises(ValueError, match=r"m\.pt was changed while it was read"):
+        load_pretrained(tmp_path / "m.pt", quantize="int8")
 
 
 @torch.no_grad()

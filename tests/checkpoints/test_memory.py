@@ -8,8 +8,10 @@ import torch
 from config import DTYPES, PRESETS, LlamaConfig
 from llama import load_pretrained
 from mini_llama.checkpoints import memory as memory_plan
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.memory import FORMS, Form, converted_bytes, describe_fit, memory_facts
-from mini_llama.checkpoints.reading import read_checkpoint, save_checkpoint, stored_tensors
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import stored_tensors
 from mini_llama.checkpoints.sizes import kv_cache_bytes, weight_bytes
 from tests.helpers import ROOT, random_llama, tiny_config
 from tests.layers.test_quantized_linear import needs_bitsandbytes

@@ -15,12 +15,10 @@ import torch
 
 from config import NORMS, RopeScaling, expected_shapes
 from llama import Llama, load_pretrained
-from mini_llama.checkpoints.reading import (
-    fit_tensors,
-    read_checkpoint,
-    save_checkpoint,
-    save_folder,
-)
+from mini_llama.checkpoints.formats.folder import save_folder
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import fit_tensors
 from tests.helpers import ROOT, random_llama, random_tokens, tiny_config
 
 TRUE_42M_ARGS = {
@@ -398,7 +396,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "m.pt"
     path.write_bytes(b"old")
     code = (
-        "import resource, torch\nfrom mini_llama.checkpoints.reading import save_plain\n"
+        "import resource, torch\nfrom mini_llama.checkpoints.tensor_files import save_plain\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         f"try: save_plain({str(path)!r}, {{'a': torch.zeros(10**6)}})\n"
         "except OSError as error: print(error)\n"

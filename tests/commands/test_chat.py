@@ -17,7 +17,7 @@ import torch
 
 import chat
 from llama import Llama
-from mini_llama.checkpoints.reading import save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.inference import talk as talk_module
 from mini_llama.tokenization.base import StreamDecoder
 from tests.helpers import ROOT, random_llama, tiny_config

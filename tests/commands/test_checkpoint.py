@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import checkpoint as checkpoint_commands
-from config import PRESETS, LlamaConfig
+from config import PRESETS, LlamaConfig, expected_shapes
 from llama import load_pretrained
 from mini_llama.checkpoints import memory as memory_plan
 from mini_llama.checkpoints.conversion import TARGETS
 from mini_llama.checkpoints.formats.huggingface import export_config, their_name
-from mini_llama.checkpoints.reading import expected_shapes, read_checkpoint, save_checkpoint
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_checkpoint, describe_preset
 from mini_llama.checkpoints.sizes import count_parameters
 from tests.helpers import ROOT, random_llama, tiny_config

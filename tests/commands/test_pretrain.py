@@ -19,8 +19,8 @@ import torch.nn.functional as F
 import pretrain
 from config import PRESETS, LlamaConfig
 from llama import Llama, load_pretrained
-from mini_llama.checkpoints.reading import load_plain
 from mini_llama.checkpoints.sizes import count_parameters, kv_cache_bytes, training_flops
+from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.layers.linear_loss import linear_cross_entropy
 from mini_llama.pretraining import trainer as trainer_module
 from mini_llama.pretraining.log import read_metrics

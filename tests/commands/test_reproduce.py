@@ -32,7 +32,7 @@ from mini_llama.assignment import figures as reference_figures
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import read_examples
-from mini_llama.checkpoints.reading import Checkpoint
+from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.command_line import parse_given
 from mini_llama.downloads.files import STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots

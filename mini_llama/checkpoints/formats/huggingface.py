@@ -2,19 +2,35 @@
 
 The network is the same. Only how a head's features are paired for rotation differs: there (i, i +
 D/2), split halves, here (2i, 2i + 1), interleaved; permuting the rows of the query and the key
-projection turns one into the other exactly. The file knows tensors and dictionaries, no files.
+projection turns one into the other exactly.
 
 Shapes: C the model's width, D head_dim.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from config import ROPE_SCALINGS, LlamaConfig, RopeScaling
+from mini_llama.checkpoints.formats.base import Format, Plan, Target, own_bytes
+from mini_llama.checkpoints.formats.folder import (
+    CONFIG_FILE,
+    OWN_MODEL_TYPE,
+    folder_of,
+    read_weights,
+    save_shards,
+)
 from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
+from mini_llama.checkpoints.mapped_pages import MappedPages
+from mini_llama.checkpoints.record import Checkpoint
+from mini_llama.checkpoints.tensor_files import write_json
+from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
+from tokenizer import TOKENIZER_MODEL, Tokenizer
+from utils import atomic_folder, read_json
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
@@ -56,6 +72,18 @@ FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 # Fields of config.RopeScaling: ours → theirs.
 SCALING_FIELDS = {field.name: field.name for field in dataclasses.fields(RopeScaling)}
 ORIGINAL_LENGTH = SCALING_FIELDS["original_max_seq_len"] = "original_max_position_embeddings"
+GENERATION_FILE = "generation_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # Llama's
 # What a config.json that leaves a field out means by it.
 LEFT_OUT = {"num_key_value_heads": None, "rms_norm_eps": 1e-6}
 
@@ -265,3 +293,93 @@ def export_tensors(
         return tensor.contiguous()
 
     return LazyTensors({theirs: meta[ours] for theirs, ours in names.items()}, make)
+
+
+def recognises(path: Path) -> bool:
+    """Whatever model it is of: read says which are supported."""
+    return folder_of(path) is not None
+
+
+def read(path: Path) -> Checkpoint:
+    folder, pages = folder_of(path) or path, MappedPages()
+    content = read_json(folder / CONFIG_FILE)
+    kind = content.pop("model_type", None)
+    if kind != MODEL_TYPE:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} is of a {kind!r} model; only {MODEL_TYPE!r} and "
+            f"{OWN_MODEL_TYPE!r} are supported"
+        )
+    try:
+        architecture = architecture_of(content)
+        args = import_config(content)
+        tensors = import_tensors(read_weights(folder, pages), args, architecture)
+    except ValueError as error:
+        about = "" if str(folder) in str(error) else f"{folder}: "
+        raise ValueError(f"{about}{error}") from None
+    is_head = architecture in HEADS
+    head = {"task_head": content, "architecture": architecture} if is_head else {}
+    kind = f"folder of Hugging Face's {architecture}"
+    return Checkpoint(folder, args, tensors, head, kind, pages)
+
+
+def _write(plan: Plan) -> None:
+    """config.json, model.safetensors or shards, generation_config.json, and the tokenizer."""
+    source = plan.source
+    tokenizer = {name: source / name for name in TOKENIZER_FILES if (source / name).is_file()}
+    ids, described = TOKEN_IDS, None
+    if not tokenizer and (own := _find_own_tokenizer(source, plan.config.vocab_size)):
+        tokenizer = {TOKENIZER_MODEL: own.model_path}
+        ids = {"bos_token_id": own.bos_id, "eos_token_id": own.eos_id}
+        described = _describe_tokenizer(own)
+    if not tokenizer:
+        plan.notes.append(f"no tokenizer of this model is beside {source}: none was copied")
+    ids = ids | _token_ids(source)
+    dtype = str(plan.tensors.meta["tok_embeddings.weight"].dtype).removeprefix("torch.")
+    content = export_config(plan.config) | {"torch_dtype": dtype} | ids
+    with atomic_folder(plan.destination) as folder:
+        tensors = export_tensors(plan.tensors, plan.config)
+        save_shards(folder, tensors, plan.max_shard_bytes)
+        write_json(folder / CONFIG_FILE, content)
+        write_json(folder / GENERATION_FILE, ids)
+        for name, file in tokenizer.items():
+            shutil.copyfile(file, folder / name)
+        if described is not None:
+            write_json(folder / "tokenizer_config.json", described)
+
+
+def _token_ids(source: Path) -> dict[str, Any]:
+    """bos_token_id and such that a Hugging Face folder gives; nothing of any other source."""
+    content: dict[str, Any] = {}
+    for file in (source / CONFIG_FILE, source / GENERATION_FILE):
+        if file.is_file():
+            content |= read_json(file)
+    names = (*TOKEN_IDS, "pad_token_id")
+    return {name: content[name] for name in names if content.get(name) is not None}
+
+
+def _find_own_tokenizer(source: Path, vocab_size: int) -> Tokenizer | None:
+    """The SentencePiece model in or beside the source, if it has that many pieces."""
+    found, source = find_tokenizer(source), source.resolve()
+    if not found.is_file() or found.resolve().parent not in (source, source.parent):
+        return None
+    tokenizer = load_tokenizer(found)
+    is_own = isinstance(tokenizer, Tokenizer) and tokenizer.n_words == vocab_size
+    return tokenizer if is_own else None
+
+
+def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """tokenizer_config.json of a SentencePiece model: without it transformers leaves BOS out."""
+    pieces = tokenizer.sp_model
+    ids = {"bos": pieces.bos_id(), "eos": pieces.eos_id(), "unk": pieces.unk_id()}
+    named = {f"{name}_token": pieces.id_to_piece(i) for name, i in ids.items() if i >= 0}
+    added = {"add_bos_token": True, "add_eos_token": False}
+    return {"tokenizer_class": "LlamaTokenizer", **added, **named}
+
+
+FORMAT = Format(
+    CONFIG_FILE,
+    recognises,
+    read,
+    is_folder=True,
+    targets=(Target("huggingface", _write, own_bytes, is_folder=True),),
+)

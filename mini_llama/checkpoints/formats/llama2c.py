@@ -10,7 +10,7 @@ Every version has a header of int32 numbers and then the tensors, each kind for 
 
 All numbers are little-endian. No version records the arithmetic: llama2.c's own is RMSNorm, causal
 attention, rope_theta 10000 and an eps of 1e-5. Source: github.com/karpathy/llama2.c, its export.py
-and runq.c. The file knows the order of a file's tensors, not the network.
+and runq.c.
 """
 
 import dataclasses
@@ -20,15 +20,20 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 
 from config import LARGEST_DIMENSION, LlamaConfig, expected_shapes
+from mini_llama.bounds import check_bound
+from mini_llama.checkpoints.formats.base import Format, Plan, Target
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
+from mini_llama.checkpoints.mapped_pages import MappedPages
+from mini_llama.checkpoints.record import Checkpoint
+from mini_llama.checkpoints.tensor_files import read_start
 from mini_llama.layers.linear import quantize_rows
 from rope import rotary_tables
-from utils import atomic_write
+from utils import REMEDY, atomic_write
 
 NUMBERS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
 LEGACY_HEADER = struct.Struct("<7i")
@@ -73,7 +78,9 @@ class Header:
 
     def __post_init__(self) -> None:
         for name in NUMBERS:
-            _check_size(name, getattr(self.config, name))
+            size = getattr(self.config, name)
+            holds = 1 <= size <= LARGEST_DIMENSION
+            check_bound(f"{name}={size}", holds, f"from 1 to {LARGEST_DIMENSION}")
         if self.version < 2:
             return
         for name, shape, _ in self.kinds():
@@ -113,11 +120,6 @@ class Header:
         return header.ljust(HEADER_BYTES, b"\0")
 
 
-def _check_size(name: str, size: int) -> None:
-    if not 1 <= size <= LARGEST_DIMENSION:
-        raise ValueError(f"{name}={size} is not allowed: it must be from 1 to {LARGEST_DIMENSION}")
-
-
 def is_header(start: bytes) -> bool:
     """Whether a file that starts so is one of llama2.c's; version 0 is known by likely numbers."""
     if start.startswith(MAGIC):
@@ -153,19 +155,32 @@ def _read_header(path: Path) -> tuple[Header, dict[str, int]]:
         raise ValueError(f"not a llama2.c .bin file: {error}") from None
 
 
-def read(path: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor], int]:
-    """model_args, float32 tensors under the assignment's names, without RoPE's tables; version.
+def recognises(path: Path) -> bool:
+    return is_header(read_start(path, LEGACY_HEADER.size))
 
-    Tensors are views of the mapped file, copy on write; those of version 2 are LazyTensors, made
-    from their 8 bits at each access. Raises OSError, or ValueError that does not name the file.
+
+def read(path: Path) -> Checkpoint:
+    """Tensors in float32, without RoPE's tables: views of the mapped file, copy on write; those of
+    version 2 are LazyTensors, made from their 8 bits at each access.
     """
-    header, model_args = _read_header(path)
+    pages = MappedPages()
+    try:
+        header, model_args = _read_header(path)
+        tensors = _map_tensors(path, header, pages)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {REMEDY}") from None
+    kind = f"llama2.c .bin file, version {header.version}"
+    return Checkpoint(path, model_args, tensors, format=kind, pages=pages)
+
+
+def _map_tensors(path: Path, header: Header, pages: MappedPages) -> Mapping[str, torch.Tensor]:
+    """Raises OSError, or ValueError that does not name the file."""
     kinds = list(header.kinds())
     needed = header.nbytes + sum(n * header.bytes_of(shape) for _, shape, n in kinds)
     actual = path.stat().st_size
     if actual != needed:
         raise ValueError(f"it has {actual} bytes, but its header needs {needed}")
-    data = torch.from_file(str(path), shared=False, size=actual, dtype=torch.uint8)
+    data = torch.empty(0, dtype=torch.uint8).set_(pages.map_file(path))
     starts, shapes, end = {}, {}, header.nbytes
     for kind, shape, count in kinds:
         for name in map(kind.format, range(count)):
@@ -185,7 +200,7 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor], int]:
 
     meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     tensors = LazyTensors(meta, make)
-    return model_args, tensors if header.version == 2 else dict(tensors), header.version
+    return tensors if header.version == 2 else dict(tensors)
 
 
 def _dequantize(part: torch.Tensor, group_size: int) -> torch.Tensor:
@@ -240,8 +255,7 @@ def write_q80(
     pull request 533). Raises ValueError as well for weights that are infinite or not a number.
     """
     _check_arithmetic(config, tensors)
-    if group_size < 1:
-        raise ValueError(f"group_size={group_size} is not allowed: it must be at least 1")
+    check_bound(f"group_size={group_size}", group_size >= 1, "at least 1")
     group_size = fitting_group_size(config, group_size)
     header = Header(2, config, group_size)
     errors = [(0.0, 0.0)]
@@ -303,3 +317,39 @@ def _in_order(
 def _write(file: IO[bytes], tensor: torch.Tensor) -> None:
     array = tensor.numpy()
     file.write(array.astype(array.dtype.newbyteorder("<"), copy=False))
+
+
+def _write_plan(plan: Plan) -> None:
+    write_version0(plan.destination, plan.config, plan.tensors)
+
+
+def _write_plan_q80(plan: Plan) -> None:
+    rounding = write_q80(plan.destination, plan.config, plan.tensors)
+    plan.notes.append(
+        f"8 bits, in groups of {rounding.group_size}: the largest error of a weight is "
+        f"{rounding.absolute:.3g}, or {rounding.relative:.3f} of its group's scale"
+    )
+
+
+def _float32_bytes(tensor: torch.Tensor, _: LlamaConfig) -> float:
+    return 4 * tensor.numel()
+
+
+def _q80_bytes(tensor: torch.Tensor, config: LlamaConfig) -> float:
+    """A byte a weight, and a float32 scale a group; norms stay float32."""
+    scales = 4 / fitting_group_size(config)
+    return tensor.numel() * (1 + scales if tensor.ndim > 1 else 4)
+
+
+NO_RECORD = (
+    "; it records neither arithmetic nor tokenizer: read it with --edition llama2 --tokenizer"
+)
+FORMAT = Format(
+    "a llama2.c .bin file",
+    recognises,
+    read,
+    targets=(
+        Target("llama2c", _write_plan, _float32_bytes, is_float32=True, hint=NO_RECORD),
+        Target("llama2c-q80", _write_plan_q80, _q80_bytes, hint=NO_RECORD),
+    ),
+)

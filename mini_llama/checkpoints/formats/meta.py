@@ -8,8 +8,7 @@ Llama 3: the shapes say which.
 
 Joined tensors are LazyTensors: the parts are mapped from their files, and each access joins one
 tensor; of a single shard they are the mapped tensors themselves. Only the norms, and of each shard
-as much as shows that it is no copy of another, are read at once. The file knows names and axes;
-checkpoint.py reads the files.
+as much as shows that it is no copy of another, are read at once.
 """
 
 import re
@@ -20,7 +19,12 @@ from typing import Any
 import torch
 
 from config import LlamaConfig, feed_forward_hidden_dim
+from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
+from mini_llama.checkpoints.mapped_pages import MappedPages
+from mini_llama.checkpoints.record import Checkpoint, migrate_names
+from mini_llama.checkpoints.tensor_files import check_tensors, load_plain
+from utils import read_json
 
 PARAMS_FILE = "params.json"
 SHARD = re.compile(r"consolidated\.(\d+)\.pth")
@@ -59,10 +63,25 @@ LARGEST_MULTIPLIER = 100
 Shards = Mapping[str, Mapping[str, torch.Tensor]]
 
 
-def is_part(path: Path) -> bool:
-    """Whether this is the params.json or a shard of a folder of Meta's."""
-    is_named_so = path.name == PARAMS_FILE or SHARD.fullmatch(path.name)
-    return bool(is_named_so) and (path.parent / PARAMS_FILE).is_file()
+def recognises(path: Path) -> bool:
+    """A folder with params.json, or its params.json or shard."""
+    is_part = path.name == PARAMS_FILE or SHARD.fullmatch(path.name)
+    return ((path.parent if is_part else path) / PARAMS_FILE).is_file()
+
+
+def read(path: Path) -> Checkpoint:
+    folder, pages = path if path.is_dir() else path.parent, MappedPages()
+    params = read_json(folder / PARAMS_FILE)
+    shards = {
+        path.name: migrate_names(path, check_tensors(path, load_plain(path, pages)))
+        for path in shard_paths(folder)
+    }
+    try:
+        model_args, tensors = import_shards(params, shards)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    kind = f"folder of Meta's, {len(shards)} shard{'s' * (len(shards) > 1)}"
+    return Checkpoint(folder, model_args, tensors, format=kind, pages=pages)
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -212,3 +231,6 @@ def _axis(name: str, part: torch.Tensor, dim: int, shards: int) -> int | None:
         f"{shards} shards of {name}, each {list(part.shape)}, do not make the width dim={dim}: "
         "shards are missing, or too many; get them again"
     )
+
+
+FORMAT = Format(PARAMS_FILE, recognises, read, is_folder=True)

@@ -12,8 +12,10 @@ import torch
 
 from llama import Llama, load_pretrained
 from mini_llama.checkpoints.formats import llama2c
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
-from mini_llama.checkpoints.reading import fit_tensors, read_checkpoint, save_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import fit_tensors
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_generation import CONTRACT_TEXT
 from tokenizer import Tokenizer
