@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mini_llama.assignment.reviews import read_label_names
 from mini_llama.html_page import render
-from mini_llama.reproduction.processes import DONE, Record, clock, environment
+from mini_llama.reproduction.estimate import clock
+from mini_llama.reproduction.results import DONE, Record, environment
 from mini_llama.reproduction.runs import Run
 
 Pair = tuple[Run, Record]

@@ -9,7 +9,8 @@ import numpy as np
 from mini_llama.assignment.figures import SPLITS, is_placeholder
 from mini_llama.assignment.reviews import read_label_names
 from mini_llama.optional_imports import import_optional
-from mini_llama.reproduction.processes import DONE, Record, read_epochs, read_predictions
+from mini_llama.reproduction.outputs import read_epochs, read_predictions
+from mini_llama.reproduction.results import DONE, Record
 from mini_llama.reproduction.runs import TRAINED, Run
 from utils import atomic_write
 

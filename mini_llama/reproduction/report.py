@@ -16,16 +16,10 @@ from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.downloads.files import FILES, STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
+from mini_llama.reproduction.estimate import clock
+from mini_llama.reproduction.outputs import read_epochs, read_labels, read_predictions
 from mini_llama.reproduction.page import Grid, Page
-from mini_llama.reproduction.processes import (
-    DONE,
-    Record,
-    Results,
-    clock,
-    read_epochs,
-    read_labels,
-    read_predictions,
-)
+from mini_llama.reproduction.results import DONE, Record, Results
 from mini_llama.reproduction.runs import TRAINED, Run, Settings
 from mini_llama.reproduction.worst import find_worst
 from mini_llama.tables import align
@@ -234,9 +228,10 @@ def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
 
 def add_worst(pairs: Sequence[Pair], results: Results) -> list[str]:
     """Put the worst examples into the record of the first finished run; notes on what hinders."""
-    run, record = next(((u, r) for u, r in pairs if r.status == DONE), (None, None))
-    if run is None or record.worst is not None:
+    first = next((pair for pair in pairs if pair[1].status == DONE), None)
+    if first is None or first[1].worst is not None:
         return []
+    run, record = first
     gold, predictions = read_predictions(run, "dev")
     if is_placeholder([example.label for example in gold]):
         return []

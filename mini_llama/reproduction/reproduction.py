@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from mini_llama.reproduction.processes import DONE, Results, run_all
+from mini_llama.reproduction.processes import run_all
 from mini_llama.reproduction.report import report
+from mini_llama.reproduction.results import DONE, Results
 from mini_llama.reproduction.runs import Run, Settings
 from utils import raise_on_sigterm
 

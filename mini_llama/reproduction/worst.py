@@ -14,7 +14,7 @@ from mini_llama.assignment.batches import encode_examples
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
 from mini_llama.assignment.scoring import score
-from mini_llama.reproduction.processes import Wrong
+from mini_llama.reproduction.results import Wrong
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
 from utils import choose_device

@@ -112,7 +112,7 @@ def _open_archive(data: bytes) -> zipfile.ZipFile:
             f"is larger than {MAX_ZIP_BYTES:,} bytes (10 MB): leave out checkpoints and whatever "
             "else is not asked for"
         )
-    # Counted in the bytes, because zipfile makes an object of every entry before it tells how
+    # Counted in the bytes, because zipfile makes an object of every entry before it says how
     # many there are, and the number in the zip's header may be false.
     if data.count(DIRECTORY_RECORD) > MAX_ENTRIES:
         raise ValueError(f"holds more than {MAX_ENTRIES} entries: zip only what is asked for")
@@ -170,7 +170,7 @@ def read_folder(path: str | Path) -> Submission:
     return Submission("", tuple(names), files, tuple(problems))
 
 
-def _walk(path: Path) -> Iterator[os.DirEntry]:
+def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
     """Everything below a folder but the folders themselves, in the order of names."""
     with os.scandir(path) as found:
         entries = sorted(found, key=lambda entry: entry.name)
@@ -183,7 +183,7 @@ def _walk(path: Path) -> Iterator[os.DirEntry]:
             yield entry
 
 
-def _entry_fault(name: str, entry: os.DirEntry, size: int, left: int) -> Problem | None:
+def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Problem | None:
     if fault := _name_fault(os.fsencode(name).decode("utf-8", errors="replace")):
         return _fatal(name, fault)
     if not entry.is_file(follow_symlinks=False):

@@ -174,7 +174,7 @@ def mark_equal_outputs(grades: Sequence[Grade]) -> list[Grade]:
     """The grades, with a remark where two submissions have identical trained outputs, unless all
     their lines are of one class.
     """
-    owners = defaultdict(list)
+    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
     for grade in grades:
         for output in grade.outputs:
             if output.digest and not output.one_class and "-prompting-" not in output.file:

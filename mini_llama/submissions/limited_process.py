@@ -3,7 +3,7 @@
 It runs in a folder that is given, in a process group of its own that is killed with all its
 children, without the caller's environment, and, where Linux lets an ordinary user make namespaces
 (unshare), without a network. This is no sandbox: the command acts as the user who starts it, reads
-whatever that user may read, and can write outside its folder. It knows nothing of what is run.
+whatever that user may read, and can write outside its folder.
 """
 
 import contextlib

@@ -146,33 +146,37 @@ def _line(kind: str, text: str) -> str:
 # --- CSV and JSON ---
 
 
+Value = str | float | None
+
+
 def csv_text(grades: Sequence[Grade], standard: Standard) -> str:
     """A row for each submission. Numbers are numbers; text that would be a formula gets a ' ."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(_csv_header(grades, standard))
+    has_checks = any(grade.checks for grade in grades)
+    writer.writerow(_csv_header(standard, has_checks))
     for grade in grades:
-        outputs = {output.file: output for output in grade.outputs}
-        agreements = {agreement.file: agreement for agreement in grade.agreements}
-        row: list[str | float | None] = [grade.name, grade.status, grade.refusal, grade.size]
-        row += counts(grade)
-        for file in standard.expected.predictions:
-            output = outputs.get(file, Output(file, ""))
-            row += [output.verdict, output.accuracy, output.macro_f1]
-        for file in _compared_files(standard):
-            row += (
-                [agreements[file].verdict, agreements[file].share]
-                if file in agreements
-                else ["", None]
-            )
-        if any(each.checks for each in grades):
-            row += [checks_cell(grade)]
-        row += [" | ".join(f"{kind}: {text}" for kind, text in details(grade))]
-        writer.writerow([_cell(value) for value in row])
+        writer.writerow([_cell(value) for value in _csv_row(grade, standard, has_checks)])
     return buffer.getvalue()
 
 
-def _csv_header(grades: Sequence[Grade], standard: Standard) -> list[str]:
+def _csv_row(grade: Grade, standard: Standard, has_checks: bool) -> list[Value]:
+    outputs = {output.file: output for output in grade.outputs}
+    agreements = {agreement.file: agreement for agreement in grade.agreements}
+    row: list[Value] = [grade.name, grade.status, grade.refusal, grade.size, *counts(grade)]
+    for file in standard.expected.predictions:
+        output = outputs.get(file, Output(file, ""))
+        row += [output.verdict, output.accuracy, output.macro_f1]
+    for file in _compared_files(standard):
+        agreement = agreements.get(file)
+        row += ["", None] if agreement is None else [agreement.verdict, agreement.share]
+    if has_checks:
+        row.append(checks_cell(grade))
+    row.append(" | ".join(f"{kind}: {text}" for kind, text in details(grade)))
+    return row
+
+
+def _csv_header(standard: Standard, has_checks: bool) -> list[str]:
     header = ["submission", "status", "refusal", "bytes", "errors", "warnings"]
     for file in standard.expected.predictions:
         header += [
@@ -181,7 +185,7 @@ def _csv_header(grades: Sequence[Grade], standard: Standard) -> list[str]:
         ]
     for file in _compared_files(standard):
         header += [f"{file} against reference", f"{file} share equal"]
-    return [*header, *(["checks"] if any(g.checks for g in grades) else []), "details"]
+    return [*header, *["checks"] * has_checks, "details"]
 
 
 def _compared_files(standard: Standard) -> list[str]:
@@ -192,7 +196,7 @@ def _compared_files(standard: Standard) -> list[str]:
     return files + ([GREEDY_TEXT] if any(r.text is not None for r in references) else [])
 
 
-def _cell(value: str | float | None) -> str | float:
+def _cell(value: Value) -> str | float:
     if value is None or value != value:
         return ""
     if not isinstance(value, str):

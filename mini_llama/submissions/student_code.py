@@ -30,7 +30,9 @@ MODEL = default_of("pretrained_model_path")
 TOKENIZER = "tokenizer.model"
 GENERATED = ("low.txt", "high.txt")
 # A model as small as can be, of the assignment's kind: with it only the arithmetic is tried.
-TINY = dict(dim=32, n_layers=2, n_heads=4, n_kv_heads=4, multiple_of=32, max_seq_len=1024)
+TINY: dict[str, Any] = dict(
+    dim=32, n_layers=2, n_heads=4, n_kv_heads=4, multiple_of=32, max_seq_len=1024
+)
 GIBIBYTE = 1024**3
 ATOL, RTOL = 1e-5, 1e-3  # the courses' for optimizer_test and sanity_check
 MARK = "numbers of the check: "
@@ -144,7 +146,7 @@ def _write_tiny_model(folder: Path) -> tuple[Path, int]:
     from tokenizer import Tokenizer
 
     n_words = Tokenizer(tokenizer_model=_tokenizer()).n_words
-    args: dict[str, Any] = TINY | {"vocab_size": n_words}
+    args = TINY | {"vocab_size": n_words}
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, tensor in Llama(LlamaConfig(**args, norm="rmsnorm")).state_dict().items():
@@ -172,8 +174,8 @@ def _tokenizer() -> Path:
 # --- what is run ---
 
 
-def fresh_folder() -> tempfile.TemporaryDirectory:
-    """What a program made unreadable may stay behind."""
+def fresh_folder() -> tempfile.TemporaryDirectory[str]:
+    """Temporary; what a program made unreadable is left in it."""
     return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 

@@ -36,8 +36,11 @@ from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.command_line import parse_given
 from mini_llama.downloads.files import STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
-from mini_llama.reproduction import processes as reproduction
+from mini_llama.reproduction import processes
 from mini_llama.reproduction import report as reproduction_report
+from mini_llama.reproduction.estimate import Estimate, clock
+from mini_llama.reproduction.outputs import read_epochs
+from mini_llama.reproduction.results import Wrong
 from mini_llama.reproduction.runs import Settings, make_runs
 from tests.helpers import ROOT
 
@@ -141,7 +144,7 @@ def here(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     fake = tmp_path / "fake.py"
     fake.write_text(FAKE_PROGRAM)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduction, "COMMAND", (sys.executable, "-S", str(fake)))
+    monkeypatch.setattr(processes, "COMMAND", (sys.executable, "-S", str(fake)))
     monkeypatch.delenv("FAKE", raising=False)
     monkeypatch.setattr(reproduction_plots, "draw", lambda folder, groups: [])  # it takes seconds
     return tmp_path
@@ -390,7 +393,7 @@ def judge_as_if_real(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     monkeypatch.setattr(reproduction_report, "why_no_figures_apply", lambda settings: None)
     files = {f"data/{p.name}": p for p in (here / "data").iterdir()}
     files["tokenizer.model"] = here / "model.model"
-    sums = {name: reproduction.digest(path) for name, path in files.items()}
+    sums = {name: processes.digest(path) for name, path in files.items()}
     monkeypatch.setattr(reproduction_report, "PUBLISHED", sums)
 
 
@@ -597,7 +600,7 @@ def test_ctrl_c_stops_the_child_and_keeps_the_rest(
     here: Path, monkeypatch, capsys, how: str, number: int, status: int
 ):
     monkeypatch.setenv("FAKE", json.dumps({"sst-finetune-1337": how}))
-    monkeypatch.setattr(reproduction, "GRACE", 0.3)
+    monkeypatch.setattr(processes, "GRACE", 0.3)
     folder = Path("out/runs/sst-finetune-1337")
     interrupt_when(folder / "asleep", number)
     assert run("--data", "sst", "--epochs", "2") == status
@@ -642,7 +645,7 @@ def test_epochs_that_are_printed_twice_count_once(tmp_path: Path):
         "LoRA epoch 1: train loss :: 1.250, train acc :: 0.400, dev acc :: 0.500\n"
         "dev acc :: 0.500\n",
     )
-    assert [tuple(epoch.values()) for epoch in reproduction.read_epochs(run_)] == [
+    assert [tuple(epoch.values()) for epoch in read_epochs(run_)] == [
         (0, 1.5, 0.2, 0.3),
         (1, 1.25, 0.4, 0.5),
     ]
@@ -658,9 +661,9 @@ def test_peak_memory_is_the_childs(tmp_path: Path):
     pytest.importorskip("resource")
     size = 400_000_000
     child = f"x = bytearray({size}); x[::4096] = bytes(len(x[::4096]))"
-    code = "import sys\nfrom mini_llama.reproduction import report, processes as reproduction\n"
-    code += f"reproduction.COMMAND = (sys.executable, '-S', '-c', {child!r})\n"
-    code += f"print(*reproduction.spawn([], {str(tmp_path / 'log.txt')!r}, False))"
+    code = "import sys\nfrom mini_llama.reproduction import processes, report\n"
+    code += f"processes.COMMAND = (sys.executable, '-S', '-c', {child!r})\n"
+    code += f"print(*processes.spawn([], {str(tmp_path / 'log.txt')!r}, False))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -679,7 +682,7 @@ def test_estimate():
     """By like runs where there were any, else by bytes: start-up aside, twice the text, twice the
     time.
     """
-    rest = reproduction.Estimate()
+    rest = Estimate()
     folder = bundled.FOLDER
     settings = Settings(Path("x"), pretrained_model_path="m.pt", data_dir=str(folder))
     generate, prompt, _, finetune, *_ = make_runs(settings)
@@ -695,14 +698,14 @@ def test_estimate():
     size = {name: Path(path).stat().st_size for name, path in names.items()}
     evaluated = size["dev"] + size["test"]
     passes = 5 * (4 * size["train"] + size["dev"]) + evaluated
-    assert rest.say([finetune]) == f"about {reproduction.clock(4 + 10 * passes / evaluated)} remain"
+    assert rest.say([finetune]) == f"about {clock(4 + 10 * passes / evaluated)} remain"
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.4, "0:00"), (75.2, "1:15"), (3599.7, "1:00:00"), (36125, "10:02:05")]
 )
 def test_clock(seconds: float, shown: str):
-    assert reproduction.clock(seconds) == shown
+    assert clock(seconds) == shown
 
 
 # Plots and the page
@@ -731,7 +734,7 @@ def test_page_is_self_contained_and_escaped(here: Path, monkeypatch):
     for dataset in ("sst", "cfimdb"):
         names = here / "data" / f"{dataset}-label-mapping.json"
         names.write_text(json.dumps(["bad", EVIL]))
-    wrong = reproduction.Wrong(EVIL, 1, 7, 0.9, 0.05)
+    wrong = Wrong(EVIL, 1, 7, 0.9, 0.05)
     monkeypatch.setattr(reproduction_report, "find_worst", lambda *args: [wrong])
     monkeypatch.setenv("FAKE", '{"cfimdb-lora-1337": "fail"}')
     # the question holds the label's word, which the fake program does not know
@@ -798,10 +801,10 @@ def spawn_here(words: list, log: Path, is_appended: bool) -> tuple[int, None]:
 
 def test_all_options_with_the_real_program(here: Path, monkeypatch, capsys):
     script = (sys.executable, str(ROOT / "run_llama.py"))
-    monkeypatch.setattr(reproduction, "COMMAND", script)
-    real = reproduction.spawn
+    monkeypatch.setattr(processes, "COMMAND", script)
+    real = processes.spawn
     monkeypatch.setattr(
-        reproduction,
+        processes,
         "spawn",
         lambda words, *more: (real if "lora" in words else spawn_here)(words, *more),
     )
