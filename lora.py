@@ -144,10 +144,12 @@ def load_lora_state_dict(model: nn.Module, adapters: dict[str, torch.Tensor]) ->
 
     Raises ValueError if names or shapes are not exactly those of the model's own adapters.
     """
-    own = lora_state_dict(model)
-    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in adapters.items()}:
-        raise ValueError(
-            f"{len(adapters)} adapter tensors do not fit the model's {len(own)}: "
-            "rank and targets must be those that they were saved with"
-        )
+    own = {name: list(tensor.shape) for name, tensor in lora_state_dict(model).items()}
+    given = {name: list(tensor.shape) for name, tensor in adapters.items()}
+    for name in {**own, **given}:
+        if own.get(name) != given.get(name):
+            raise ValueError(
+                f"adapter {name} is {given.get(name, 'missing')}, the model's is "
+                f"{own.get(name, 'missing')}: rank and targets must be those it was saved with"
+            )
     model.load_state_dict(adapters, strict=False)

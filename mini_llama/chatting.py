@@ -30,6 +30,9 @@ class ChatOptions:
     attention: str | None = argument_of(Options, "attention")
     dtype: str = argument_of(Options, "dtype")
     quantize: str | None = argument_of(Options, "quantize")
+    adapters: str | None = argument_of(
+        Options, "adapters", text="LoRA adapters to add: an .adapters.pt of run_llama.py"
+    )
     compile: bool = argument_of(Options, "compile")
     use_gpu: bool = argument_of(Options, "use_gpu")
     seed: int = argument_of(Options, "seed", text="seeds sampling")

@@ -130,7 +130,9 @@ def test_adapters_alone():
     lora.load_lora_state_dict(fresh, adapters)
     assert torch.equal(logits(fresh), logits(llama))
     other = apply_lora(random_llama(tiny_config()), rank=3)
-    with pytest.raises(ValueError, match="rank and targets"):
+    with pytest.raises(
+        ValueError, match=r"lora_A is \[2, 32\], the model's is \[3, 32\]: rank and"
+    ):
         lora.load_lora_state_dict(other, adapters)
 
 

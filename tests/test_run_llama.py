@@ -593,7 +593,7 @@ def test_too_little_memory_is_one_line(
     def allocate(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("mini_llama.assignment.prompting.predict", allocate)
+    monkeypatch.setattr("mini_llama.assignment.scoring.predict", allocate)
     message = refusal(COMMANDS["prompt"], capfd)
     assert_names(message, "out of memory", "--batch_size", "--max_sentence_len")
 

@@ -9,6 +9,7 @@ import torch
 
 from config import Edition
 from llama import Llama, load_pretrained
+from mini_llama.assignment.adapters import load_adapters
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.task import announce, prepare_model
 from mini_llama.checkpoints.memory import Form, require_device_memory
@@ -55,10 +56,13 @@ def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, BaseTo
         options.edition,
         options.norm,
         options.attention,
-        options.dtype,
+        "float32" if options.adapters else options.dtype,
         options.quantize,
     )
     announce(llama, tokenizer, options.pretrained_model_path)
+    if options.adapters:
+        load_adapters(llama, options.adapters)
+        llama.to(getattr(torch, options.dtype))  # after the sum, which is exact in float32
     require_device_memory(llama.config, device, Form(options.dtype, options.quantize))
     return llama.to(device), tokenizer
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 import lora
 from classifier import LlamaEmbeddingClassifier, load_classifier, save_classifier
+from mini_llama.assignment.adapters import save_adapters
 from mini_llama.assignment.batches import (
     Batch,
     EncodedExamples,
@@ -198,13 +199,7 @@ def save_best(
     )
     print(f"save the model to {path}")
     if options.option == "lora":
-        adapters = {
-            "adapters": lora.lora_state_dict(model.llama),
-            "rank": options.lora_rank,
-            "alpha": options.lora_alpha,
-            "targets": list(options.lora_targets),
-        }
-        save_plain(adapters_path(options), adapters | facts)
+        save_adapters(adapters_path(options), model.llama, options, facts)
 
 
 def adapters_path(options: Options) -> Path:

@@ -140,6 +140,9 @@ class Options(AssignmentOptions):
     lora_targets: tuple[str, ...] = argument(
         LORA_TARGETS, "linear layers that get adapters, separated by commas"
     )
+    adapters: str | None = argument(
+        None, "generate, prompt: add the LoRA adapters of an .adapters.pt that option lora wrote"
+    )
     checkpoint_out: str | None = argument(
         None, "where the best model is saved (OPTION-DATASET-EPOCHS-LR.pt)"
     )
@@ -165,6 +168,10 @@ class Options(AssignmentOptions):
             not self.plan or self.option == "generate",
             "left out, but for --option generate",
         )
+        is_used = not self.adapters or self.option in ("generate", "prompt")
+        self._check("adapters", is_used, "left out, but for --option generate and prompt")
+        is_plain = not (self.adapters and self.quantize)
+        self._check("adapters", is_plain, "left out: quantized weights take no adapters")
         packs = not (self.compile and self.quantize == "nf4")
         self._check("quantize", packs, "int8 with --compile")
         check_sampling(
@@ -189,8 +196,8 @@ class Options(AssignmentOptions):
         """Files that the run reads; a tokenizer that is found by itself is not among them."""
         texts = [] if self.option == "generate" else [self.train, self.dev, self.test]
         names = [] if self.option == "generate" else [self.label_names]
-        tokenizer = [self.tokenizer] if self.tokenizer else []
-        return [self.pretrained_model_path, *texts, *names, *tokenizer]
+        others = [path for path in (self.tokenizer, self.adapters) if path]
+        return [self.pretrained_model_path, *texts, *names, *others]
 
     @property
     def edition_in_force(self) -> Edition:

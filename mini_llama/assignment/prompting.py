@@ -3,6 +3,7 @@
 import sys
 
 from classifier import LlamaZeroShotClassifier
+from mini_llama.assignment.adapters import load_adapters
 from mini_llama.assignment.batches import EncodedExamples, encode_examples
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import with_prompt
@@ -19,8 +20,11 @@ def run(options: Options) -> None:
     seed_everything(options.seed)
     task = prepare(options)
     config = classifier_config(options, task)
-    model = LlamaZeroShotClassifier(config, task.tokenizer, task.label_names).to(task.device)
+    model = LlamaZeroShotClassifier(config, task.tokenizer, task.label_names)
     announce(model.llama, task.tokenizer, options.pretrained_model_path)
+    if options.adapters:
+        load_adapters(model.llama, options.adapters)
+    model.to(task.device)
     splits = {}
     for split, examples in (("dev", task.dev), ("test", task.test)):
         splits[split] = encode_examples(with_prompt(examples, task.label_names), task.tokenizer)

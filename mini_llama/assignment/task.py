@@ -63,6 +63,8 @@ def prepare_model(
     """
     device = choose_device(options.use_gpu)
     check_exists(options.pretrained_model_path)
+    if options.adapters:
+        check_exists(options.adapters)
     tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
     check_outputs(outputs, [*options.inputs, tokenizer_path])
     return device, load_tokenizer(tokenizer_path, options.max_sentence_len)

@@ -4,6 +4,7 @@ files.
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,12 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
     pyplot.close(figure)
+
+
+def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
+    """The loss curve, or a line that says why there is none: no reason to fail at the end."""
+    try:
+        plot_losses(records, path)
+        print(f"loss curve: {path}")
+    except ValueError as error:
+        print(f"no loss curve: {error}", file=sys.stderr)

@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ from mini_llama.pretraining.data import (
     read_documents,
     train_tokenizer,
 )
-from mini_llama.pretraining.log import TrainingLog, plot_losses
+from mini_llama.pretraining.log import TrainingLog, draw_losses
 from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.resume import check_same_run
 from mini_llama.tokenization.find import load_tokenizer
@@ -477,12 +476,3 @@ def run(options: PretrainOptions) -> int:
             log.close()
             draw_losses(log.records, folder / "loss.png")
         return status
-
-
-def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
-    """The loss curve, or one line why there is none: no reason to fail after all the work."""
-    try:
-        plot_losses(records, path)
-        print(f"loss curve: {path}")
-    except ValueError as error:
-        print(f"no loss curve: {error}", file=sys.stderr)

@@ -25,7 +25,7 @@ from mini_llama.resume import digest
 COMMAND = (sys.executable, str(ROOT / "run_llama.py"))
 # Options that say where files are, not what is computed; files that are read count by content.
 PLACES = {"generated_sentence_low_temp_out", "generated_sentence_high_temp_out", "dev_out"}
-PLACES |= {"test_out", "checkpoint_out", "resume"}
+PLACES |= {"test_out", "checkpoint_out", "resume", "adapters"}
 DATA_FILES = {"train", *SPLITS, "label_names"}
 GRACE = 15.0  # seconds that a run has to finish a write once it is told to stop
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
