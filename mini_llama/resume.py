@@ -14,10 +14,11 @@ def check_same_run(
     settings: a dict with just these keys, "settings" among them.
     """
     is_state = isinstance(saved, dict) and saved.keys() == keys
-    if not (is_state and isinstance(saved["settings"], dict)):
+    written = saved["settings"] if isinstance(saved, dict) and is_state else None
+    if not isinstance(written, dict):
         raise ValueError(f"--resume: {path} is not the state of an interrupted run; {REMEDY}")
     for name, value in settings.items():
-        if (found := saved["settings"].get(name)) != value:
+        if (found := written.get(name)) != value:
             raise ValueError(
                 f"--resume: {path} was written with {name} {found}, not {value}; "
                 f"use the same settings, or {REMEDY}"

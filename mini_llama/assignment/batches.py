@@ -6,9 +6,10 @@ row in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mini_llama.assignment.reviews import Example
 from mini_llama.tokenization.base import BaseTokenizer
@@ -52,7 +53,7 @@ def make_batches(
     With `by_length` texts of similar length share a batch: fewer columns are padding, and the
     order is another one (order_by_length).
     """
-    count = len(encoded.rows)
+    dataset = cast(Dataset[Batch], range(len(encoded.rows)))  # any sequence will do
 
     def collate(indices: list[int]) -> Batch:
         rows = [encoded.rows[i] for i in indices]
@@ -61,11 +62,9 @@ def make_batches(
 
     if by_length:
         batches = order_by_length([len(row) for row in encoded.rows], batch_size, shuffle)
-        return DataLoader(
-            range(count), batch_sampler=batches, collate_fn=collate, generator=shuffle
-        )
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, generator=shuffle)
     return DataLoader(
-        range(count),
+        dataset,
         batch_size=batch_size,
         shuffle=shuffle is not None,
         generator=shuffle,

@@ -152,7 +152,7 @@ def train_epoch(
     model.train()
     device = model.classifier_head.weight.device
     progress = Progress(batches, f"train {epoch}")
-    losses = []
+    losses: list[float] = []
     for batch in progress:
         lengths = batch.lengths.to(device) if options.mask_padding else None
         with autocast(device, options.dtype):

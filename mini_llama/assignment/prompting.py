@@ -19,6 +19,7 @@ def run(options: Options) -> None:
     """
     seed_everything(options.seed)
     task = prepare(options)
+    assert task.label_names is not None  # only training may go without them
     config = classifier_config(options, task)
     model = LlamaZeroShotClassifier(config, task.tokenizer, task.label_names)
     announce(model.llama, task.tokenizer, options.pretrained_model_path)

@@ -48,7 +48,7 @@ def score(
     """
     model.eval()
     device = next(model.parameters()).device
-    rows: list[torch.Tensor | None] = [None] * len(encoded.rows)
+    rows: dict[int, torch.Tensor] = {}
     batches = make_batches(encoded, options.batch_size, by_length=options.mask_padding)
     for batch in Progress(batches, description):
         lengths = batch.lengths.to(device) if options.mask_padding else None
@@ -61,7 +61,7 @@ def score(
             )
         for index, row in zip(batch.indices, scores.cpu(), strict=True):
             rows[index] = row
-    return torch.stack(rows)
+    return torch.stack([rows[index] for index in range(len(encoded.rows))])
 
 
 def predict(
