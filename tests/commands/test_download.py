@@ -13,6 +13,8 @@ import struct
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -206,7 +208,7 @@ def test_the_next_run_resumes_what_the_last_one_left(site: Site, tmp_path: Path)
     assert names_in(tmp_path) == {"f.bin"}
 
 
-def test_a_server_that_ignores_ranges_sends_the_file_anew(site: Site, tmp_path: Path) -> None:
+def test_a_server_that_ignores_ranges_sends_the_file_again(site: Site, tmp_path: Path) -> None:
     site.knows_ranges = False
     site.cuts = [100_000]
     (tmp_path / "f.bin.part").write_bytes(BODY[:5000])
@@ -263,18 +265,37 @@ def test_a_refusal_is_not_repeated(site: Site, tmp_path: Path, status: int) -> N
     assert names_in(tmp_path) == set()
 
 
-def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path) -> None:
-    site.statuses["f.bin"] = 503
-    with pytest.raises(DownloadError, match="HTTP 503"):
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path, status: int) -> None:
+    site.statuses["f.bin"] = status
+    with pytest.raises(DownloadError, match=f"HTTP {status}"):
         fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
     assert len(site.requests) == QUICK.attempts
 
 
 def test_a_server_that_never_replies_times_out(site: Site, tmp_path: Path) -> None:
     site.stalls = threading.Event()
-    with pytest.raises(DownloadError, match=r"timed out.*2 tries.*--timeout"):
+    with pytest.raises(DownloadError, match=r"timed out.*2 tries.*after the 0 bytes.*--timeout"):
         fetch(site.url("f.bin"), tmp_path / "f.bin", None, Policy(0.05, 2, 0.0))
     assert names_in(tmp_path) == set()
+
+
+def test_a_host_that_answered_before_is_tried_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try is cut, the second finds nobody, the third gets the rest."""
+    site.cuts = [100_000]
+    answer, tries = urllib.request.urlopen, itertools.count(1)
+
+    def open_url(*args: object, **options: object) -> object:
+        if next(tries) == 2:
+            raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+        return answer(*args, **options)
+
+    monkeypatch.setattr(urllib.request, "urlopen", open_url)
+    fetch(site.url("f.bin"), tmp_path / "f.bin", sha256(BODY), QUICK)
+    assert (tmp_path / "f.bin").read_bytes() == BODY
+    assert [asked for _, asked in site.gets()] == [None, "bytes=100000-"] and next(tries) == 4
 
 
 def test_a_refused_connection_is_an_unreachable_host(closed_base: str, tmp_path: Path) -> None:
