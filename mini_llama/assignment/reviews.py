@@ -50,13 +50,19 @@ def _parse_line(line: bytes, place: str) -> Example:
         raise ValueError(
             f"{place} is not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
         ) from None
-    label, separator, sentence = text.partition(SEPARATOR)
-    if not separator:
+    parts = split_line(text)
+    if parts is None:
         raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
-    label = label.strip()
+    label, sentence = parts
     if not (label.isascii() and label.isdigit() and len(label) < 10):
         raise ValueError(f"{place}: label {label[:20]!r} is not an integer of at least 0")
-    return Example(sentence.strip(), int(label))
+    return Example(sentence, int(label))
+
+
+def split_line(line: str) -> tuple[str, str] | None:
+    """Label and sentence of a line, stripped; None for a line that is not LABEL ||| SENTENCE."""
+    label, separator, sentence = line.partition(SEPARATOR)
+    return (label.strip(), sentence.strip()) if separator else None
 
 
 def check_labels(path: str | Path, examples: Sequence[Example], num_labels: int) -> None:

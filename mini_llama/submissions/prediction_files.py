@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import repeat, zip_longest
 from pathlib import Path
 
+from mini_llama.assignment.figures import SPLITS
 from mini_llama.assignment.options import OUTPUT_ENDINGS
+from mini_llama.assignment.reviews import BOM, SEPARATOR, prompt_suffix, split_line
 from mini_llama.submissions.untrusted_text import decode_text, shown
 
-SEPARATOR = " ||| "
-N_LABELS = {"sst": 5, "cfimdb": 2}
-PROMPT_SUFFIXES = {
-    5: " Is this movie awful, bad, average, good, or excellent? This movie is ",
-    2: " Is this movie bad or good? This movie is ",
+LABEL_WORDS: Mapping[str, Sequence[str]] = {
+    "sst": ("awful", "bad", "average", "good", "excellent"),
+    "cfimdb": ("bad", "good"),
 }
 N_LINES = {"sst-dev": 1101, "sst-test": 2210, "cfimdb-dev": 245, "cfimdb-test": 488}
-BOM = b"\xef\xbb\xbf"
 Sentences = Mapping[str, Sequence[str]]  # of the data files, by data name ("sst-dev")
 
 
@@ -25,30 +23,28 @@ class PredictionFile:
     """What is known of a prediction file; `suffix` follows the data's sentence on every line."""
 
     data_name: str
-    n_labels: int
+    labels: tuple[str, ...]
     suffix: str
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(map(str, range(self.n_labels)))
 
 
 PredictionFiles = Mapping[str, PredictionFile]  # by file name
 
 
-def prediction_files(n_labels: Mapping[str, int]) -> dict[str, PredictionFile]:
-    """What is handed in for each data set, by the number of its labels."""
+def prediction_files(label_words: Mapping[str, Sequence[str]]) -> dict[str, PredictionFile]:
+    """What is handed in for each data set, by the words of its labels."""
     return {
         f"{dataset}-{split}-{method}-output.txt": PredictionFile(
-            f"{dataset}-{split}", n, PROMPT_SUFFIXES[n] if option == "prompt" else ""
+            f"{dataset}-{split}",
+            tuple(map(str, range(len(words)))),
+            f" {prompt_suffix(words)}" if option == "prompt" else "",
         )
-        for dataset, n in n_labels.items()
-        for split in ("dev", "test")
+        for dataset, words in label_words.items()
+        for split in SPLITS
         for option, method in OUTPUT_ENDINGS.items()
     }
 
 
-PREDICTION_FILES = prediction_files(N_LABELS)
+PREDICTION_FILES = prediction_files(LABEL_WORDS)
 
 
 def harmless_oddities(content: bytes) -> Iterator[str]:
@@ -75,20 +71,25 @@ def read_predictions(file: PredictionFile, content: bytes, sentences: Sentences)
     if len(lines) != n_expected:
         what = f"has {len(lines)} lines, {file.data_name}.txt has {n_expected}"
         raise ValueError(f"{what}: {again}")
-    pairs = zip(lines, known or repeat(None), strict=False)
+    parts = [line.partition(SEPARATOR) for line in lines]
+    pairs = zip(parts, known or repeat(None), strict=False)
     faults = {i: fault for i, pair in enumerate(pairs, 1) if (fault := _line_fault(file, *pair))}
     if faults:
         i = min(faults)
         more = f" (and {len(faults) - 1} more of {len(lines)} lines)" if len(faults) > 1 else ""
         raise ValueError(f"line {i}{more}: {faults[i]}: {again}")
-    return [int(line.partition(SEPARATOR)[0]) for line in lines]
+    return [int(label) for label, _, _ in parts]
 
 
-def _line_fault(file: PredictionFile, line: str, sentence: str | None) -> str | None:
-    """What is wrong with one line; white space at its end is not (Windows adds, editors strip)."""
-    label, separator, found = line.partition(SEPARATOR)
+def _line_fault(
+    file: PredictionFile, parts: tuple[str, str, str], sentence: str | None
+) -> str | None:
+    """What is wrong with a line, in the `parts` of str.partition; white space at its end is not
+    (Windows adds some, editors strip it).
+    """
+    label, separator, found = parts
     if not separator:
-        return f"{shown(line)} is not of the form PREDICTION{SEPARATOR}SENTENCE"
+        return f"{shown(label)} is not of the form PREDICTION{SEPARATOR}SENTENCE"
     if label not in file.labels:
         return f"label {shown(label)} is not one of {', '.join(file.labels)}"
     found, expected = found.rstrip(), ((sentence or "") + file.suffix).rstrip()
@@ -96,8 +97,8 @@ def _line_fault(file: PredictionFile, line: str, sentence: str | None) -> str | 
         found = found[max(0, len(found) - len(expected)) :]
     if found == expected:
         return None
-    pairs = zip_longest(found, expected)
-    start = max(0, next(i for i, (a, b) in enumerate(pairs) if a != b) - 10)
+    start = next(i for i, (a, b) in enumerate(zip_longest(found, expected)) if a != b)
+    start = max(0, start - 10)
     source = f"{file.data_name}.txt" + (" and the prompt" if file.suffix else "")
     what = f"found {shown(found[start:])}, expected {shown(expected[start:])}"
     return f"sentence differs from {source}: {what}"
@@ -109,11 +110,11 @@ def read_data(folder: str | Path) -> Sentences:
     Raises ValueError for one that is not `LABEL ||| SENTENCE` in UTF-8.
     """
     paths = {name: Path(folder) / f"{name}.txt" for name in N_LINES}
-    found = {name: read_examples(path) for name, path in paths.items() if path.is_file()}
+    found = {name: read_data_file(path) for name, path in paths.items() if path.is_file()}
     return {name: [sentence for _, sentence in examples] for name, examples in found.items()}
 
 
-def read_examples(path: Path) -> list[tuple[str, str]]:
+def read_data_file(path: Path) -> list[tuple[str, str]]:
     """Label and sentence of every line of a data file. Raises ValueError as `read_data` does."""
     try:
         text = decode_text(path.read_bytes().removeprefix(BOM))
@@ -121,9 +122,9 @@ def read_examples(path: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{path}: {error}") from error
     examples = []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        label, separator, sentence = line.partition(SEPARATOR)
-        if not separator:
+        parts = split_line(line)
+        if parts is None:
             what = f"{shown(line)} is not of the form LABEL{SEPARATOR}SENTENCE"
             raise ValueError(f"{path} line {number}: {what}; get the data again with setup.sh")
-        examples.append((label.strip(), sentence.strip()))
+        examples.append(parts)
     return examples

@@ -6,18 +6,17 @@ from pathlib import Path
 
 from config import EDITIONS
 from mini_llama import bundled
+from mini_llama.assignment.reviews import read_label_names
 from mini_llama.places import DATA
 from mini_llama.submissions.prediction_files import (
-    N_LABELS,
+    LABEL_WORDS,
     N_LINES,
     prediction_files,
-    read_examples,
+    read_data_file,
     read_predictions,
 )
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
 from mini_llama.submissions.untrusted_text import decode_text, shown
-
-N_DEMO_LABELS = {"demo": 5}
 
 
 @dataclass(frozen=True)
@@ -47,32 +46,34 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
     or ValueError for files that cannot be graded by.
     """
     folder = data or DATA
-    n_labels, prompts = N_LABELS, PROMPT_TEXTS
+    label_words, prompts = LABEL_WORDS, PROMPT_TEXTS
     if not any((folder / f"{name}.txt").is_file() for name in N_LINES):
         if data is not None:
             raise ValueError(f"{data} holds none of {', '.join(f'{n}.txt' for n in N_LINES)}")
         bundled.announce("data")
-        folder, n_labels, prompts = bundled.FOLDER, N_DEMO_LABELS, (bundled.PROMPT_TEXT,)
-    files = prediction_files(n_labels)
+        folder, prompts = bundled.FOLDER, (bundled.PROMPT_TEXT,)
+        label_words = {"demo": read_label_names(bundled.PATHS["label_names"])}
+    files = prediction_files(label_words)
     sentences, gold = {}, {}
-    for name in dict.fromkeys(file.data_name for file in files.values()):
+    for name, known in {file.data_name: file.labels for file in files.values()}.items():
         path = folder / f"{name}.txt"
         if path.is_file():
-            examples = read_examples(path)
+            examples = read_data_file(path)
             sentences[name] = [sentence for _, sentence in examples]
-            gold[name] = _gold_labels(path, examples, n_labels[name.split("-")[0]])
+            gold[name] = _gold_labels(path, examples, known)
     expected = Expected(files, sentences, prompts)
     references = read_references(reference, edition, expected) if reference else {}
     return Standard(edition, expected, gold, references)
 
 
-def _gold_labels(path: Path, examples: Sequence[tuple[str, str]], n_labels: int) -> list[int]:
-    known = {str(label): label for label in range(n_labels)}
+def _gold_labels(
+    path: Path, examples: Sequence[tuple[str, str]], known: Sequence[str]
+) -> list[int]:
     for number, (label, _) in enumerate(examples, 1):
         if label not in known:
             what = f"label {shown(label)} is not one of {', '.join(known)}"
             raise ValueError(f"{path} line {number}: {what}; get the data again with setup.sh")
-    return [known[label] for label, _ in examples]
+    return [int(label) for label, _ in examples]
 
 
 def read_references(folder: Path, edition: str, expected: Expected) -> dict[str, Reference]:

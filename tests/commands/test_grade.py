@@ -299,6 +299,15 @@ def test_grading_needs_no_torch(folder):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("command", ["grade", "prepare_submit", "reproduce"])
+def test_help_needs_neither_torch_nor_templates(command):
+    code = f"import sys, {command}\ntry: {command}.main(['--help'])\n"
+    code += "except SystemExit: sys.exit(len({'torch', 'jinja2', 'sklearn'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.stdout.startswith(b"usage: ")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_pipe_is_refused(folder, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.zip")
     status, out, _ = run(capsys, tmp_path / "pipe.zip", f"--data={folder / 'data'}")

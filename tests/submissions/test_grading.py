@@ -6,11 +6,14 @@ import math
 
 import pytest
 
+from mini_llama.submissions import rules
 from mini_llama.submissions.agreement import compare_labels, compare_text
-from mini_llama.submissions.grading import grade_output
-from mini_llama.submissions.prediction_files import PREDICTION_FILES
+from mini_llama.submissions.archive import Submission
+from mini_llama.submissions.grading import grade_files, grade_output
+from mini_llama.submissions.prediction_files import PREDICTION_FILES, read_predictions
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
 from mini_llama.submissions.standard import Reference, Standard, read_references, read_standard
+from tests.submissions.samples import LINES, SENTENCES, good_files
 
 DEV = "sst-dev-finetuning-output.txt"
 PROMPT = "sst-dev-prompting-output.txt"
@@ -72,6 +75,26 @@ def test_real_gold(shared):
         expected = ("placeholder", None) if "cfimdb-test" in file else ("above", 1.0)
         assert (output.verdict, output.accuracy) == expected
         assert output.one_class == ("cfimdb-test" in file)
+
+
+def test_each_prediction_file_is_parsed_once(monkeypatch):
+    """Checking and grading read the same labels."""
+    files = good_files()
+    parsed = []
+
+    def count(file, content, sentences):
+        parsed.append(content)
+        return read_predictions(file, content, sentences)
+
+    monkeypatch.setattr(rules, "read_predictions", count)
+    gold = {name: [0, 1] * 3 + [0] for name in LINES}
+    submission = Submission("ab1", tuple(files), files, ())
+    known = Standard("mmia", Expected(sentences=SENTENCES), gold)
+    graded = grade_files(submission, "ab1", 1, known)
+    assert sorted(parsed) == sorted(files[name] for name in PREDICTION_FILES)
+    right = {"sst": 2 / 7, "cfimdb": 1.0}  # labels 0 1 2 3 4 0 1, and 0 1 0 1 0 1 0
+    for output in graded.outputs:
+        assert output.accuracy == pytest.approx(right[output.file.split("-")[0]])
 
 
 # --- reference outputs ---
