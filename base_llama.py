@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from config import LlamaConfig
+from config import Arithmetic, LlamaConfig
 from utils import get_parameter_dtype
 
 INIT_STD = 0.02
@@ -21,21 +21,22 @@ RESIDUAL_PROJECTIONS = ("compute_output.weight", "w2.weight")
 
 
 class _SkipInitialisation(TorchFunctionMode):
-    """Turns torch.nn.init's functions into nothing; they all return the tensor they are given."""
+    """Makes torch.nn.init's functions return the tensor that they are given, unchanged."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules made in this context have shapes but no numbers: every weight is still to be loaded.
+    """Modules made in this context have shapes but no values: every weight is still to be loaded.
 
-    Nothing is drawn or allocated. The meta device alone would do; but initialising a meta tensor
+    Nothing is drawn or allocated. The meta device alone would do, but initialising a meta tensor
     makes torch import its compiler, which takes two seconds.
     """
     with torch.device("meta"), _SkipInitialisation():
@@ -43,16 +44,31 @@ def shapes_only() -> Iterator[None]:
 
 
 class LlamaPreTrainedModel(nn.Module):
-    """Knows its configuration and how to initialise itself; subclasses build the layers."""
+    """What a network has besides its formulas; the subclass builds the parts declared here.
+
+    `arithmetic` says which norm and attention load_pretrained chose, and why; `quantization` how
+    the linear layers are quantized, if they are.
+    """
 
     config_class = LlamaConfig
     base_model_prefix = "llama"
+    tok_embeddings: nn.Embedding
+    layers: nn.ModuleList
+    norm: nn.Module
+    output: nn.Module
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = config.vocab_size
         self.n_layers = config.n_layers
+        self.arithmetic: Arithmetic | None = None
+        self.quantization: str | None = None
+
+    def tie_weights(self) -> None:
+        """Make input and output embedding one parameter, where the configuration says so."""
+        if self.config.tie_word_embeddings:
+            self.output.weight = self.tok_embeddings.weight
 
     def init_weights(self) -> None:
         """Draw all weights from torch's global generator; norm weights 1, biases 0."""
@@ -65,9 +81,13 @@ class LlamaPreTrainedModel(nn.Module):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, mean=0.0, std=INIT_STD)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
     @property
     def dtype(self) -> torch.dtype:
         return get_parameter_dtype(self)
+
+    @property
+    def device(self) -> torch.device:
+        return self.tok_embeddings.weight.device

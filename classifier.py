@@ -2,7 +2,7 @@
 
 Both return log-probabilities (B, num_labels), the zero-shot one not normalised. They read the LAST
 COLUMN of the batch, padding or not, as the assignment does; with `lengths` they read each row's
-last real token and padding is masked. The file knows no data files and no training loop.
+last real token and padding is masked.
 
 Shapes: B batch, T tokens, C the model's width, V vocabulary.
 """
@@ -29,7 +29,7 @@ BACKBONE_PREFIX = "llama."
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What the classifiers need to know; any object with these attributes will do.
+    """What the classifiers read of a configuration; any object with these attributes will do.
 
     `option` "pretrain" freezes the backbone of the embedding classifier, anything else trains it.
     edition, norm, attention and quantize are load_pretrained's.
@@ -47,16 +47,20 @@ class ClassifierConfig:
 
 def load_backbone(config: ClassifierConfig) -> Llama:
     """The pretrained Llama that a classifier configuration names."""
-    names = ("edition", "norm", "attention", "quantize")
-    choices = {name: getattr(config, name, None) for name in names}
-    return load_pretrained(config.pretrained_model_path, **choices)
+    return load_pretrained(
+        config.pretrained_model_path,
+        edition=getattr(config, "edition", None),
+        norm=getattr(config, "norm", None),
+        attention=getattr(config, "attention", None),
+        quantize=getattr(config, "quantize", None),
+    )
 
 
 class LlamaZeroShotClassifier(nn.Module):
-    """Scores a label by the log-probability that the frozen model gives its word next.
+    """Scores a label by the log-probability that the frozen model gives its word as the next one.
 
-    A word of several tokens has the sum over them, all read at the same position, as in the
-    assignment. Raises ValueError if there are not `num_labels` label names, or a word has no token.
+    A word of several tokens has their sum, all of them at the same position, as in the assignment.
+    Raises ValueError if there are not `num_labels` label names, or a word has no token.
     """
 
     def __init__(
@@ -74,8 +78,8 @@ class LlamaZeroShotClassifier(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) of BOS + sentence + question → scores (B, num_labels)."""
-        last = self.llama.last_hidden_state(input_ids, lengths)  # (B, 1, C)
-        log_probs = F.log_softmax(self.llama.output(last)[:, 0].float(), dim=-1)  # (B, V)
+        logits, _ = self.llama(input_ids, lengths=lengths, last_only=True)  # (B, 1, V)
+        log_probs = F.log_softmax(logits[:, 0].float(), dim=-1)  # (B, V)
         scores = [log_probs[:, ids].sum(dim=-1) for ids in self.label_name_ids]
         return torch.stack(scores, dim=-1)
 
@@ -83,7 +87,7 @@ class LlamaZeroShotClassifier(nn.Module):
 class LlamaEmbeddingClassifier(nn.Module):
     """Hidden state of the last column, dropout, linear head, log-softmax.
 
-    Raises ValueError for a backbone that is to be trained and has rounded weights.
+    Raises ValueError for a backbone that is to be trained and has quantized weights.
     """
 
     def __init__(self, config: ClassifierConfig, llama: Llama | None = None) -> None:
@@ -129,12 +133,12 @@ def load_classifier(path: str | Path) -> LlamaEmbeddingClassifier:
     head = saved.metadata.get("classifier")
     if not isinstance(head, dict):
         raise ValueError(f"{path} is a language model without a classifier head; fine-tune it")
-    backbone = {
+    stored = {
         name.removeprefix(BACKBONE_PREFIX): tensor
         for name, tensor in saved.tensors.items()
         if name.startswith(BACKBONE_PREFIX)
     }
-    backbone = Checkpoint(saved.path, saved.model_args, backbone)
+    backbone = Checkpoint(saved.path, saved.model_args, stored)
     config = backbone.make_config()
     tensors = fit_tensors(backbone, config)
     with shapes_only():

@@ -1,15 +1,13 @@
 """Llama 2, top to bottom: norms, attention, feed-forward, layer, network (Touvron et al. 2023).
 
-The network knows token ids and tensors; text, files and training loops are elsewhere. Which norm
-and which attention mask are in force stands in the configuration (config.EDITIONS says why there
-are several).
+The configuration says which norm and which attention mask are in force (config.EDITIONS, why
+there are several).
 
 Shapes: B batch, T new positions, S positions that are attended to (S = T without a cache),
 H query heads, H_kv key/value heads, D head_dim, C = H·D the model's width, V vocabulary.
 Masks are boolean and True where attention is allowed.
 """
 
-import functools
 import math
 from pathlib import Path
 
@@ -18,28 +16,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from base_llama import LlamaPreTrainedModel
-from config import (
-    DEFAULT_EDITION,
-    EDITIONS,
-    Arithmetic,
-    LlamaConfig,
-    feed_forward_hidden_dim,
-)
+from config import DEFAULT_EDITION, EDITIONS, LlamaConfig, feed_forward_hidden_dim
 from mini_llama.checkpoints.loading import load_model
 from mini_llama.inference import generation
-from mini_llama.inference.compiled_decoding import CompiledDecoder, cache_capacity
-from mini_llama.inference.decoding import PRECISIONS, Decoder, check_precision
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import Linear
-from rope import RotaryTables, rotate, tables_for
+from rope import RotaryTables, config_tables, rotate
 
 
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(var + eps) · weight + bias over the last dimension (Ba et al. 2016).
 
-    The variance is the biased one. Computed in float32; `_norm` is the formula, and `forward` the
-    same in one operation, which is 15 times faster.
+    The variance is the biased one. Computed in float32. `_norm` is the formula; `forward` is the
+    same in one operation, 15 times as fast.
     """
 
     def __init__(self, dim: int, eps: float = LlamaConfig.layer_norm_eps) -> None:
@@ -118,10 +108,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
+        self.config = config
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim, self.max_seq_len = config.head_dim, config.max_seq_len
-        self.rope_theta, self.rope_scaling = config.rope_theta, config.rope_scaling
-        self.is_causal = config.is_causal
+        self.head_dim, self.is_causal = config.head_dim, config.is_causal
         kv_dim = config.n_kv_heads * config.head_dim
         self.compute_query = Linear(config.dim, config.dim)
         self.compute_key = Linear(config.dim, kv_dim)
@@ -129,11 +118,6 @@ class Attention(nn.Module):
         self.compute_output = Linear(config.dim, config.dim)
         self.dropout = config.dropout
         self.resid_dropout = nn.Dropout(config.dropout)
-
-    def rotary_tables(self, start: int, end: int, device: torch.device) -> RotaryTables:
-        """RoPE's tables, each (T, D/2), for positions start to end - 1."""
-        theta, scaling = self.rope_theta, self.rope_scaling
-        return tables_for(self.head_dim, self.max_seq_len, start, end, theta, device, scaling)
 
     def compute_query_key_value_scores(
         self,
@@ -144,12 +128,12 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """Attended values (B, H, T, D) of query (B, H, T, D), key and value (B, H or H_kv, S, D).
 
-        The formula is `attention_by_hand`'s, with dropout on the probabilities while training;
-        blockwise, so that no T×S matrix is held. Without a mask the configuration decides: every
-        position sees every position, or, where attention is causal, itself and earlier ones.
+        The formula is `attention_by_hand`'s, with dropout on the probabilities while training,
+        computed in blocks so that no T×S matrix is held. Without a mask the configuration decides:
+        every position sees every position, or, where attention is causal, itself and earlier ones.
         """
         length, dropout = query.shape[2], self.dropout if self.training else 0.0
-        # A single query is the newest token: everything cached is in its past.
+        # A single query is that of the last token: every key is in its past.
         is_causal = self.is_causal and mask is None and length > 1
         if is_faster_by_hand(query):
             if is_causal:
@@ -172,40 +156,28 @@ class Attention(nn.Module):
         mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
         layer_id: int = 0,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x (B, T, C) → (B, T, C). `tables` are RoPE's for the T positions, by default 0 to T-1."""
-        batch, length, _ = x.shape
-        query = self.compute_query(x).view(batch, length, self.n_heads, self.head_dim)
-        key = self.compute_key(x).view(batch, length, self.n_kv_heads, self.head_dim)
-        value = self.compute_value(x).view(batch, length, self.n_kv_heads, self.head_dim)
-        if tables is None:
-            tables = self.rotary_tables(0, length, x.device)
-        query, key = rotate(query, *tables), rotate(key, *tables)
+        """x (B, T, C) → (B, T, C). `tables` are RoPE's for the T positions, by default 0 to T-1.
+
+        With `last` (B,), the index of each row's last token, only the query of that column is
+        computed: (B, 1, C). What `mask` then has to hide is padding alone.
+        """
+        cos, sin = tables or config_tables(self.config, 0, x.shape[1], x.device)  # (T, D/2)
+        asking, turn = x, (cos, sin)
+        if last is not None:
+            asking, turn = column(x, last), (cos[last].unsqueeze(1), sin[last].unsqueeze(1))
+        heads = (-1, self.head_dim)
+        query = self.compute_query(asking).unflatten(-1, heads)  # (B, T, H, D), or T = 1
+        key = self.compute_key(x).unflatten(-1, heads)  # (B, T, H_kv, D)
+        value = self.compute_value(x).unflatten(-1, heads)
+        query, key = rotate(query, *turn), rotate(key, cos, sin)
         query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # (B, H, T, D)
         if cache is not None:
             key, value = cache.update(layer_id, key, value)  # (B, H_kv, S, D)
         attended = self.compute_query_key_value_scores(query, key, value, mask)
-        attended = attended.transpose(1, 2).reshape(batch, length, -1)  # (B, T, C)
+        attended = attended.transpose(1, 2).flatten(2)  # (B, T, C)
         return self.resid_dropout(self.compute_output(attended))
-
-    def read_last(
-        self, x: torch.Tensor, tables: RotaryTables, lengths: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """forward's last column, or each row's last real token, and nothing else: (B, 1, C).
-
-        That query sees every real key whatever the mask, since all of them are in its past.
-        """
-        batch, length, _ = x.shape
-        query = self.compute_query(last_column(x, lengths)).view(1, batch, -1, self.head_dim)
-        key = self.compute_key(x).view(batch, length, self.n_kv_heads, self.head_dim)
-        value = self.compute_value(x).view(batch, length, self.n_kv_heads, self.head_dim)
-        end = slice(-1, None) if lengths is None else lengths - 1
-        query = rotate(query, *(table[end] for table in tables))  # rows take the place of T
-        query, key = query.transpose(0, 1), rotate(key, *tables)
-        query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # (B, H, 1 or T, D)
-        mask = None if lengths is None else padding_mask(lengths, length)
-        attended = self.compute_query_key_value_scores(query, key, value, mask)
-        return self.resid_dropout(self.compute_output(attended.reshape(batch, 1, -1)))
 
 
 class FeedForward(nn.Module):
@@ -252,17 +224,11 @@ class LlamaLayer(nn.Module):
         tables: RotaryTables | None = None,
         mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x (B, T, C) → (B, T, C)."""
-        h = x + self.attention(self.attention_norm(x), tables, mask, cache, self.layer_id)
-        return h + self.feed_forward(self.ffn_norm(h))
-
-    def read_last(
-        self, x: torch.Tensor, tables: RotaryTables, lengths: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """forward's last column, or each row's last real token, and nothing else: (B, 1, C)."""
-        attended = self.attention.read_last(self.attention_norm(x), tables, lengths)
-        h = last_column(x, lengths) + attended
+        """x (B, T, C) → (B, T, C), or with `last` (B,) only that column of each row: (B, 1, C)."""
+        attended = self.attention(self.attention_norm(x), tables, mask, cache, self.layer_id, last)
+        h = (x if last is None else column(x, last)) + attended
         return h + self.feed_forward(self.ffn_norm(h))
 
 
@@ -272,8 +238,6 @@ class Llama(LlamaPreTrainedModel):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         self.params = config  # the assignment's second name for it
-        self.arithmetic: Arithmetic | None = None  # what load_pretrained decided, and why
-        self.quantization: str | None = None  # and how its linear layers are rounded
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(LlamaLayer(i, config) for i in range(config.n_layers))
@@ -282,44 +246,49 @@ class Llama(LlamaPreTrainedModel):
         self.tie_weights()
         self.init_weights()
 
-    def tie_weights(self) -> None:
-        """Let input and output embedding be one parameter, where the configuration says so."""
-        if self.config.tie_word_embeddings:
-            self.output.weight = self.tok_embeddings.weight
-
     def forward(
         self,
         tokens: torch.Tensor,
         targets: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
         cache: KVCache | None = None,
+        last_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and hidden states (B, T, C), after the final norm, of token ids (B, T).
 
         Logits are (B, T, V) if `targets` are given, else (B, 1, V), of the last column; with
         `lengths` (B,), the number of real tokens in each right-padded row, padding is masked and
         the last real token of each row takes the last column's place. With `cache` the tokens
-        follow those that it holds. Raises ValueError if a cache is used with bidirectional
+        follow those that it holds. With `last_only` the hidden states are those of the last column
+        as well, (B, 1, C), for less work. Raises ValueError if a cache is used with bidirectional
         attention or with `lengths`.
         """
-        h = self.hidden_states(tokens, lengths, cache)
-        return self.output(h if targets is not None else last_column(h, lengths)), h
+        h = self.hidden_states(tokens, lengths, cache, last_only)
+        if targets is not None or last_only:
+            return self.output(h), h
+        return self.output(last_column(h, lengths)), h
 
     def hidden_states(
         self,
         tokens: torch.Tensor,
         lengths: torch.Tensor | None = None,
         cache: KVCache | None = None,
+        last_only: bool = False,
     ) -> torch.Tensor:
-        """(B, T, C) after the final norm; the arguments and ValueError are forward's."""
+        """The hidden states of `forward`, without logits; arguments and ValueError are its."""
         if cache is not None and not (self.config.is_causal and lengths is None):
             raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
         start, length = cache.position if cache else 0, tokens.shape[1]
-        tables = self.layers[0].attention.rotary_tables(start, start + length, tokens.device)
-        mask = self._mask(start, length, lengths, tokens.device)
-        h = self.dropout(self.tok_embeddings(tokens))
-        for layer in self.layers:
+        tables = config_tables(self.config, start, start + length, tokens.device)
+        mask, last = self._mask(start, length, lengths, tokens.device), None
+        h = self.dropout(self.tok_embeddings(tokens))  # (B, T, C)
+        *lower, top = self.layers
+        for layer in lower:
             h = layer(h, tables, mask, cache)
+        if last_only:  # the layers below need all columns: they are the keys and values of the next
+            last = last_index(tokens, lengths)
+            mask = None if lengths is None else padding_mask(lengths, length)
+        h = top(h, tables, mask, cache, last)
         if cache is not None:
             cache.advance(length)
         return self.norm(h)
@@ -327,22 +296,8 @@ class Llama(LlamaPreTrainedModel):
     def last_hidden_state(
         self, tokens: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """last_column(hidden_states(tokens, lengths), lengths), (B, 1, C), for less work.
-
-        It is all that a classifier reads, so the last layer computes queries, output projection
-        and feed-forward for that column alone.
-        """
-        length = tokens.shape[1]
-        tables = self.layers[0].attention.rotary_tables(0, length, tokens.device)
-        mask = self._mask(0, length, lengths, tokens.device)
-        h = self.dropout(self.tok_embeddings(tokens))
-        for layer in self.layers[:-1]:
-            h = layer(h, tables, mask)
-        return self.norm(self.layers[-1].read_last(h, tables, lengths))
-
-    def next_token_logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        """forward's logits of the last column, (B, V), of token ids (B, T), for less work."""
-        return self.output(self.last_hidden_state(tokens))[:, 0]
+        """The hidden state (B, 1, C) of the last column: all that a classifier reads."""
+        return self.hidden_states(tokens, lengths, last_only=True)
 
     def _mask(
         self, start: int, length: int, lengths: torch.Tensor | None, device: torch.device
@@ -367,48 +322,19 @@ class Llama(LlamaPreTrainedModel):
         top_p: float = EDITIONS[DEFAULT_EDITION].top_p,
         generator: torch.Generator | None = None,
         stop_id: int | None = None,
-        use_cache: bool = True,
-        precision: str | None = None,
-        compiled: bool = False,
     ) -> torch.Tensor:
         """Token ids (B, T) continued: (B, T + max_new_tokens), without dropout.
 
-        sampling.Sampler and generation.generate say what the arguments mean; `precision` is that
-        of the weights behind the prompt (decoding.PRECISIONS), for causal attention only, by
-        default what they are loaded in; `compiled` has single sequences read by
-        compiled_decoding. Raises ValueError as these do.
+        sampling.Sampler and generation.generate say what the arguments mean, and which ValueError
+        they raise; the latter also decodes in other ways.
         """
         sampler = Sampler(temperature, epsilon, top_p, generator)
         was_training = self.training
         self.eval()
         try:
-            decode, capacity = None, None
-            if use_cache:
-                decode, capacity = self.decoding_step(len(idx), precision, compiled)
-            return generation.generate(
-                self, idx, max_new_tokens, sampler, stop_id, use_cache, decode, capacity
-            )
+            return generation.generate(self, idx, max_new_tokens, sampler, stop_id)
         finally:
             self.train(was_training)
-
-    def decoding_step(
-        self, rows: int = 1, precision: str | None = None, compiled: bool = False
-    ) -> tuple[generation.DecodeStep | None, int | None]:
-        """What reads single tokens faster than forward does, and the capacity of the cache that it
-        works with; None where there is no such thing, or no such bound. The arguments and
-        ValueError are generate's.
-        """
-        own = str(self.dtype).removeprefix("torch.")
-        if compiled and rows == 1:
-            precision = precision or self.quantization or own
-            return CompiledDecoder(self, precision), cache_capacity(self.config)
-        precision = precision or own
-        if precision == own and not (self.config.is_causal and own in PRECISIONS):
-            return None, None
-        check_precision(self, precision)
-        # made when the first token comes, behind the prompt
-        decoder = functools.cache(lambda: Decoder(self, rows, precision))
-        return lambda token, cache: decoder()(token, cache), None
 
 
 def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:
@@ -416,12 +342,21 @@ def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:
     return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
 
 
+def last_index(tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """(B,): where the last token of each row (B, T) is, or with `lengths` the last real one."""
+    if lengths is None:
+        return tokens.new_full(tokens.shape[:1], tokens.shape[1] - 1)
+    return lengths.to(tokens.device) - 1
+
+
+def column(h: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, 1, C): of each row of h (B, T, C) the column that `index` (B,) names."""
+    return h[torch.arange(len(h), device=h.device), index].unsqueeze(1)
+
+
 def last_column(h: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """(B, 1, C): the last column of h (B, T, C), or with `lengths` each row's last real token."""
-    if lengths is None:
-        return h[:, -1:]
-    rows = torch.arange(h.shape[0], device=h.device)
-    return h[rows, lengths.to(h.device) - 1].unsqueeze(1)
+    return h[:, -1:] if lengths is None else column(h, lengths.to(h.device) - 1)
 
 
 def load_pretrained(

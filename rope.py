@@ -4,7 +4,6 @@ Convention: a head's features are rotated in INTERLEAVED pairs (2i, 2i+1), not i
 (i, i + head_dim/2) as Hugging Face does; the two differ by a permutation of the weights' rows.
 The rotation is counter-clockwise by position · theta^(-2i/head_dim), positions count from 0.
 For contexts longer than a model was trained on the angles can be scaled (config.RopeScaling).
-The file knows no attention and no model.
 
 Shapes: B batch, T positions, H heads (query or key/value heads), D head_dim.
 """
@@ -14,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from config import RopeScaling
+from config import LlamaConfig, RopeScaling
 
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
@@ -31,7 +30,9 @@ def dynamic_ntk_theta(theta: float, head_dim: int, length: int, scaling: RopeSca
     fastest is not (NTK-aware: bloc97 2023; dynamic: emozilla 2023; both in YaRN, Peng et al. 2023;
     with the factor that transformers gives it).
     """
-    stretch = max(length, scaling.original_max_seq_len) / scaling.original_max_seq_len
+    original = scaling.original_max_seq_len
+    assert original is not None  # config.RopeScaling has checked it
+    stretch = max(length, original) / original
     return theta * (scaling.factor * (stretch - 1) + 1) ** (head_dim / (head_dim - 2))
 
 
@@ -41,9 +42,11 @@ def llama3_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch
     Between `low_freq_factor` and `high_freq_factor` turns the two are mixed linearly (Llama 3.1,
     Meta's reference implementation).
     """
-    turns = scaling.original_max_seq_len * frequencies / (2 * math.pi)
-    width = scaling.high_freq_factor - scaling.low_freq_factor
-    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)
+    original = scaling.original_max_seq_len
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    assert original is not None and low is not None and high is not None  # checked there as well
+    turns = original * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
     return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
@@ -58,14 +61,15 @@ def inverse_frequencies(
 
     In float32. `length`, the positions of the sequence, matters to dynamic NTK only.
     """
-    kind = None if scaling is None else scaling.rope_type
-    if kind == "dynamic":
+    if scaling is not None and scaling.rope_type == "dynamic":
         theta = dynamic_ntk_theta(theta, head_dim, length, scaling)
     exponents = torch.arange(0, head_dim, 2, device=device).float() / head_dim  # (D/2,)
     frequencies = 1 / theta**exponents
-    if kind == "linear":
+    if scaling is not None and scaling.rope_type == "linear":
         return position_interpolation(frequencies, scaling)
-    return llama3_frequencies(frequencies, scaling) if kind == "llama3" else frequencies
+    if scaling is not None and scaling.rope_type == "llama3":
+        return llama3_frequencies(frequencies, scaling)
+    return frequencies
 
 
 def make_tables(frequencies: torch.Tensor, start: int, end: int) -> RotaryTables:
@@ -88,7 +92,7 @@ def rotary_tables(
     Computed once for a set of arguments and shared by all layers and calls: do not change the
     returned tensors in place.
     """
-    # Made outside inference mode, whoever asks first: autograd must be able to save them later.
+    # Never inference tensors, even if the first call is in inference mode: autograd saves them.
     with torch.inference_mode(False):
         frequencies = inverse_frequencies(head_dim, length, theta, device, scaling)
         return make_tables(frequencies, 0, length)
@@ -96,8 +100,10 @@ def rotary_tables(
 
 def fixed_positions(max_seq_len: int, scaling: RopeScaling | None) -> int:
     """The positions, of `max_seq_len`, whose angles are the same in a sequence of any length."""
-    is_dynamic = scaling is not None and scaling.rope_type == "dynamic"
-    return scaling.original_max_seq_len if is_dynamic else max_seq_len
+    if scaling is None or scaling.rope_type != "dynamic":
+        return max_seq_len
+    assert scaling.original_max_seq_len is not None
+    return scaling.original_max_seq_len
 
 
 def tables_for(
@@ -112,31 +118,41 @@ def tables_for(
     """cos and sin, each (end - start, head_dim/2), for positions start to end - 1.
 
     A batch may be longer than `max_seq_len` (reviews are); lengths are then rounded up to its
-    next multiple, so that few different tables are ever made.
+    next multiple, so that only few different tables are made.
 
     Dynamic NTK takes `end` as the sequence's length, padding included. Past the original length
     each new position has other frequencies, and the keys that a cache holds stay as they were
     rotated, as in transformers: decoding there is not what the whole forward pass computes.
     """
     if scaling is not None and scaling.rope_type == "dynamic":
-        if end > scaling.original_max_seq_len:  # of this length alone: not worth keeping
+        max_seq_len = fixed_positions(max_seq_len, scaling)
+        if end > max_seq_len:  # of use for this length alone: not kept
             with torch.inference_mode(False):
                 frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
                 return make_tables(frequencies, start, end)
-        max_seq_len, scaling = scaling.original_max_seq_len, None
+        scaling = None
     length = max_seq_len * max(1, -(-end // max_seq_len))
     cos, sin = rotary_tables(head_dim, length, theta, device, scaling)
     return cos[start:end], sin[start:end]
 
 
+def config_tables(
+    config: LlamaConfig, start: int, end: int, device: torch.device | str
+) -> RotaryTables:
+    """tables_for the model of a configuration."""
+    theta, scaling = config.rope_theta, config.rope_scaling
+    return tables_for(config.head_dim, config.max_seq_len, start, end, theta, device, scaling)
+
+
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x (B, T, H, D) rotated by the angles whose cos and sin are (T, D/2); in x's dtype.
 
-    A pair (even, odd) becomes (even·cos - odd·sin, even·sin + odd·cos).
+    cos and sin may also be (B, T, D/2), where rows are at positions of their own. A pair
+    (even, odd) becomes (even·cos - odd·sin, even·sin + odd·cos).
     """
     pairs = x.float().contiguous().unflatten(-1, (-1, 2))  # (B, T, H, D/2, 2)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (T, 1, D/2): the same angles for every head
-    if torch.compiler.is_compiling() or x.device.type == "mps":  # no complex numbers there
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # (T, 1, D/2): the same for every head
+    if torch.compiler.is_compiling() or x.device.type == "mps":  # neither has complex numbers
         even, odd = pairs.unbind(-1)
         rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     else:  # (even + i·odd)·(cos + i·sin): one operation instead of seven
@@ -154,7 +170,7 @@ def apply_rotary_emb(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate query (B, T, H, D) and key (B, T, H_kv, D), whose positions are 0 to T-1.
 
-    `max_seq_len` only sizes the tables; a longer T is rotated as well.
+    `max_seq_len` only sizes the tables; a longer T is rotated too.
     """
     length = query.shape[1]
     cos, sin = tables_for(head_dim, max_seq_len, 0, length, theta, query.device, scaling)

@@ -5,7 +5,7 @@ pip install llama-cpp-python gguf
 python bench/decode_beside_llama_cpp.py [--preset 42m] [--prompt 30] [--tokens 128] [--rounds 5]
 
 Both take turns in one process, greedily, on as many threads; medians over the rounds are printed,
-of the prompt's reading and of the rate behind it.
+of the time for the prompt and of the rate after it.
 """
 
 import argparse
@@ -25,6 +25,9 @@ import torch
 
 from config import PRESETS, LlamaConfig
 from llama import Llama
+from mini_llama.inference.decoders import choose_decoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 
 # Our names → GGUF's; {} stands for the layer. GGUF's Llama has interleaved pairs, as ours.
 NAMES = {
@@ -41,7 +44,7 @@ NAMES = {
     "feed_forward.w2": "ffn_down",
     "feed_forward.w3": "ffn_up",
 }
-Timing = tuple[float, float]  # seconds for the prompt, tokens/s behind it
+Timing = tuple[float, float]  # seconds for the prompt, tokens/s after it
 Side = Callable[[list[int], int], tuple[Timing, list[int]]]
 
 
@@ -105,12 +108,13 @@ def their_side(path: Path, context: int) -> Side:
     return run
 
 
-def our_side(llama: Llama, **options: object) -> Side:
+def our_side(llama: Llama, precision: str, compiled: bool) -> Side:
     def run(prompt: list[int], count: int) -> tuple[Timing, list[int]]:
         tokens, seconds = torch.tensor([prompt]), []
-        for length in (1, 2, count + 2):  # what is rounded before the second is left out
+        for length in (1, 2, count + 2):  # quantizing, before the second, is left out
             start = time.perf_counter()
-            generated = llama.generate(tokens, length, 0.0, **options)
+            decoder = choose_decoder(llama, precision=precision, compiled=compiled)
+            generated = generate(llama, tokens, length, Sampler(0.0), decoder=decoder)
             seconds.append(time.perf_counter() - start)
         rate = count / (seconds[2] - seconds[1])
         return (seconds[0], rate), generated[0, len(prompt) :].tolist()
@@ -139,7 +143,7 @@ def main() -> None:
         for precision in ("float32", "int8"):
             for compiled in (False, True):
                 name = f"ours, {precision}{', compiled' * compiled}"
-                sides[name] = our_side(llama, precision=precision, compiled=compiled)
+                sides[name] = our_side(llama, precision, compiled)
         prompt = torch.randint(3, 500, (args.prompt,)).tolist()
         timings, texts = {name: [] for name in sides}, {}
         for number in range(args.rounds + 1):

@@ -5,9 +5,9 @@ python bench/decode_throughput.py [--preset 42m] [--prompt 30] [--tokens 128] [-
                                   [--contexts 64 128 256 512 1024 --figure decode.png]
 
 All sides take turns in one process, greedily, with random weights; medians over the rounds are
-printed. "First" is the prompt's reading; "second" is the token behind it, before which weights are
-rounded or packed; the rate is that of all others; a compiled step is loaded before the first. With
---contexts the rate is taken at several lengths of the prompt as well, and drawn.
+printed. "First" is the prompt; "second" is the next token, before which weights are converted,
+quantized or packed; the rate is that of all others; a compiled step is loaded before the first.
+With --contexts the rate is measured at several lengths of the prompt as well, and drawn.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,21 +27,22 @@ from peers import transformers_config
 
 from config import PRESETS, LlamaConfig
 from llama import Llama
-from mini_llama.inference import generation
+from mini_llama.inference.decoders import choose_decoder
+from mini_llama.inference.generation import stream
 from mini_llama.inference.sampling import Sampler
 
 Timing = tuple[float, float, float]  # seconds for the first, the second token; then tokens/s
 Side = Callable[[int, int], Timing]  # (prompt length, new tokens) → Timing
 
 
-def our_side(llama: Llama, rows: int = 1, use_cache: bool = True, **options: object) -> Side:
-    """Tokens are timed as they come; `options` are Llama.decoding_step's."""
+def our_side(llama: Llama, rows: int = 1, use_cache: bool = True, **options: Any) -> Side:
+    """Tokens are timed as they come; `options` are choose_decoder's."""
 
     def run(length: int, count: int) -> Timing:
         prompt = torch.randint(3, 500, (1, length)).expand(rows, -1)
         times = [time.perf_counter()]
-        step = llama.decoding_step(rows, **options) if use_cache else (None, None)
-        for _ in generation.stream(llama, prompt, count, Sampler(0.0), use_cache, *step):
+        decoder = choose_decoder(llama, rows, **options) if use_cache else None
+        for _ in stream(llama, prompt, count, Sampler(0.0), use_cache, decoder):
             times.append(time.perf_counter())
         start, first, second, *_, last = times
         return first - start, second - first, rows * (count - 2) / (last - second)

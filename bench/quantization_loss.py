@@ -4,7 +4,7 @@
 python bench/quantization_loss.py CHECKPOINT TOKENIZER DATA [--texts 200] [--batch_size 20]
 
 DATA has lines `LABEL ||| SENTENCE`, or is a name for generated text such as tales:200. Every text
-is read from BOS by decoding.Decoder, the code that generates; nothing else is measured.
+is read from BOS by decoding.FastDecoder, the code that generates; nothing else is measured.
 """
 
 import argparse
@@ -20,8 +20,7 @@ import torch.nn.functional as F
 
 from llama import Llama, load_pretrained
 from mini_llama.assignment.reviews import read_examples
-from mini_llama.inference.decoding import PRECISIONS, Decoder
-from mini_llama.inference.generation import make_cache
+from mini_llama.inference.decoding import PRECISIONS, FastDecoder
 from mini_llama.pretraining.generated_text import generated_documents, is_generated
 from mini_llama.tokenization.find import load_tokenizer
 
@@ -30,8 +29,8 @@ from mini_llama.tokenization.find import load_tokenizer
 def summed_loss(llama: Llama, rows: list[list[int]], precision: str) -> float:
     """-log p of all tokens but the first, over rows of one length."""
     tokens = torch.tensor(rows)
-    decoder = Decoder(llama, len(rows), precision)
-    cache = make_cache(llama, tokens[:, :1], tokens.shape[1])
+    decoder = FastDecoder(llama, len(rows), precision)
+    cache = decoder.make_cache(*tokens.shape)
     total = 0.0
     for i in range(tokens.shape[1] - 1):
         logits = decoder(tokens[:, i : i + 1], cache)

@@ -80,6 +80,7 @@ def start(chat: ChatOptions) -> "Conversation":
 
     from mini_llama.assignment.completion import load
     from mini_llama.inference.conversation import Conversation
+    from mini_llama.inference.decoders import choose_decoder
     from mini_llama.inference.sampling import Sampler
 
     options = chat.model_options()
@@ -87,13 +88,10 @@ def start(chat: ChatOptions) -> "Conversation":
         llama, tokenizer = load(options, [])
     path = options.pretrained_model_path
     chosen = chat.template or default_template(tokenizer, Path(path).is_dir())
-    device = llama.tok_embeddings.weight.device
-    generator = torch.Generator(device).manual_seed(options.seed)
+    generator = torch.Generator(llama.device).manual_seed(options.seed)
     sampler = Sampler(options.temperature, top_p=options.top_p, generator=generator)
-    step = llama.decoding_step(compiled=options.compile)
-    conversation = Conversation(
-        llama, tokenizer, chosen, sampler, options.max_new_tokens, device, *step
-    )
+    decoder = choose_decoder(llama, compiled=options.compile)
+    conversation = Conversation(llama, tokenizer, chosen, sampler, options.max_new_tokens, decoder)
     conversation.set_system(chat.system)
     reason = "as asked for" if chat.template else "default"
     say(

@@ -3,8 +3,7 @@
 They are Hugging Face's LlamaForSequenceClassification, LlamaForTokenClassification and
 LlamaForQuestionAnswering, with their outputs, losses and folders. Sequences are labelled from the
 last token's hidden state (Radford et al. 2018, section 3.2), answers are spans with a start and an
-end (Devlin et al. 2019, section 4.2). The assignment's classifier is classifier.py. The file knows
-no text and no training loop.
+end (Devlin et al. 2019, section 4.2). The assignment's classifier is classifier.py.
 
 Padding is on the right, and `lengths` (B,) counts each row's real tokens: with it padding changes
 no output of a real token and no loss. Without it rows are taken as they are.
@@ -25,6 +24,7 @@ from torch import nn
 from base_llama import INIT_STD, shapes_only
 from llama import Llama, padding_mask
 from lora import merged_state_dict
+from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.formats import huggingface
 from mini_llama.checkpoints.formats.folder import write_folder
 from mini_llama.checkpoints.reading import read_checkpoint
@@ -38,8 +38,7 @@ N_LABELS = 2  # the same
 
 
 class TaskHead(nn.Module):
-    """A backbone whose hidden states a linear layer reads. The backbone is taken over: it loses its
-    output layer.
+    """A backbone and a linear layer on its hidden states. The backbone loses its output layer.
 
     `pad_token_id` is kept for Hugging Face, which finds padding by it; nothing here reads it.
     Raises ValueError if it is not an id of the vocabulary.
@@ -51,7 +50,7 @@ class TaskHead(nn.Module):
         is_id = type(pad_token_id) is int and -1 <= pad_token_id < vocab_size  # -1: none, of old
         bound = f"an integer below vocab_size={vocab_size}"
         _check("pad_token_id", pad_token_id, pad_token_id is None or is_id, bound)
-        llama.output = None
+        llama.register_module("output", None)
         self.llama, self.pad_token_id = llama, pad_token_id
 
     @staticmethod
@@ -255,8 +254,7 @@ KINDS = {
 
 
 def _check(name: str, value: object, holds: bool, bound: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be {bound}")
+    check_bound(f"{name}={value!r}", holds, bound)
 
 
 def _real(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -118,8 +118,8 @@ ROPE = [
         ("pairs = x.float().contiguous()", "pairs = x.contiguous()"),
         ("if torch.compiler.is_compiling()", "if x.dtype == torch.bfloat16"),
         (
-            "cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)",
-            "cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)",
+            "cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)",
+            "cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)",
         ),
     ),
     edit(
@@ -234,15 +234,16 @@ ATTENTION = [
     edit(
         "attention",
         "RoPE is not applied",
-        "        query, key = rotate(query, *tables), rotate(key, *tables)\n",
+        "        query, key = rotate(query, *turn), rotate(key, cos, sin)\n",
         "",
     ),
 ]
 
 SWIGLU = "return F.silu(self.w1(x)) * self.w3(x)"
-ATTEND = (
-    "        h = x + self.attention(self.attention_norm(x), tables, mask, cache, self.layer_id)\n"
-)
+ATTEND = """\
+        attended = self.attention(self.attention_norm(x), tables, mask, cache, self.layer_id, last)
+        h = (x if last is None else column(x, last)) + attended
+"""
 FEED = "        return h + self.feed_forward(self.ffn_norm(h))"
 REST = ", tables, mask, cache, self.layer_id)"
 
@@ -438,7 +439,7 @@ CLASSIFIER = [
     edit(
         "classifier",
         "logits of all positions",
-        "self.output(h if targets is not None else last_column(h, lengths))",
+        "self.output(last_column(h, lengths))",
         "self.output(h)",
         file="llama.py",
     ),

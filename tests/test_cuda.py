@@ -6,7 +6,9 @@ import torch
 from config import EDITIONS
 from llama import load_pretrained
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
-from mini_llama.inference.decoding import Decoder
+from mini_llama.inference.decoding import FastDecoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.quantized_linear import KINDS
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from utils import autocast
@@ -44,9 +46,10 @@ def test_bfloat16_is_near_and_int8_is_refused():
     with autocast(tokens.device, "bfloat16"):
         rounded, _ = llama(tokens, targets=tokens)
     assert_relative(rounded.detach().float().cpu(), exact.detach().cpu(), 0.05)
-    assert llama.generate(tokens, 4, 0.0, precision="bfloat16").shape == (2, 13)
+    decoder = FastDecoder(llama, 2, "bfloat16")
+    assert generate(llama, tokens, 4, Sampler(0.0), decoder=decoder).shape == (2, 13)
     with pytest.raises(ValueError, match="for the CPU, not cuda"):
-        Decoder(llama, precision="int8")
+        FastDecoder(llama, precision="int8")
 
 
 @torch.no_grad()

@@ -15,6 +15,9 @@ from mini_llama.assignment.task import announce, prepare_model
 from mini_llama.checkpoints.memory import Form, require_device_memory
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_memory
+from mini_llama.inference.decoders import choose_decoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write, choose_device, seed_everything
 
@@ -74,19 +77,22 @@ def complete(
     edition: Edition = options.edition_in_force
     text = edition.prompt_text if options.prompt_text is None else options.prompt_text
     prompt = tokenizer.encode(text, bos=True, eos=False)
-    device = llama.tok_embeddings.weight.device
-    if options.compile:
-        llama.decoding_step(samples, compiled=True)  # compiled, if need be, before the clock starts
-    start = time.perf_counter()
-    tokens = llama.generate(
-        torch.tensor([prompt] * samples, device=device),
-        options.max_new_tokens,
-        temperature=temperature,
+    sampler = Sampler(
+        temperature,
         epsilon=edition.epsilon if options.epsilon is None else options.epsilon,
         top_p=edition.top_p if options.top_p is None else options.top_p,
-        generator=torch.Generator(device).manual_seed(options.seed),
+        generator=torch.Generator(llama.device).manual_seed(options.seed),
+    )
+    # Before the clock starts: it may have to compile.
+    decoder = choose_decoder(llama, samples, compiled=options.compile)
+    start = time.perf_counter()
+    tokens = generate(
+        llama,
+        torch.tensor([prompt] * samples, device=llama.device),
+        options.max_new_tokens,
+        sampler,
         stop_id=tokenizer.eos_id if options.stop_at_eos else None,
-        compiled=options.compile,
+        decoder=decoder,
     )
     seconds = time.perf_counter() - start
     new_tokens = tokens[:, len(prompt) :].numel()

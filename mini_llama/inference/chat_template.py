@@ -1,8 +1,7 @@
 """What a model reads of a conversation: texts → token ids, and how much history fits a context.
 
 Two templates: "llama2", that of Llama 2's chat models (Touvron et al. 2023, in the form of Meta's
-reference implementation), and "plain", for models that only continue text. The file knows no models
-and no terminal.
+reference implementation), and "plain", for models that only continue text.
 """
 
 import unicodedata
@@ -31,12 +30,13 @@ def llama2_ids(
 ) -> list[int]:
     """Token ids of a conversation whose last turn, `user`, is to be answered.
 
-    Every exchange is BOS, `[INST] user [/INST] answer ` and EOS, encoded on its own; the last turn
-    is BOS and `[INST] user [/INST]`. A system prompt stands in the first user's text. Texts lose
-    the white space around them; the first user's, as Meta's, once the system prompt is in its
-    place. Raises ValueError for a tokenizer without BOS or EOS, and as check_texts does.
+    Every exchange is BOS, `[INST] user [/INST] answer ` and EOS, encoded by itself; the last turn
+    is BOS and `[INST] user [/INST]`. A system prompt stands in the first user's text. White space
+    around texts is removed; around the first user's, as in Meta's code, after the system prompt is
+    added to it. Raises ValueError for a tokenizer without BOS or EOS, and as check_texts does.
     """
-    if tokenizer.bos_id is None or tokenizer.eos_id is None:
+    bos_id, eos_id = tokenizer.bos_id, tokenizer.eos_id
+    if bos_id is None or eos_id is None:
         raise ValueError(
             f"tokenizer {tokenizer.model_path} has no BOS or no EOS, which the template llama2 "
             "needs; choose --template plain"
@@ -48,23 +48,19 @@ def llama2_ids(
     instructions += [f"[INST] {text.strip()} [/INST]" for text in users[1:]]
     ids = []
     for instruction, exchange in zip(instructions[:-1], exchanges, strict=True):
-        ids += _framed(tokenizer, f"{instruction} {exchange.answer.strip()} ")
-        ids.append(tokenizer.eos_id)
-    return ids + _framed(tokenizer, instructions[-1])
-
-
-def _framed(tokenizer: BaseTokenizer, text: str) -> list[int]:
-    """BOS, also with a tokenizer that puts none before a text by itself, and the text's ids."""
-    return [tokenizer.bos_id, *tokenizer.encode(text, bos=False, eos=False)]
+        text = f"{instruction} {exchange.answer.strip()} "
+        ids += [bos_id, *tokenizer.encode(text, bos=False, eos=False), eos_id]
+    # Not bos=True: there are tokenizers that then put no BOS before a text.
+    return [*ids, bos_id, *tokenizer.encode(instructions[-1], bos=False, eos=False)]
 
 
 def plain_ids(
     tokenizer: BaseTokenizer, system: str, exchanges: Sequence[Exchange], user: str
 ) -> list[int]:
-    """Token ids of all that was said as one running text, whose continuation is the answer.
+    """Token ids of the whole conversation as one text, whose continuation is the answer.
 
-    An answer stands right behind the text that it continued, the next turn behind a space. Raises
-    ValueError as check_texts does.
+    An answer directly follows the text that it continued, the next turn follows after a space.
+    Raises ValueError as check_texts does.
     """
     check_texts(system, user)
     said = [f"{exchange.user.strip()}{exchange.answer.rstrip()}" for exchange in exchanges]
@@ -76,8 +72,8 @@ TEMPLATES: dict[str, Template] = {"llama2": llama2_ids, "plain": plain_ids}
 
 
 def default_template(tokenizer: BaseTokenizer, is_folder: bool) -> str:
-    """The template of a model that names none: llama2 if it is a folder, as Meta's and Hugging
-    Face's are, with as many pieces as Llama 2 and the same BOS and EOS; else plain.
+    """The default template of a model: llama2 if it is a folder, as Meta's and Hugging Face's are,
+    and has as many pieces as Llama 2 and the same BOS and EOS; else plain.
     """
     shape = (tokenizer.n_words, tokenizer.bos_id, tokenizer.eos_id)
     is_llama2 = is_folder and shape == (LLAMA2_PIECES, LLAMA2_BOS, LLAMA2_EOS)
@@ -85,10 +81,10 @@ def default_template(tokenizer: BaseTokenizer, is_folder: bool) -> str:
 
 
 def check_texts(*texts: str) -> None:
-    """Raise ValueError for a text that is not UTF-8, or has one of the tags, which forge a turn.
+    """Raise ValueError for a text that is not UTF-8, or contains a tag, which would forge a turn.
 
     The tags are ordinary text to the tokenizer, so a model cannot tell them from the template's.
-    Characters that a tokenizer's normalisation may turn into those of a tag count as these.
+    Characters count as what a tokenizer's normalisation may make of them.
     """
     for text in texts:
         check_utf8(text)
@@ -106,7 +102,7 @@ def fit_history(
     room: int,
 ) -> tuple[list[int], int]:
     """Token ids, at most `room`, with as many of the latest exchanges as fit, and how many of the
-    oldest are left out. The system prompt and the last turn are always among them.
+    oldest are left out. They always contain the system prompt and the last turn.
 
     Raises ValueError if those two alone do not fit, and as the template does.
     """

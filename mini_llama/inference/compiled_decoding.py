@@ -1,12 +1,12 @@
 """The decoding step as one compiled function: decoding.py's arithmetic, in few large loops.
 
-What `Decoder` does in some two hundred operations, PyTorch's ahead-of-time compiler (AOTInductor)
-turns into C++ loops over the weights, which run at the speed of memory. That takes a C++ compiler
-and about half a minute, once: the result is kept in the user's cache folder and loads in
-milliseconds. Weights are not part of it. For one sequence on a CPU.
+What `FastDecoder` does in some two hundred operations, PyTorch's ahead-of-time compiler
+(AOTInductor) turns into C++ loops over the weights, which run at the speed of memory. That takes a
+C++ compiler and about half a minute, once: the result is kept in the user's cache folder and loads
+in milliseconds. Weights are not part of it. For one sequence on a CPU.
 
 Shapes: C the model's width, H query heads, H_kv key/value heads, D head_dim, V vocabulary, N
-positions so far, the new one among them, S positions that the cache has room for.
+positions so far with the new one, S positions that the cache has room for.
 """
 
 import contextlib
@@ -20,32 +20,38 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from base_llama import LlamaPreTrainedModel
 from config import LlamaConfig
 from mini_llama.inference.decoding import check_precision
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.quantized_linear import Int8Linear
-from rope import rotate
+from rope import RotaryTables, config_tables, rotate
 
-# Raise it with every change of what is compiled here or of the arithmetic that it copies from
-# decoding.py, llama.py and rope.py: a cached function of another version is never loaded.
+# Raise it with every change of the function that `Step` describes: its arithmetic (the norms are
+# llama.py's, the rotation is rope.py's), its arguments, the names of its weights. The key of a
+# cached function has it, so that a function of another version is never loaded.
 STEP_VERSION = 1
 COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # a variable of the environment
 SHORTEST_CONTEXT = 3  # the exporter takes a length that can vary from 2 on
 
 
 class Matrix(nn.Module):
-    """A layer's weight (N, K), rounded to `precision`, times a vector (1, K): (1, N).
+    """A layer's weight (N, K), in `precision`, times a vector (1, K): (1, N).
 
     Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
     in float32. A weight that is in that precision already is not copied.
     """
 
-    def __init__(self, layer: nn.Module, precision: str) -> None:
+    weight: torch.Tensor
+    scales: torch.Tensor | None
+
+    def __init__(self, layer: Any, precision: str) -> None:
         super().__init__()
         scales = None
         if precision == "int8":
@@ -62,9 +68,9 @@ class Matrix(nn.Module):
 
 
 class CompiledLayer(nn.Module):
-    """One LlamaLayer, for one new position of one sequence."""
+    """One llama.LlamaLayer, for one new position of one sequence."""
 
-    def __init__(self, layer: nn.Module, precision: str) -> None:
+    def __init__(self, layer: Any, precision: str) -> None:
         super().__init__()
         attention, feed_forward = layer.attention, layer.feed_forward
         self.kv_heads, self.head_dim = attention.n_kv_heads, attention.head_dim
@@ -81,7 +87,7 @@ class CompiledLayer(nn.Module):
         self,
         h: torch.Tensor,
         positions: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: RotaryTables,
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> torch.Tensor:
@@ -106,7 +112,7 @@ class CompiledLayer(nn.Module):
 class Step(nn.Module):
     """All layers, from a token to the logits of the next."""
 
-    def __init__(self, llama: nn.Module, precision: str) -> None:
+    def __init__(self, llama: LlamaPreTrainedModel, precision: str) -> None:
         super().__init__()
         self.layers = nn.ModuleList(CompiledLayer(layer, precision) for layer in llama.layers)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm
@@ -116,7 +122,7 @@ class Step(nn.Module):
         self,
         token: torch.Tensor,
         positions: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: RotaryTables,
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
     ) -> torch.Tensor:
@@ -138,37 +144,36 @@ def cache_capacity(config: LlamaConfig) -> int:
 
 
 class CompiledDecoder:
-    """A causal Llama on a CPU, in evaluation mode, made ready to read one token after another.
+    """The Decoder of a causal Llama on a CPU, in evaluation mode, for a single sequence.
 
-    It takes decoding.Decoder's place for one sequence; the cache must have `cache_capacity`
-    positions, the first of them filled. Weights that were loaded in that precision are not copied.
-    Raises ValueError as check_precision does, for 4-bit weights, and where the step cannot be
-    compiled.
+    The function is compiled or loaded at once. Weights that already have the precision are not
+    copied. Raises ValueError as check_precision does, for 4-bit weights, and where the step cannot
+    be compiled.
     """
 
-    def __init__(self, llama: nn.Module, precision: str = "float32") -> None:
+    def __init__(self, llama: LlamaPreTrainedModel, precision: str = "float32") -> None:
         if llama.quantization == "nf4":
             raise ValueError(
                 "the compiled step has no nf4 weights: leave --compile out, or choose "
                 "--quantize int8"
             )
-        precision = llama.quantization or precision  # rounded weights stay as they are
-        if not llama.config.is_causal:
+        precision = llama.quantization or precision  # quantized weights stay as they are
+        self.config = config = llama.config
+        if not config.is_causal:
             raise ValueError(
                 "--compile needs a key/value cache, and that causal attention: choose --edition "
                 "llama2 or spring2026, or leave it out"
             )
         check_precision(llama, precision)
-        device = llama.tok_embeddings.weight.device.type
+        device = llama.device.type
         if device != "cpu":
             raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
-        config = llama.config
         if config.max_seq_len < SHORTEST_CONTEXT:
             raise ValueError(
                 f"a context of {config.max_seq_len} is not allowed with --compile: it must be at "
                 f"least {SHORTEST_CONTEXT}"
             )
-        self.rotary_tables = llama.layers[0].attention.rotary_tables
+        self.dtype = llama.dtype
         self.positions = torch.arange(config.max_seq_len)
         step = Step(llama, precision).eval()
         self.function = load_or_compile(step, config, precision)
@@ -176,24 +181,28 @@ class CompiledDecoder:
         self.weights = {name: t for name, t in step.state_dict().items() if name in names}
         self.function.load_constants(self.weights, check_full_update=True, user_managed=True)
 
+    def make_cache(self, rows: int, length: int) -> KVCache:
+        """The function is compiled for one capacity, whatever the length."""
+        return KVCache(self.config, rows, cache_capacity(self.config), dtype=self.dtype)
+
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """Token ids (1, 1) that follow what the cache holds → logits (1, V) of the next."""
+        """As the Decoder's, but the cache must hold a token: the function takes 2 positions on."""
         position = cache.position
-        tables = self.rotary_tables(position, position + 1, token.device)
+        tables = config_tables(self.config, position, position + 1, token.device)
         positions = self.positions[: position + 1]
         logits = self.function(token[0], positions, tables, list(cache.keys), list(cache.values))
         cache.advance(1)
         return logits
 
 
-def load_or_compile(step: Step, config: LlamaConfig, precision: str):
-    """The compiled function, from the cache folder where it is there and whole."""
+def load_or_compile(step: Step, config: LlamaConfig, precision: str) -> Any:
+    """The compiled function, from the cache folder if it is there and whole."""
     path = package_path(step, config, precision)
     if path.is_file() and zipfile.is_zipfile(path):
         try:
             return torch._inductor.aoti_load_package(str(path))
         except RuntimeError:
-            pass  # damaged: made anew
+            pass  # damaged: compiled again
     print("compiling the decoding step, once for this shape and machine …", file=sys.stderr)
     try:
         compile_step(step, config, path)

@@ -1,42 +1,44 @@
-"""Reading one more token with few and fast operations: Llama.forward's arithmetic, flattened.
+"""Decoding one more token with few and fast operations: Llama.forward's arithmetic, flattened.
 
 A decoding step is a few hundred small operations around products of one row with every weight, so
-what counts is the bytes of the weights and the number of operations. `Decoder` keeps the weights in
-the form that is read fastest and leaves out what a single position does not need. The weights may
-be rounded to bfloat16 or to 8 bits, or be loaded so; norms, rotation, and the sums between layers
-are in float32, attention is in the cache's dtype. The file knows the names of the network's parts,
-not how the network is trained.
+what counts is the bytes of the weights and the number of operations. `FastDecoder` keeps the
+weights in the form that is read fastest and leaves out what a single position does not need. The
+weights may be converted to bfloat16 or quantized to int8 here, or be so already; norms, rotation,
+and the sums between layers are in float32, attention is in the cache's dtype.
 
 Shapes: B batch, C the model's width, H query heads, H_kv key/value heads, D head_dim, V vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from base_llama import LlamaPreTrainedModel
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import can_pack, linear, packed_linear
-from mini_llama.layers.quantized_linear import Int8Linear, RoundedLinear
-from rope import fixed_positions
+from mini_llama.layers.quantized_linear import Int8Linear, QuantizedLinear
+from rope import config_tables, fixed_positions
 from utils import available_bytes
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-COPIED_SHARE = 0.5  # of what memory is free, at the most, for a faster layout of the same weights
+COPIED_SHARE = 0.5  # of the free memory, at most, for a faster layout of the same weights
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 def make_projection(
-    layers: Sequence[nn.Module], rows: int, precision: str, may_copy: bool = True
+    layers: Sequence[Any], rows: int, precision: str, may_copy: bool = True
 ) -> Projection:
     """Several linear layers of the same input: x (rows, K) → one (rows, N) in float32 for each.
 
-    Layers that are rounded stay what they are; the others are rounded to `precision`. Weights of
-    that precision are copied into a faster layout where `may_copy`, and where there is one.
+    Quantized layers stay as they are; the others are converted to `precision`. Weights that already
+    have it are copied into a faster layout where `may_copy`, and where there is one.
     """
-    if any(isinstance(layer, RoundedLinear) for layer in layers):
+    if any(isinstance(layer, QuantizedLinear) for layer in layers):
         products = [layer.product for layer in layers]
         return lambda x: _bfloat16_products(x, products)
     weights = [layer.weight for layer in layers]
@@ -47,9 +49,9 @@ def make_projection(
     dtype, device = getattr(torch, precision), weights[0].device
     gains = rows > 1 or dtype == torch.bfloat16
     if (dtype != weights[0].dtype or (gains and may_copy)) and can_pack(dtype, device):
-        product = packed_linear(torch.cat(weights).to(dtype), rows)
-        return lambda x: product(x.to(dtype)).float().split(sizes, dim=-1)
-    weights = [weight.to(dtype) for weight in weights]  # those of that dtype are not copied
+        packed = packed_linear(torch.cat(weights).to(dtype), rows)
+        return lambda x: packed(x.to(dtype)).float().split(sizes, dim=-1)
+    weights = [weight.to(dtype) for weight in weights]  # no copy where they have that dtype
     return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
 
 
@@ -60,10 +62,16 @@ def _bfloat16_products(
     return tuple(product(x).float() for product in products)
 
 
-class LayerStep:
-    """One LlamaLayer, for one new position."""
+def rotate_pairs(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """x (B, heads · D): each head's interleaved pairs, taken as complex numbers, times turn."""
+    pairs = torch.view_as_complex(x.reshape(x.shape[0], -1, len(turn), 2))  # (B, heads, D/2)
+    return torch.view_as_real(pairs * turn)  # (B, heads, D/2, 2)
 
-    def __init__(self, layer: nn.Module, rows: int, precision: str, may_copy: bool) -> None:
+
+class LayerStep:
+    """One llama.LlamaLayer, for one new position."""
+
+    def __init__(self, layer: Any, rows: int, precision: str, may_copy: bool) -> None:
         attention, feed_forward = layer.attention, layer.feed_forward
         self.layer_id = layer.layer_id
         self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
@@ -95,43 +103,12 @@ class LayerStep:
         return h + self.down(F.silu(gate) * up)[0]
 
 
-def rotate_pairs(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """x (B, heads · D): each head's interleaved pairs, taken as complex numbers, times turn."""
-    pairs = torch.view_as_complex(x.reshape(x.shape[0], -1, len(turn), 2))  # (B, heads, D/2)
-    return torch.view_as_real(pairs * turn)  # (B, heads, D/2, 2)
+class NetworkStep:
+    """A whole network, for one new position: its weights are converted and laid out here."""
 
-
-def check_precision(llama: nn.Module, precision: str) -> None:
-    """Raise ValueError for another precision, for attention that is not causal, or for int8 weights
-    away from the CPU.
-    """
-    device = llama.tok_embeddings.weight.device
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    if not llama.config.is_causal:
-        raise ValueError(
-            f"reading single tokens ({precision} weights) needs a key/value cache, and that causal "
-            "attention: choose --edition llama2 or spring2026"
-        )
-    if precision == "int8" and device.type != "cpu":
-        raise ValueError(f"int8 weights are for the CPU, not {device.type}: leave it out")
-
-
-class Decoder:
-    """A causal Llama, in evaluation mode, made ready to read one token after another.
-
-    `rows` is the batch size. Layers that were loaded rounded are used as they are. Of the others
-    "int8", and any precision that they are not loaded in, keep a copy; so do "bfloat16" and, for
-    more than one row, "float32", where memory has room for it. Raises ValueError as check_precision
-    does.
-    """
-
-    def __init__(self, llama: nn.Module, rows: int = 1, precision: str = "float32") -> None:
-        check_precision(llama, precision)
-        config = llama.config
-        self.rotary_tables = llama.layers[0].attention.rotary_tables
-        self.device = llama.tok_embeddings.weight.device
-        fixed = fixed_positions(config.max_seq_len, config.rope_scaling)
+    def __init__(self, llama: LlamaPreTrainedModel, rows: int, precision: str) -> None:
+        self.config, self.device = llama.config, llama.device
+        fixed = fixed_positions(self.config.max_seq_len, self.config.rope_scaling)
         self.turns = self._turns(0, fixed)  # (fixed, D/2)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm
         size = sum(parameter.nbytes for parameter in llama.parameters())
@@ -141,15 +118,53 @@ class Decoder:
 
     def _turns(self, start: int, end: int) -> torch.Tensor:
         """The rotations (end - start, D/2) of positions, as complex numbers."""
-        return torch.complex(*self.rotary_tables(start, end, self.device))
+        return torch.complex(*config_tables(self.config, start, end, self.device))
 
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next."""
         position = cache.position
         is_known = position < len(self.turns)
         turn = self.turns[position] if is_known else self._turns(position, position + 1)[0]
-        h = self.embeddings(token)[:, 0].float()
+        h = self.embeddings(token)[:, 0].float()  # (B, C)
         for layer in self.layers:
             h = layer(h, turn, cache)
         cache.advance(1)
         return self.output(self.norm(h))[0]
+
+
+def check_precision(llama: LlamaPreTrainedModel, precision: str) -> None:
+    """Raise ValueError for another precision, for attention that is not causal, or for int8 weights
+    away from the CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if not llama.config.is_causal:
+        raise ValueError(
+            f"reading single tokens ({precision} weights) needs a key/value cache, and that causal "
+            "attention: choose --edition llama2 or spring2026"
+        )
+    if precision == "int8" and llama.device.type != "cpu":
+        raise ValueError(f"int8 weights are for the CPU, not {llama.device.type}: leave it out")
+
+
+class FastDecoder:
+    """The Decoder of a causal Llama in evaluation mode, for `rows` sequences.
+
+    Layers that are quantized already are used as they are. Of the others "int8", and any precision
+    that they do not have, keep a copy; so do "bfloat16" and, for more than one row, "float32",
+    where memory has room for it. The copies are made when the first token comes, after the prompt.
+    Raises ValueError as check_precision does.
+    """
+
+    def __init__(
+        self, llama: LlamaPreTrainedModel, rows: int = 1, precision: str = "float32"
+    ) -> None:
+        check_precision(llama, precision)
+        self.llama = llama
+        self.step = functools.cache(lambda: NetworkStep(llama, rows, precision))
+
+    def make_cache(self, rows: int, length: int) -> KVCache:
+        return KVCache(self.llama.config, rows, length, self.llama.device, self.llama.dtype)
+
+    def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        return self.step()(token, cache)

@@ -13,7 +13,7 @@ from config import check_sampling
 
 
 def epsilon_filter(probs: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Drop tokens with p < epsilon; where none is left keep the most probable one.
+    """Drop tokens with p < epsilon; if none is left keep the most probable one.
 
     probs (B, V) sum to 1 and so do the returned ones. Epsilon sampling: Hewitt et al. 2022,
     section 4.
@@ -28,7 +28,7 @@ def top_p_filter(probs: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keep the fewest tokens, most probable first, whose probabilities reach top_p together.
 
     probs (B, V) sum to 1 and so do the returned ones. Nucleus sampling: Holtzman et al. 2020,
-    section 3.1. Of equally probable tokens the one with the smaller id comes first.
+    section 3.1. Among equally probable tokens the smaller id comes first.
     """
     ordered, ids = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered  # probability of all tokens that come earlier
@@ -52,12 +52,17 @@ def logits_to_probs(
     return probs
 
 
+def sample(probs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """One token id for each row of probabilities (B, V): (B, 1)."""
+    return torch.multinomial(probs, num_samples=1, generator=generator)
+
+
 @dataclass(frozen=True)
 class Sampler:
-    """Logits (B, V) → next token ids (B, 1), by the rules that its fields name.
+    """Logits (B, V) → next token ids (B, 1), by the rules of its fields.
 
-    temperature 0 is the argmax (the smallest id among equals); nothing random is drawn then.
-    epsilon 0 and top_p 1 keep every token. Raises ValueError for a value out of bounds.
+    temperature 0 is the argmax (the smallest id among equals) and draws nothing random. epsilon 0
+    and top_p 1 keep every token. Raises ValueError for a value out of bounds.
     """
 
     temperature: float = 1.0
@@ -75,4 +80,4 @@ class Sampler:
         if self.temperature == 0:
             return logits.argmax(dim=-1, keepdim=True)
         probs = logits_to_probs(logits, self.temperature, self.epsilon, self.top_p)
-        return torch.multinomial(probs, num_samples=1, generator=self.generator)
+        return sample(probs, self.generator)

@@ -1,28 +1,28 @@
 """Preallocated key/value cache for causal decoding.
 
-The cache knows how much of it is filled and nothing of the network. It is exact only where
-attention is causal: there a position's keys and values never change once later tokens come.
+It is exact only where attention is causal: there a position's keys and values never change once
+later tokens come.
 
-Shapes: B batch, T new positions, H_kv key/value heads, D head_dim.
+Shapes: B rows of a batch, T new positions, H_kv key/value heads, D head_dim.
 """
 
 import torch
 
+from config import LlamaConfig
+
 
 class KVCache:
-    """Keys and values of `n_layers` layers for up to `max_len` positions of a batch."""
+    """Keys and values of all layers of a model for B = `rows` and up to `max_len` positions."""
 
     def __init__(
         self,
-        n_layers: int,
-        batch_size: int,
-        n_kv_heads: int,
+        config: LlamaConfig,
+        rows: int,
         max_len: int,
-        head_dim: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (n_layers, batch_size, n_kv_heads, max_len, head_dim)
+        shape = (config.n_layers, rows, config.n_kv_heads, max_len, config.head_dim)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.max_len = max_len
@@ -31,7 +31,7 @@ class KVCache:
     def update(
         self, layer_id: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store key and value (B, H_kv, T, D) behind the `position` tokens that are there.
+        """Store key and value (B, H_kv, T, D) after the `position` tokens that are there.
 
         Returns the layer's keys and values so far, (B, H_kv, position + T, D), as views. The
         position moves only with `advance`, once every layer has stored its part.
@@ -45,7 +45,7 @@ class KVCache:
         return self.keys[layer_id, :, :, :end], self.values[layer_id, :, :, :end]
 
     def advance(self, count: int) -> None:
-        """Count `count` positions as filled."""
+        """Count `count` more positions as filled."""
         self.position += count
 
     def reset(self) -> None:
@@ -53,8 +53,8 @@ class KVCache:
         self.position = 0
 
     def rewind(self, position: int) -> None:
-        """Forget what is behind the first `position` positions. Raises ValueError if the cache does
-        not hold as many.
+        """Forget all but the first `position` positions. Raises ValueError if the cache does not
+        hold as many.
         """
         if not 0 <= position <= self.position:
             raise ValueError(f"{position} is not one of the {self.position} positions held")

@@ -1,9 +1,10 @@
-"""The linear layer, with float32 products on a CPU taken by oneDNN instead of MKL.
+"""The linear layer, with float32 products on a CPU by oneDNN instead of MKL, and int8 weights.
 
-PyTorch ships with both, and multiplies float32 matrices with MKL. On AMD processors MKL leaves half
-of the vector unit idle, and on all of them it is slow for a single row, which is what decoding
-multiplies with. The values are the same to float32's rounding. Beside it stands how weights are
-rounded to 8 bits. The file knows no network.
+PyTorch has both and multiplies float32 matrices with MKL. On AMD processors MKL leaves half of the
+vector unit idle, and on all of them it is slow for a single row, which is what decoding multiplies.
+The values are the same to float32's rounding.
+
+Shapes: K inputs, N outputs, M rows of all leading dimensions.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @cache
 def has_onednn() -> bool:
-    """Whether this PyTorch has the product above, and it is right. It is not a public function."""
+    """Whether this PyTorch has the product above, a private function, and it is right."""
     x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
     try:
         return torch.equal(_product(x, weight), x @ weight.T)
@@ -31,7 +32,7 @@ def has_onednn() -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """_product with gradients; what a frozen weight or a constant input needs not is not kept."""
+    """_product with gradients; only what the gradients that are asked for need is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -53,20 +54,20 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (…, K) times weight (N, K) transposed: (…, N); F.linear, by the fastest route there is."""
+    """x (…, K) times weight (N, K) transposed: (…, N), as F.linear, by the fastest product."""
     is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if torch.compiler.is_compiling():  # a compiler is to see through it
+    if torch.compiler.is_compiling():  # a compiler can optimise what it can see into
         return F.linear(x, weight)
     if not is_plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not has_onednn():
         return F.linear(x, weight)
-    x = x.contiguous()  # of rows with gaps oneDNN takes some products a hundred times slower
+    x = x.contiguous()  # oneDNN is up to a hundred times slower on rows with gaps between them
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Linear.apply(x, weight)
     return _product(x, weight)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `packed_linear` serves."""
+    """Whether `packed_linear` supports this dtype and device."""
     if device.type != "cpu" or not has_onednn():
         return False
     return dtype == torch.float32 or (
@@ -77,16 +78,16 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 def packed_linear(weight: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """x (rows, K) → x times weight (N, K) transposed, from a copy laid out for that many rows.
 
-    Without gradients, and only where `can_pack`.
+    It has no gradients, and needs `can_pack`.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     return lambda x: _product(x, packed)
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight (N, K) → int8 (N, K) and float32 scales (N,), whose product is nearest to it.
+    """weight (N, K) → int8 (N, K) and float32 scales (N,); their product is nearest to the weight.
 
-    Each row's largest magnitude becomes 127.
+    The largest magnitude of each row becomes 127.
     """
     scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
     return (weight / scales[:, None]).round().to(torch.int8), scales

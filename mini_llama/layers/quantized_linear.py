@@ -1,9 +1,8 @@
-"""Linear layers whose weights are rounded to 8 or 4 bits, for reading only.
+"""Linear layers whose weights are quantized to 8 or 4 bits, for inference only.
 
 `Int8Linear` is ours: a scale for each row, weights only (LLM.int8, Dettmers et al. 2022, section
 2.1). `NF4Linear` is bitsandbytes' layer: 4 bits on the quantiles of a normal distribution, a scale
-for 64 weights (QLoRA, Dettmers et al. 2023, section 3). Both serve on a CPU and on CUDA. The file
-knows no network and no files.
+for 64 weights (QLoRA, Dettmers et al. 2023, section 3). Both work on a CPU and on CUDA.
 
 Shapes: K inputs, N outputs.
 """
@@ -16,10 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mini_llama.layers.linear import linear, quantize_rows
+from mini_llama.optional_imports import import_optional
 
-BLOCK_NUMBERS = 2**22  # rounded, or brought back to numbers, at a time
-FEW_ROWS = 64  # up to there PyTorch's product with 8 bits is faster than one with numbers
-# bitsandbytes' weights that share a scale, and the rows that its fast layout for a CPU cuts.
+BLOCK_WEIGHTS = 2**22  # quantized or dequantized at a time
+FEW_ROWS = 64  # up to so many PyTorch's int8 product is faster than dequantizing
+# In bitsandbytes: the weights that share a scale, and the rows in a block of its layout for a CPU.
 NF4_GROUP, NF4_ROWS = 64, 32
 LOGGER = "bitsandbytes.backends.cpu.ops"
 
@@ -28,45 +28,50 @@ def _pad(x: torch.Tensor, columns: int) -> torch.Tensor:
     return F.pad(x, (0, columns)) if columns else x  # F.pad copies in any case
 
 
-class RoundedLinear(nn.Module):
-    """x (…, K) times a rounded weight (N, K) transposed: (…, N), in x's dtype.
+class QuantizedLinear(nn.Module):
+    """x (…, K) times a quantized weight (N, K) transposed: (…, N), in x's dtype.
 
-    `weight` is not kept. There are no gradients. Raises ValueError for weights that are infinite or
-    not a number.
+    `weight` itself is not kept. There are no gradients. Raises ValueError for weights that are
+    infinite or not a number.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         if not torch.stack(torch.aminmax(weight.detach())).float().isfinite().all():
-            raise ValueError("it holds NaN or infinity, which rounded weights cannot")
+            raise ValueError("it holds NaN or infinity, which quantized weights cannot")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Raises ValueError where a gradient is asked for."""
+        """Raises ValueError if a gradient is asked for."""
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(
-                "rounded weights cannot be trained through: load the model without quantize"
+                "quantized weights cannot be trained through: load the model without quantize"
             )
         return self.product(x)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
+        """What `forward` returns, without its check."""
         raise NotImplementedError
 
 
-class Int8Linear(RoundedLinear):
+class Int8Linear(QuantizedLinear):
     """int8 weights with a float32 scale for each row (linear.quantize_rows).
 
-    A few rows on a CPU are multiplied in bfloat16, by PyTorch's own product with 8 bits; many, or
-    on another device, in x's dtype, with a block of weights at a time brought back to numbers.
+    A few rows on a CPU are multiplied in bfloat16, by PyTorch's own int8 product; many, or on
+    another device, in x's dtype, with the weights dequantized one block at a time.
     """
+
+    padded: torch.Tensor
+    scales: torch.Tensor
+    rounded_scales: torch.Tensor
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__(weight)
-        # PyTorch's product reads the columns 32 at a time, and unchecked: beyond a row's end.
+        # PyTorch's product reads 32 columns at a time without a check, so past the end of a row.
         columns = -(-self.in_features // 32) * 32
         padded = weight.new_zeros(self.out_features, columns, dtype=torch.int8)
         scales = weight.new_empty(self.out_features, dtype=torch.float32)
-        self.block = max(1, BLOCK_NUMBERS // columns)
+        self.block = max(1, BLOCK_WEIGHTS // columns)
         for start in range(0, self.out_features, self.block):
             rows = slice(start, start + self.block)
             padded[rows, : self.in_features], scales[rows] = quantize_rows(weight.detach()[rows])
@@ -90,12 +95,12 @@ class Int8Linear(RoundedLinear):
         return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
-class NF4Linear(RoundedLinear):
+class NF4Linear(QuantizedLinear):
     """bitsandbytes' Linear4bit, NF4, its scales in 8 bits, multiplied in bfloat16.
 
-    Where a CPU has AVX-512 with bfloat16, bitsandbytes lays the weight out anew at the first
-    product. Rows are padded to whole groups: on a CPU its product is wrong where a group goes on
-    in the next row. Raises ValueError if bitsandbytes is not installed.
+    On a CPU with AVX-512 and bfloat16, bitsandbytes changes the weight's layout at the first
+    product. Rows are padded to whole groups: on a CPU its product is wrong if a group continues in
+    the next row. Raises ValueError if bitsandbytes is not installed.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
@@ -111,8 +116,8 @@ class NF4Linear(RoundedLinear):
             device="meta",
         )
         values = _pad(weight.detach().float(), self.missing).contiguous()
-        rounded = layers.Params4bit(values, requires_grad=False, quant_type="nf4")
-        self.linear.weight = rounded.to(weight.device)  # this is what rounds
+        quantized = layers.Params4bit(values, requires_grad=False, quant_type="nf4")
+        self.linear.weight = quantized.to(weight.device)  # it is this `to` that quantizes
         if self.out_features % NF4_ROWS:
             self.linear.support_avx512bf16_for_cpu = False
 
@@ -122,13 +127,9 @@ class NF4Linear(RoundedLinear):
 
 def import_bitsandbytes() -> Any:
     """bitsandbytes. Raises ValueError naming the install command if it is not installed."""
-    # It warns, on every import, of a product that it would fetch from the network if it could.
+    # Every import warns of a product that it would fetch from the network if it could.
     logging.getLogger(LOGGER).setLevel(logging.ERROR)
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise ValueError("nf4 weights need a package: pip install bitsandbytes") from None
-    return bitsandbytes
+    return import_optional("bitsandbytes", "nf4 quantization")
 
 
 KINDS = {"int8": Int8Linear, "nf4": NF4Linear}

@@ -17,8 +17,9 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.inference.compiled_decoding import CompiledDecoder, Matrix
-from mini_llama.inference.decoding import Decoder
-from mini_llama.inference.generation import make_cache
+from mini_llama.inference.decoding import FastDecoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.quantized_linear import FEW_ROWS, Int8Linear, NF4Linear
 from tests.checkpoints.formats.test_meta import write_meta
 from tests.checkpoints.test_reading import read_maps
@@ -196,7 +197,7 @@ def test_decoding_uses_the_rounded_weights_themselves(tmp_path, dtype: str, monk
     save(tmp_path / "m.pt")
     loaded = load_pretrained(tmp_path / "m.pt", dtype=dtype, quantize="int8")
     prompt = random_tokens(loaded.config, 2, 5)
-    expected = loaded.generate(prompt, 30, 0.0, use_cache=False)
+    expected = generate(loaded, prompt, 30, Sampler(0.0), use_cache=False)
     monkeypatch.setattr(
         "mini_llama.inference.decoding.Int8Linear", None
     )  # nothing is rounded again
@@ -215,9 +216,9 @@ def test_bfloat16_decodes_with_or_without_a_second_copy(tmp_path, rows, may_copy
         monkeypatch.setattr("mini_llama.inference.decoding.available_bytes", lambda device: 10)
         monkeypatch.setattr("mini_llama.inference.decoding.packed_linear", None)
     tokens = random_tokens(loaded.config, rows, 8)
-    cache = make_cache(loaded, tokens, 0)
+    decoder = FastDecoder(loaded, rows, "bfloat16")
+    cache = decoder.make_cache(rows, 8)
     assert cache.keys.dtype == torch.bfloat16
-    decoder = Decoder(loaded, rows, "bfloat16")
     steps = [decoder(tokens[:, i : i + 1], cache) for i in range(8)]
     expected = loaded.float()(tokens, targets=tokens)[0]
     assert_relative(torch.stack(steps, dim=1), expected, 0.03)
@@ -262,5 +263,5 @@ def test_rounded_models_are_not_trained(tmp_path):
     assert frozen.classifier_head.weight.grad is not None
     assert load_backbone(ClassifierConfig(path, 2, quantize="int8")).quantization == "int8"
     loaded = load_pretrained(path, quantize="int8").requires_grad_(True)
-    with pytest.raises(ValueError, match="rounded weights cannot be trained through"):
+    with pytest.raises(ValueError, match="quantized weights cannot be trained through"):
         loaded(torch.ones(1, 4, dtype=torch.long))

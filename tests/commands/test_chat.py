@@ -19,6 +19,8 @@ import chat
 from llama import Llama
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.inference import talk as talk_module
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from mini_llama.tokenization.base import StreamDecoder
 from tests.helpers import ROOT, random_llama, tiny_config
 from tokenizer import Tokenizer
@@ -98,9 +100,9 @@ def chat_model(path: Path) -> Llama:
 
 
 def continuation(llama: Llama, tokenizer: Tokenizer, text: str) -> str:
-    """Eight tokens, by the slow path of generate, as text."""
+    """Eight tokens, by the uncached path of generate, as text."""
     ids = tokenizer.encode(text, bos=True, eos=False)
-    tokens = llama.generate(torch.tensor([ids]), 8, temperature=0.0, use_cache=False)
+    tokens = generate(llama, torch.tensor([ids]), 8, Sampler(0.0), use_cache=False)
     decoder = StreamDecoder(tokenizer, at_start=False)
     return "".join(map(decoder.feed, tokens[0, len(ids) :].tolist())) + decoder.finish()
 

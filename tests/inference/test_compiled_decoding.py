@@ -12,15 +12,17 @@ from mini_llama.inference import compiled_decoding
 from mini_llama.inference.compiled_decoding import (
     CompiledDecoder,
     Step,
-    cache_capacity,
     cache_folder,
     fingerprint,
     package_path,
 )
-from mini_llama.layers.kv_cache import KVCache
+from mini_llama.inference.decoders import choose_decoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_decoding import rounded
 
+GREEDY = Sampler(temperature=0.0)
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
 )
@@ -44,13 +46,17 @@ def make(norm: str = "rmsnorm", **changes) -> Llama:
 @torch.inference_mode()
 def decode_all(llama: Llama, tokens: torch.Tensor, precision: str) -> torch.Tensor:
     """Logits (1, T - 1, V): the first token by the forward pass, every other one on its own."""
-    config = llama.config
     decoder = CompiledDecoder(llama, precision)
-    cache = KVCache(config.n_layers, 1, config.n_kv_heads, cache_capacity(config), config.head_dim)
+    cache = decoder.make_cache(1, tokens.shape[1])
     rounded(llama, precision)(tokens[:, :1], cache=cache)
     columns = [decoder(tokens[:, i : i + 1], cache) for i in range(1, tokens.shape[1])]
     assert cache.position == tokens.shape[1]
     return torch.stack(columns, dim=1)
+
+
+def generate_compiled(llama: Llama, prompt: torch.Tensor, count: int) -> torch.Tensor:
+    decoder = choose_decoder(llama, len(prompt), compiled=True)
+    return generate(llama, prompt, count, GREEDY, decoder=decoder)
 
 
 @needs_compiler
@@ -58,7 +64,7 @@ def decode_all(llama: Llama, tokens: torch.Tensor, precision: str) -> torch.Tens
     ("norm", "precision", "n_kv_heads"), [("rmsnorm", "float32", 2), ("layernorm", "int8", 4)]
 )
 def test_steps_equal_the_forward_pass(norm: str, precision: str, n_kv_heads: int):
-    """Rounded weights as well: everything else is in float32, so the tolerance is float32's."""
+    """Quantized weights as well: everything else is in float32, so the tolerance is float32's."""
     llama = make(norm, n_kv_heads=n_kv_heads)
     tokens = random_tokens(llama.config, 1, llama.config.max_seq_len)
     expected, _ = rounded(llama, precision)(tokens, targets=tokens)
@@ -72,10 +78,10 @@ def test_generation_past_the_context_and_from_a_damaged_cache(
 ):
     llama = make()
     prompt = random_tokens(llama.config, 1, 5)
-    expected = llama.generate(prompt, 30, 0.0, use_cache=False)
-    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    expected = generate(llama, prompt, 30, GREEDY, use_cache=False)
+    assert torch.equal(generate_compiled(llama, prompt, 30), expected)
     capsys.readouterr()
-    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    assert torch.equal(generate_compiled(llama, prompt, 30), expected)
     assert capsys.readouterr().err == ""  # compiled once
     package = package_path(Step(llama, "float32"), llama.config, "float32")
     whole = package.read_bytes()
@@ -83,7 +89,7 @@ def test_generation_past_the_context_and_from_a_damaged_cache(
     monkeypatch.setattr(
         compiled_decoding, "compile_step", lambda *arguments: arguments[-1].write_bytes(whole)
     )
-    assert torch.equal(llama.generate(prompt, 30, 0.0, compiled=True), expected)
+    assert torch.equal(generate_compiled(llama, prompt, 30), expected)
     assert "compiling the decoding step" in capsys.readouterr().err
     assert not list(package.parent.glob(".compiling-*"))
 
@@ -96,7 +102,7 @@ def test_shared_weights_have_a_function_of_their_own():
     assert package_path(Step(llama, "float32"), llama.config, "float32") != path
 
 
-def test_rounded_layers_stay_rounded(monkeypatch: pytest.MonkeyPatch):
+def test_quantized_layers_stay_quantized(monkeypatch: pytest.MonkeyPatch):
     asked = []
     monkeypatch.setattr(compiled_decoding, "load_or_compile", lambda *a: asked.append(a[-1]))
     llama = make()
@@ -110,8 +116,7 @@ def test_several_sequences_take_the_plain_step(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled_decoding, "load_or_compile", None)
     llama = make()
     prompt = random_tokens(llama.config, 2, 5)
-    expected = llama.generate(prompt, 6, 0.0)
-    assert torch.equal(llama.generate(prompt, 6, 0.0, compiled=True), expected)
+    assert torch.equal(generate_compiled(llama, prompt, 6), llama.generate(prompt, 6, 0.0))
 
 
 def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -139,7 +144,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         cache_folder()
 
 
-def test_fingerprints_differ_with_what_matters():
+def test_fingerprints_differ_with_what_matters(monkeypatch: pytest.MonkeyPatch):
     config = tiny_config(attention="causal")
     prints = {
         fingerprint(config, "float32"),
@@ -147,9 +152,13 @@ def test_fingerprints_differ_with_what_matters():
         fingerprint(tiny_config(attention="causal", rope_theta=5e5), "int8"),
     }
     prints.add(fingerprint(config, "int8", shared=[["norm.weight", "layers.0.ffn_norm.weight"]]))
+    prints.add(fingerprint(config, "int8", dtype=torch.bfloat16))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     prints.add(fingerprint(config, "int8"))
     torch.set_num_threads(threads)
-    assert len(prints) == 5
+    with monkeypatch.context() as changed:
+        changed.setattr(compiled_decoding, "STEP_VERSION", compiled_decoding.STEP_VERSION + 1)
+        prints.add(fingerprint(config, "int8"))
+    assert len(prints) == 7
     assert fingerprint(config, "float32") in prints

@@ -11,6 +11,7 @@ from config import RopeScaling
 from llama import Llama
 from mini_llama.inference.chat_template import TEMPLATES, Exchange
 from mini_llama.inference.conversation import Conversation
+from mini_llama.inference.decoders import PlainDecoder
 from mini_llama.inference.sampling import Sampler
 from mini_llama.tokenization.base import BaseTokenizer
 from tests.helpers import WORDS, random_llama, tiny_config
@@ -32,22 +33,20 @@ def model(**changes: object) -> Llama:
 
 
 class CountingModel:
-    """A model that notes how many tokens each call reads."""
+    """A model that notes how many tokens each call runs."""
 
     def __init__(self, llama: Llama) -> None:
-        self.llama, self.config, self.dtype = llama, llama.config, llama.dtype
+        self.llama, self.config = llama, llama.config
+        self.dtype, self.device = llama.dtype, llama.device
         self.lengths: list[int] = []
 
     def __call__(self, tokens: torch.Tensor, **arguments: object) -> tuple:
         self.lengths.append(tokens.shape[1])
         return self.llama(tokens, **arguments)
 
-    def next_token_logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.llama.next_token_logits(tokens)
-
 
 def recomputed(llama: Llama, tokenizer: BaseTokenizer, ids: list[int], count: int) -> list[int]:
-    """Greedy ids behind a prompt, up to and with BOS or EOS, the whole read again for each."""
+    """Greedy ids after a prompt, up to and with BOS or EOS; the whole is run again for each."""
     tokens, new = torch.tensor([ids]), []
     while len(new) < count and (not new or new[-1] not in (tokenizer.bos_id, tokenizer.eos_id)):
         with torch.no_grad():
@@ -64,8 +63,8 @@ def test_answers_equal_recomputation(
     tokenizer: Tokenizer, template: str, attention: str, is_fast: bool
 ) -> None:
     llama, rng = model(attention=attention), random.Random(0)
-    step = llama.decoding_step() if is_fast else (None, None)
-    talk = Conversation(llama, tokenizer, template, GREEDY, 12, "cpu", *step)
+    decoder = None if is_fast else PlainDecoder(llama)
+    talk = Conversation(llama, tokenizer, template, GREEDY, 12, decoder)
     forgotten = 0
     for turn in range(9):
         user = " ".join(rng.choices(WORDS, k=3))
@@ -106,7 +105,7 @@ def test_a_cache_that_is_reused_gives_the_logits_of_one_that_is_not(tokenizer: T
 
 def test_only_what_is_new_is_read(tokenizer: Tokenizer):
     counting = CountingModel(model())
-    talk = Conversation(counting, tokenizer, "llama2", GREEDY, 1)
+    talk = Conversation(counting, tokenizer, "llama2", GREEDY, 1, PlainDecoder(counting))
     first, _ = talk.prompt("a dull film")
     list(talk.answer(first))
     talk.exchanges.append(Exchange("a dull film", "good"))
@@ -119,7 +118,7 @@ def test_only_what_is_new_is_read(tokenizer: Tokenizer):
 
 def test_keys_that_depend_on_the_length_are_not_reused(tokenizer: Tokenizer):
     counting = CountingModel(model(rope_scaling=SCALED))
-    talk = Conversation(counting, tokenizer, "plain", GREEDY, 1)
+    talk = Conversation(counting, tokenizer, "plain", GREEDY, 1, PlainDecoder(counting))
     ids, _ = talk.prompt("a dull film")
     list(talk.answer(ids))
     list(talk.answer(ids))
@@ -149,7 +148,8 @@ def test_an_error_in_the_model_leaves_a_cache_that_is_right(tokenizer: Tokenizer
             return result
 
     llama = model()
-    talk = Conversation(Interrupted(llama), tokenizer, "plain", GREEDY, 12)
+    interrupted = Interrupted(llama)
+    talk = Conversation(interrupted, tokenizer, "plain", GREEDY, 12, PlainDecoder(interrupted))
     for user in ("a dull film", "a dull film the plot"):
         ids, _ = talk.prompt(user)
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The decoding step against the whole forward pass, float64, and weights rounded by hand."""
+"""The fast step against the whole forward pass, float64, and weights quantized by hand."""
 
 import copy
 
@@ -7,8 +7,11 @@ import torch
 
 from config import NORMS, RopeScaling
 from llama import Llama
-from mini_llama.inference import generation
-from mini_llama.inference.decoding import PRECISIONS, Decoder
+from mini_llama.inference import decoding
+from mini_llama.inference.decoders import PlainDecoder, choose_decoder
+from mini_llama.inference.decoding import PRECISIONS, FastDecoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import quantize_rows
 from mini_llama.layers.quantized_linear import Int8Linear
@@ -17,6 +20,7 @@ from tests.helpers import assert_relative, random_llama, random_tokens, tiny_con
 # How far logits may be from those of the same weights in float32, relative to the largest: float32
 # adds in another order; bfloat16, which int8 weights are multiplied in as well, has 8 bits.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.03}
+GREEDY = Sampler(temperature=0.0)
 
 
 def make(norm: str = "rmsnorm", n_kv_heads: int = 2, **changes) -> Llama:
@@ -25,7 +29,7 @@ def make(norm: str = "rmsnorm", n_kv_heads: int = 2, **changes) -> Llama:
 
 
 def rounded(llama: Llama, precision: str) -> Llama:
-    """A float32 model whose matrices have the values that the precision can hold."""
+    """A float32 model whose matrices have only values that the precision has."""
     llama = copy.deepcopy(llama)
     with torch.no_grad():
         for layer in llama.modules():
@@ -42,12 +46,9 @@ def rounded(llama: Llama, precision: str) -> Llama:
 
 @torch.inference_mode()
 def decode_all(llama: Llama, tokens: torch.Tensor, precision: str) -> torch.Tensor:
-    """Logits (B, T, V), every token read on its own."""
-    config = llama.config
-    decoder = Decoder(llama, len(tokens), precision)
-    cache = KVCache(
-        config.n_layers, len(tokens), config.n_kv_heads, tokens.shape[1], config.head_dim
-    )
+    """Logits (B, T, V), one token at a time from an empty cache."""
+    decoder = FastDecoder(llama, len(tokens), precision)
+    cache = decoder.make_cache(*tokens.shape)
     columns = [decoder(tokens[:, i : i + 1], cache) for i in range(tokens.shape[1])]
     assert cache.position == tokens.shape[1]
     return torch.stack(columns, dim=1)
@@ -77,23 +78,24 @@ def test_int8_products_of_any_shape(columns: int, out: int):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_generation_behind_a_prompt_and_past_the_context(precision: str):
+def test_generation_after_a_prompt_and_past_the_context(precision: str):
     """The decoder takes over what the forward pass has put into the cache, again and again."""
     llama = make(max_seq_len=16)
     prompt = random_tokens(llama.config, 2, 5)
     calls = []
-    decoder = Decoder(llama, 2, precision)
 
-    def decode(token: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        calls.append(cache.position)
-        return decoder(token, cache)
+    class Recorded(FastDecoder):
+        def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+            calls.append(cache.position)
+            return super().__call__(token, cache)
 
-    sampler = generation.Sampler(0.0)
-    tokens = generation.generate(llama, prompt, 20, sampler, decode=decode)
-    assert calls == list(range(5, 16))  # then the window slides, and is read as a whole
-    assert torch.equal(tokens, llama.generate(prompt, 20, 0.0, precision=precision))
+    decoder = Recorded(llama, 2, precision)
+    tokens = generate(llama, prompt, 20, GREEDY, decoder=decoder)
+    assert calls == list(range(5, 16))  # then the window slides, and is run as a whole
+    chosen = choose_decoder(llama, 2, precision)
+    assert torch.equal(tokens, generate(llama, prompt, 20, GREEDY, decoder=chosen))
     if precision == "float32":
-        assert torch.equal(tokens, llama.generate(prompt, 20, 0.0, use_cache=False))
+        assert torch.equal(tokens, generate(llama, prompt, 20, GREEDY, use_cache=False))
 
 
 LINEAR = RopeScaling("linear", 3.0)
@@ -112,7 +114,7 @@ def test_steps_with_scaled_rope(scaling: RopeScaling, precision: str):
     plain = make(max_seq_len=32)
     tokens = random_tokens(llama.config, 2, 30)
     exact = rounded(llama, precision)
-    cache = KVCache(llama.config.n_layers, 2, 2, 30, llama.config.head_dim)
+    cache = KVCache(llama.config, 2, 30)
     steps = torch.stack([exact(tokens[:, i : i + 1], cache=cache)[0][:, 0] for i in range(30)], 1)
     actual = decode_all(llama, tokens, precision)
     assert_relative(actual, steps, TOLERANCE[precision])
@@ -128,30 +130,65 @@ def test_steps_with_scaled_rope(scaling: RopeScaling, precision: str):
 
 @pytest.mark.parametrize("scaling", [LINEAR, DYNAMIC, LLAMA3], ids=str)
 def test_generation_with_scaled_rope_past_the_context(scaling: RopeScaling):
-    """Where the window slides it is read as a whole: the same with a cache and without."""
+    """When the window slides it is run as a whole: the same with a cache and without."""
     llama = make(rope_scaling=scaling, max_seq_len=16)
     prompt = random_tokens(llama.config, 2, 5)
     cached = llama.generate(prompt, 30, 0.0)
-    sampler = generation.Sampler(0.0)
-    assert torch.equal(cached, generation.generate(llama, prompt, 30, sampler))  # forward's steps
-    whole = llama.generate(cached[:, :17], 18, 0.0, use_cache=False)
+    plain = PlainDecoder(llama)
+    assert torch.equal(cached, generate(llama, prompt, 30, GREEDY, decoder=plain))
+    whole = generate(llama, cached[:, :17], 18, GREEDY, use_cache=False)
     assert torch.equal(cached, whole)
     if scaling is not DYNAMIC:
-        assert torch.equal(cached, llama.generate(prompt, 30, 0.0, use_cache=False))
+        assert torch.equal(cached, generate(llama, prompt, 30, GREEDY, use_cache=False))
 
 
 def test_float32_weights_of_one_row_are_not_copied():
     llama = make()
-    decoder = Decoder(llama)
+    decoder = FastDecoder(llama)
     tokens = random_tokens(llama.config, 1, 4)
-    before = decode_all(llama, tokens, "float32")
+
+    @torch.inference_mode()
+    def decode() -> torch.Tensor:
+        cache = decoder.make_cache(1, 4)
+        return torch.stack([decoder(tokens[:, i : i + 1], cache) for i in range(4)], dim=1)
+
+    before = decode()
     with torch.no_grad():
         llama.layers[0].feed_forward.w2.weight.zero_()
-    cache = KVCache(llama.config.n_layers, 1, 2, 4, llama.config.head_dim)
-    with torch.inference_mode():
-        after = torch.stack([decoder(tokens[:, i : i + 1], cache) for i in range(4)], dim=1)
+    after = decode()
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, decode_all(llama, tokens, "float32"))
+
+
+def test_weights_are_converted_when_the_first_token_comes(monkeypatch: pytest.MonkeyPatch):
+    """Not before the prompt is run, and once."""
+    made = []
+
+    def note(*arguments: object) -> None:
+        made.append(arguments)
+        return real(*arguments)
+
+    real = decoding.NetworkStep
+    monkeypatch.setattr(decoding, "NetworkStep", note)
+    llama = make()
+    decoder = FastDecoder(llama, precision="bfloat16")
+    prompt = random_tokens(llama.config, 1, 5)
+    generate(llama, prompt, 1, GREEDY, decoder=decoder)
+    assert not made
+    generate(llama, prompt, 9, GREEDY, decoder=decoder)
+    assert made == [(llama, 1, "bfloat16")]
+
+
+def test_the_choice_of_the_decoder():
+    llama = make()
+    assert isinstance(choose_decoder(llama), FastDecoder)
+    for plain in (make(attention="bidirectional"), make().double(), make().half()):
+        assert isinstance(choose_decoder(plain), PlainDecoder)
+    cache = choose_decoder(llama.bfloat16(), 3).make_cache(3, 7)
+    assert cache.keys.shape == (2, 3, 2, 7, 16) and cache.keys.dtype == torch.bfloat16
+    for precision in ("float16", "int4"):
+        with pytest.raises(ValueError, match=f"'{precision}' is none of float32, bfloat16, int8"):
+            choose_decoder(llama, precision=precision)
 
 
 def test_quantized_rows_are_the_nearest():
@@ -165,11 +202,11 @@ def test_quantized_rows_are_the_nearest():
 
 def test_refusals():
     with pytest.raises(ValueError, match="--edition llama2"):
-        Decoder(make(attention="bidirectional"), precision="int8")
+        FastDecoder(make(attention="bidirectional"), precision="int8")
     with pytest.raises(ValueError, match="'int4' is none of float32, bfloat16, int8"):
-        Decoder(make(), precision="int4")
+        FastDecoder(make(), precision="int4")
     with pytest.raises(ValueError, match="for the CPU"):
-        Decoder(make().to("meta"), precision="int8")
+        FastDecoder(make().to("meta"), precision="int8")
 
 
 def test_dropout_and_training_mode_do_not_reach_the_step():
@@ -177,4 +214,4 @@ def test_dropout_and_training_mode_do_not_reach_the_step():
     prompt = random_tokens(llama.config, 1, 5)
     tokens = llama.generate(prompt, 6, 0.0)
     assert llama.training
-    assert torch.equal(tokens, llama.eval().generate(prompt, 6, 0.0, use_cache=False))
+    assert torch.equal(tokens, generate(llama.eval(), prompt, 6, GREEDY, use_cache=False))

@@ -1,9 +1,10 @@
-"""Cached, uncached and oracle generation give the same tokens, also past the context's end."""
+"""Every decoder, the uncached path and the oracle give the same tokens, also past the context."""
 
 import pytest
 import torch
 
 from config import ATTENTIONS, NORMS
+from mini_llama.inference.decoders import PlainDecoder
 from mini_llama.inference.generation import generate, stream
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.kv_cache import KVCache
@@ -32,10 +33,9 @@ def test_greedy_equals_float64_past_the_context(norm: str, attention: str):
         max_new_tokens=30,
         max_seq_len=config.max_seq_len,
     )
-    for use_cache in (True, False):
-        actual = generate(llama, prompt, 30, GREEDY, use_cache=use_cache)
-        assert actual.tolist() == expected.tolist()
-    assert len(set(actual.flatten().tolist())) > 5, "the model repeats one token: no test"
+    for how in ({}, {"decoder": PlainDecoder(llama)}, {"use_cache": False}):
+        assert generate(llama, prompt, 30, GREEDY, **how).tolist() == expected.tolist()
+    assert len(set(expected.flatten().tolist())) > 5, "the model repeats one token: no test"
 
 
 @pytest.mark.parametrize("prompt_length", [1, 15, 16, 17, 40])
@@ -43,11 +43,11 @@ def test_cached_equals_uncached_when_sampling(prompt_length: int):
     llama = random_llama(tiny_config(attention="causal", norm="rmsnorm"))
     prompt = random_tokens(llama.config, 3, prompt_length)
 
-    def run(use_cache: bool) -> list:
+    def run(**how: object) -> list:
         sampler = Sampler(0.9, 0.01, 0.95, torch.Generator().manual_seed(7))
-        return generate(llama, prompt, 20, sampler, use_cache=use_cache).tolist()
+        return generate(llama, prompt, 20, sampler, **how).tolist()
 
-    assert run(True) == run(False)
+    assert run() == run(decoder=PlainDecoder(llama)) == run(use_cache=False)
 
 
 def test_cached_logits_equal_a_full_forward():
@@ -56,7 +56,7 @@ def test_cached_logits_equal_a_full_forward():
     tokens = random_tokens(llama.config, 2, 12)
     with torch.inference_mode():
         full, _ = llama(tokens, targets=tokens)
-        cache = KVCache(2, 2, 2, 12, 8)
+        cache = KVCache(llama.config, 2, 12)
         parts = [
             llama(tokens[:, a:b], targets=tokens, cache=cache)[0]
             for a, b in ((0, 5), (5, 9), (9, 10), (10, 11), (11, 12))
@@ -127,7 +127,7 @@ def test_empty_prompt_is_refused(shape: tuple):
 
 def test_cache_is_refused_where_it_is_not_exact():
     llama = random_llama(tiny_config(attention="bidirectional"))
-    cache = KVCache(2, 1, 2, 8, 8)
+    cache = KVCache(llama.config, 1, 8)
     with pytest.raises(ValueError, match="exact only for causal"):
         llama(random_tokens(llama.config, 1, 3), cache=cache)
 
@@ -135,7 +135,7 @@ def test_cache_is_refused_where_it_is_not_exact():
 def test_cache_overflow_is_refused():
     llama = random_llama(tiny_config(attention="causal"))
     with pytest.raises(ValueError, match="9 positions do not fit a cache of 8"):
-        llama(random_tokens(llama.config, 1, 9), cache=KVCache(2, 1, 2, 8, 8))
+        llama(random_tokens(llama.config, 1, 9), cache=KVCache(llama.config, 1, 8))
 
 
 CONTRACT_TEXT = """\
@@ -162,7 +162,7 @@ def test_stories260k_writes_llama2c_text(shared, name: str, use_cache: bool):
 def test_a_cache_that_holds_the_beginning_is_read_on():
     llama = random_llama(tiny_config(attention="causal"))
     tokens = random_tokens(llama.config, 1, 9)
-    cache = KVCache(2, 1, 2, 16, 8)
+    cache = KVCache(llama.config, 1, 16)
     list(stream(llama, tokens[:, :6], 2, GREEDY, cache=cache))
     assert cache.position == 7
     cache.rewind(4)

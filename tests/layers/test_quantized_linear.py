@@ -1,8 +1,8 @@
-"""Rounded layers against float64 products with weights that were rounded by hand."""
+"""Quantized layers against float64 products with weights that were quantized by hand."""
 
-import builtins
 import importlib.util
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from mini_llama.layers.quantized_linear import (
     KINDS,
     Int8Linear,
     NF4Linear,
-    RoundedLinear,
+    QuantizedLinear,
     import_bitsandbytes,
 )
 from tests.helpers import assert_relative, random_llama, tiny_config
@@ -70,7 +70,7 @@ def test_int8_products_of_any_shape(rows: int, columns: int, out: int):
 def test_int8_in_blocks_equals_int8_at_once(monkeypatch: pytest.MonkeyPatch):
     x, weight = make(100, 40, 30)
     whole = Int8Linear(weight)
-    monkeypatch.setattr("mini_llama.layers.quantized_linear.BLOCK_NUMBERS", 7 * 64)
+    monkeypatch.setattr("mini_llama.layers.quantized_linear.BLOCK_WEIGHTS", 7 * 64)
     parts = Int8Linear(weight)
     assert parts.block == 7
     assert torch.equal(parts.weight, whole.weight) and torch.equal(parts.scales, whole.scales)
@@ -107,15 +107,11 @@ def test_importing_bitsandbytes_is_quiet(capfd: pytest.CaptureFixture):
 
 
 def test_without_bitsandbytes_it_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    real = builtins.__import__
-
-    def fail(name: str, *arguments, **keywords):
-        if name.startswith("bitsandbytes"):
-            raise ImportError(name)
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ValueError, match=r"^nf4 weights need a package: pip install bitsandbytes$"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # importing it is then an ImportError
+    message = (
+        "nf4 quantization needs bitsandbytes, which is not installed: pip install bitsandbytes"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
         NF4Linear(torch.ones(32, 64))
 
 
@@ -129,7 +125,7 @@ def test_what_is_no_number_is_refused(bad: float):
 
 def test_no_gradient_passes_through():
     layer = Int8Linear(torch.ones(4, 8))
-    assert isinstance(layer, RoundedLinear) and not list(layer.parameters())
+    assert isinstance(layer, QuantizedLinear) and not list(layer.parameters())
     x = torch.ones(2, 8, requires_grad=True)
     with pytest.raises(ValueError, match="cannot be trained through: load the model without quant"):
         layer(x)

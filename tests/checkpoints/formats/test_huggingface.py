@@ -10,6 +10,8 @@ from config import LlamaConfig
 from llama import Llama, load_pretrained
 from mini_llama.checkpoints.formats import huggingface
 from mini_llama.checkpoints.tensor_files import load_safetensors
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 
 transformers = pytest.importorskip("transformers")
@@ -206,7 +208,7 @@ def test_scaled_rope_gives_the_greedy_tokens_of_transformers(tmp_path, scaling, 
         theirs = twin(**shape).generate(
             prompt, max_new_tokens=64, do_sample=False, eos_token_id=None, use_cache=use_cache
         )
-        assert torch.equal(llama.generate(prompt, 64, 0.0, use_cache=use_cache), theirs)
+        assert torch.equal(generate(llama, prompt, 64, Sampler(0.0), use_cache=use_cache), theirs)
 
 
 def test_windows_of_scaled_models():
