@@ -14,10 +14,7 @@ from pathlib import Path
 
 from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.command_line import OneLineParser, describe, one_line_errors
-from mini_llama.diagnosis.diagnosis import SECONDS, as_json, diagnose
-from utils import atomic_write, check_outputs
-
-# --- command line ---
+from mini_llama.diagnosis.limits import SECONDS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,13 +36,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; argparse itself exits with 2."""
+    """Run the command line and return its exit status; a usage error exits with 2 by itself."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     if not 0 < options.seconds <= 3600:
         parser.error(
             f"--seconds {options.seconds} is not allowed: it must be above 0, at most 3600"
         )
+    # torch comes with these, which --help need not have
+    from mini_llama.diagnosis.diagnosis import diagnose
+    from mini_llama.diagnosis.findings import as_json
+    from utils import atomic_write, check_outputs
+
     try:
         if options.json is not None:
             check_outputs([options.json], inputs=[])

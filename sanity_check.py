@@ -22,10 +22,9 @@ from config import EDITIONS, resolve_arithmetic
 from llama import Llama, load_pretrained
 from mini_llama import bundled
 from mini_llama.assignment.options import default_of
-from mini_llama.checkpoints.reading import read_checkpoint
-from mini_llama.checkpoints.record import WrongNormError, fit_tensors
+from mini_llama.checkpoints.record import WrongNormError
 from mini_llama.checkpoints.tensor_files import load_plain
-from mini_llama.diagnosis.explanation import Explanation, explain
+from mini_llama.diagnosis.explanation import editions_of, explain, read_formulas
 from mini_llama.diagnosis.formulas import Formulas
 
 CHECKPOINT = default_of("pretrained_model_path")
@@ -139,47 +138,24 @@ def explain_files(checkpoint: str | Path, reference: dict[str, torch.Tensor]) ->
     The formulas are those of the edition that the reference data is of, and where it is of none,
     of what the checkpoint records or the default edition. Raises OSError or ValueError.
     """
-    content = read_checkpoint(checkpoint)
-    config = content.make_config(norm="layernorm")  # RMSNorm's formula leaves the biases alone
-    if config.rope_scaling is not None:
-        raise ValueError(f"{checkpoint} has scaled RoPE, which the float64 formulas do not know")
-    tensors = fit_tensors(content, config)
-    formulas = Formulas({name: t.double().numpy() for name, t in tensors.items()}, config)
-    tokens = tokens_for(checkpoint, config.vocab_size)
+    formulas, tensors, recorded = read_formulas(checkpoint)
+    tokens = tokens_for(checkpoint, formulas.config.vocab_size)
     comparisons = list(compare_float64(formulas, tokens, reference))
     fitting = [row.edition for row in comparisons if row.matches]
-    arithmetic = resolve_arithmetic(content.recorded, edition=next(iter(fitting), None))
-    chosen = arithmetic.norm, arithmetic.attention
-    formulas = formulas.changed(norm=chosen[0], attention=chosen[1])
-    model = load_model(checkpoint, editions_of(*chosen)[0])
+    arithmetic = resolve_arithmetic(recorded, edition=next(iter(fitting), None))
+    norm, attention = arithmetic.norm, arithmetic.attention
+    editions = editions_of(norm, attention)
+    model = load_model(checkpoint, editions[0])
+    formulas = formulas.changed(norm=norm, attention=attention)
     explanation = explain(model, tokens, formulas, tensors)
-    print(f"Formulas: {chosen[0]}, {chosen[1]} attention ({', '.join(editions_of(*chosen))}).")
-    print("\n".join(explanation.lines()))
-    print(verdict(explanation, chosen))
+    print(f"Formulas: {norm}, {attention} attention ({', '.join(editions)}).")
+    print("\n".join([*explanation.lines(), *explanation.verdict()]))
     if not fitting:
         nearest = min(comparisons, key=lambda row: row.relative)
         print(
             "The formulas in float64 do not give the reference data in any edition: it is of other "
             f"weights. Nearest: {nearest.edition}, {nearest.relative:.2g} of the largest off."
         )
-
-
-def editions_of(norm: str, attention: str) -> list[str]:
-    return [k for k, e in EDITIONS.items() if (e.norm, e.attention) == (norm, attention)]
-
-
-def verdict(explanation: Explanation, chosen: tuple[str, str]) -> str:
-    first = explanation.first
-    if first is None:
-        return "No difference: every place agrees with its formula."
-    text = f"First difference: {first.name}: {first.problem}."
-    if first.name == "weights":
-        text += " Load with strict=True: it names what does not fit."
-    for other in explanation.follows:
-        text += (
-            f" The model follows {', '.join(other)} attention: {', '.join(editions_of(*other))}."
-        )
-    return text
 
 
 def report(comparisons: list[Comparison]) -> bool:

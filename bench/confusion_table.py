@@ -22,8 +22,8 @@ def main() -> None:
             Path(folder), [((one,), one.edition) for one in PLANTS]
         ):
             said = [f"{f.component}: {f.detail}" for f in findings if not f.is_correct]
-            n_right += said == [f"{one.component}: {one.mistake}"]
-            print(f"{one.component}: {one.mistake}  ->  {'; '.join(said) or 'all correct'}")
+            n_right += said == [one.mistake.id]
+            print(f"{one.mistake.id}  ->  {'; '.join(said) or 'all correct'}")
     print(f"{n_right} of {len(PLANTS)} planted mistakes are named, and nothing else is")
     sys.exit(n_right < len(PLANTS))
 

@@ -16,25 +16,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.plants import PLANTS, Plant, plant
+from tests.plants import PLANTS, Plant, apply_edits
 
 TESTS = {
-    "rope": "rope",
-    "norm": "llama",
-    "attention": "llama",
-    "feed_forward": "llama",
-    "layer": "llama",
-    "generate": "sampling generation",
-    "lora": "lora",
-    "optimizer": "optimizer",
-    "classifier": "classifier llama",
+    "rope": ["tests/test_rope.py"],
+    "norm": ["tests/test_llama.py"],
+    "attention": ["tests/test_llama.py"],
+    "feed_forward": ["tests/test_llama.py"],
+    "layer": ["tests/test_llama.py"],
+    "generate": ["tests/inference/test_sampling.py", "tests/inference/test_generation.py"],
+    "lora": ["tests/test_lora.py"],
+    "optimizer": ["tests/test_optimizer.py"],
+    "classifier": ["tests/test_classifier.py", "tests/test_llama.py"],
 }
-UNCOUNTED = [f"--ignore=tests/test_{name}.py" for name in ("diagnose", "mistakes", "style")]
+UNCOUNTED = ["tests/diagnosis", "tests/commands/test_diagnose.py", "tests/test_style.py"]
 
 
 def first_failure(folder: Path, *tests: str) -> str | None:
     """Run pytest there; the line of the first failure, None if there is none."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", *UNCOUNTED, *tests]
+    ignored = [f"--ignore={path}" for path in UNCOUNTED]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *ignored, *tests]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if done.returncode == 0:
@@ -45,21 +46,24 @@ def first_failure(folder: Path, *tests: str) -> str | None:
 def survives(original: Path, scratch: Path, one: Plant) -> bool:
     folder = Path(shutil.copytree(original, scratch / "planted"))
     try:
-        plant(folder, one)
-        tests = [f"tests/test_{name}.py" for name in TESTS[one.component].split()]
+        apply_edits(folder, *one.edits)
+        tests = TESTS[one.mistake.component]
         failure = first_failure(folder, *tests) or first_failure(folder)
     finally:
         shutil.rmtree(folder)
-    print(f"{one.component:<13} {one.mistake:<40} {failure or 'SURVIVES'}", flush=True)
+    component, name = one.mistake.component, one.mistake.name
+    print(f"{component:<13} {name:<40} {failure or 'SURVIVES'}", flush=True)
     return failure is None
 
 
 def main() -> None:
     components = sys.argv[1:] or list(TESTS)
+    if unknown := ", ".join(set(components) - TESTS.keys()):
+        sys.exit(f"no component {unknown}: choose of {', '.join(TESTS)}")
     with tempfile.TemporaryDirectory() as scratch:
         ignored = shutil.ignore_patterns(".*", "__pycache__", "work")
         original = Path(shutil.copytree(ROOT, Path(scratch) / "original", ignore=ignored))
-        chosen = [one for one in PLANTS if one.component in components]
+        chosen = [one for one in PLANTS if one.mistake.component in components]
         survivors = [one for one in chosen if survives(original, Path(scratch), one)]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} planted mistakes fail a test")
     sys.exit(bool(survivors))

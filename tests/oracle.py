@@ -6,13 +6,27 @@ in one is not repeated in the other.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mini_llama.diagnosis.numpy_llama import Array, Tensors, attend, forward
+from mini_llama.diagnosis import numpy_llama
+from mini_llama.diagnosis.numpy_llama import Arithmetic, Array, Record, Tensors, attend
 
 __all__ = ["adamw", "attend", "forward", "greedy", "log_softmax"]
+
+
+def forward(
+    tensors: Tensors,
+    *,
+    tokens: ArrayLike,
+    lengths: ArrayLike | None = None,
+    record: Record | None = None,
+    **arithmetic: Any,
+) -> tuple[Array, Array]:
+    """numpy_llama.forward; the other arguments are the fields of numpy_llama.Arithmetic."""
+    return numpy_llama.forward(tensors, Arithmetic(**arithmetic), tokens, lengths, record)
 
 
 def log_softmax(x: Array) -> Array:
@@ -24,30 +38,16 @@ def log_softmax(x: Array) -> Array:
 def greedy(
     tensors: Tensors,
     *,
-    n_heads: int,
-    n_kv_heads: int,
-    norm: str,
-    attention: str,
-    eps: float = 1e-5,
-    rope_theta: float = 10000.0,
     tokens: ArrayLike,
     max_new_tokens: int,
     max_seq_len: int,
+    **arithmetic: Any,
 ) -> NDArray[np.int64]:
     """tokens (B, T) followed by max_new_tokens argmax tokens, with no cache at all."""
     tokens = np.asarray(tokens, dtype=np.int64)
     for _ in range(max_new_tokens):
-        logits, _ = forward(
-            tensors,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            norm=norm,
-            attention=attention,
-            eps=eps,
-            rope_theta=rope_theta,
-            # Positions are counted from 0 in the cropped window.
-            tokens=tokens[:, -max_seq_len:],
-        )
+        # Positions are counted from 0 in the cropped window.
+        logits, _ = forward(tensors, tokens=tokens[:, -max_seq_len:], **arithmetic)
         chosen = logits[:, -1].argmax(axis=-1)  # (B,)
         tokens = np.concatenate([tokens, chosen[:, None]], axis=1)
     return tokens

@@ -1,30 +1,34 @@
-"""Every known mistake as an edit of our own files, written apart from mistakes.py's variants."""
+"""Every known mistake as an edit of our own files, by its id, written apart from the variants."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini_llama.diagnosis.diagnosis import Finding, diagnose
+from mini_llama.diagnosis.diagnosis import diagnose
+from mini_llama.diagnosis.findings import Finding
+from mini_llama.diagnosis.registry import MISTAKES, Mistake
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # What the components are made of; the rest of the project is not examined.
 MODULES = "base_llama classifier config llama lora optimizer rope tokenizer utils".split()
 
 
+Edit = tuple[str, str, str]  # file, old text, new text; the old one stands exactly once in the file
+
+
 @dataclass(frozen=True)
 class Plant:
-    """`edits` are (file, old, new); the old text stands exactly once in the file."""
+    """Edits that make the mistake, which shows in the edition."""
 
-    component: str
-    mistake: str
-    edits: tuple[tuple[str, str, str], ...]
+    mistake: Mistake
+    edits: tuple[Edit, ...]
     edition: str = "mmia"
 
 
-def plant(folder: Path, *plants: Plant) -> None:
-    """Edit the files of the folder. Raises ValueError for an edit that no longer fits."""
-    for file, old, new in (edit for one in plants for edit in one.edits):
+def apply_edits(folder: Path, *edits: Edit) -> None:
+    """Edit files of the folder. Raises ValueError for an edit that no longer fits."""
+    for file, old, new in edits:
         path = folder / file
         text = path.read_text(encoding="utf-8")
         if text.count(old) != 1:
@@ -40,7 +44,7 @@ def planted_copy(folder: Path, plants: Iterable[Plant]) -> Path:
     shutil.copytree(
         ROOT / "mini_llama", folder / "mini_llama", ignore=shutil.ignore_patterns("__pycache__")
     )
-    plant(folder, *plants)
+    apply_edits(folder, *(edit for one in plants for edit in one.edits))
     return folder
 
 
@@ -54,14 +58,15 @@ def diagnose_planted(
         yield from zip(chosen, diagnose(copies, edition), strict=True)
 
 
-def edit(component: str, mistake: str, old: str, new: str, **options: str) -> Plant:
+def edit(component: str, name: str, old: str, new: str, **options: str) -> Plant:
     """One edit of the file that the component is in."""
     file = options.pop("file", FILES[component])
-    return Plant(component, mistake, ((file, old, new),), **options)
+    return Plant(MISTAKES[f"{component}: {name}"], ((file, old, new),), **options)
 
 
-def edits(component: str, mistake: str, *pairs: tuple[str, str]) -> Plant:
-    return Plant(component, mistake, tuple((FILES[component], *pair) for pair in pairs))
+def edits(component: str, name: str, *pairs: tuple[str, str]) -> Plant:
+    edits = tuple((FILES[component], old, new) for old, new in pairs)
+    return Plant(MISTAKES[f"{component}: {name}"], edits)
 
 
 FILES = {
@@ -248,8 +253,8 @@ FEED = "        return h + self.feed_forward(self.ffn_norm(h))"
 REST = ", tables, mask, cache, self.layer_id)"
 
 
-def layer(mistake: str, *lines: str) -> Plant:
-    return edit("layer", mistake, ATTEND + FEED, "\n".join(" " * 8 + line for line in lines))
+def layer(name: str, *lines: str) -> Plant:
+    return edit("layer", name, ATTEND + FEED, "\n".join(" " * 8 + line for line in lines))
 
 
 LAYER = [
@@ -370,7 +375,7 @@ LORA = [
     edit("lora", "A is 0 at the start", DRAWN_A, "weight.new_zeros(rank, weight.shape[1])"),
 ]
 
-GRADIENT = "gradient = parameter.grad if scale is None else parameter.grad * scale"
+SCALED = "            gradient = gradient * scale\n"
 SHRINK = 'parameter.mul_(1 - lr * group["weight_decay"])'
 DECAY = f'        if group["weight_decay"] > 0:\n            {SHRINK}'
 STEP = 'parameter.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-step_size)'
@@ -378,7 +383,7 @@ OPTIMIZER = [
     edits(
         "optimizer",
         "coupled decay",
-        (GRADIENT, f'{GRADIENT}\n        gradient = gradient + group["weight_decay"] * parameter'),
+        (SCALED, f'{SCALED}        gradient = gradient + group["weight_decay"] * parameter\n'),
         (SHRINK, "pass"),
     ),
     edit(
@@ -410,7 +415,7 @@ OPTIMIZER = [
     edits(
         "optimizer",
         "clipping after the moments, or none",
-        (GRADIENT, "gradient = parameter.grad"),
+        (SCALED, "            pass\n"),
         (STEP, STEP.replace("(m,", "(m if scale is None else m * scale,")),
     ),
     edit(

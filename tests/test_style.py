@@ -96,7 +96,7 @@ print("torch" in sys.modules, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["run_llama", "tokenizer", *sorted({*COMMANDS} - {"diagnose"})])
+@pytest.mark.parametrize("command", ["run_llama", "tokenizer", *sorted(COMMANDS)])
 def test_help_needs_no_torch(command: str):
     """Importing it takes seconds."""
     name, *words = command.split()

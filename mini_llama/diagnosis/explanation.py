@@ -1,53 +1,36 @@
 """Where inside a model its arithmetic first leaves the assignment's formulas.
 
-Hooks record what every component reads and gives; the formula, in float64, is then applied to what
-the component really read. So each is judged alone, and one fault is one place. The network is known
-by the assignment's names only: it is passed in, whoever wrote it.
+The formula, in float64, is applied to what each component really read. So each is judged alone, and
+one fault is one place. The model is passed in, whoever wrote it: its modules are found by the
+assignment's names.
 """
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from config import ATTENTIONS, NORMS
-from mini_llama.diagnosis.formulas import Formulas
+from config import ATTENTIONS, EDITIONS, NORMS
+from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.record import fit_tensors
+from mini_llama.diagnosis.formulas import Form, Formulas
 from mini_llama.diagnosis.numpy_llama import Array, linear
+from mini_llama.diagnosis.recording import COMPONENTS, NeverCalledError, Run, record_run, to_numpy
+from mini_llama.diagnosis.registry import MISTAKES, Mistake
 
 # Of the largest magnitude. In float32 a component alone is off by 1e-7 to 2e-6: a rounding is 6e-8,
 # and a sum of a thousand terms adds them up. The least of the usual faults, eps 1e-6 for 1e-5, is
-# 4.5e-6 over the variance of what is normed: more than this at the first norm, behind embeddings.
+# 4.5e-6 over the variance of what is normed: more than this at the first norm, after embeddings.
 TOLERANCE = 1e-5
-COMPONENTS = ("attention_norm", "attention", "ffn_norm", "feed_forward")
-
-
-class Call(NamedTuple):
-    """What a module read and what it gave."""
-
-    input: Array
-    output: Array
-
-
-class NeverCalledError(LookupError):
-    """Nothing is recorded of a module."""
-
-
-class Calls(dict[str, Call]):
-    def __missing__(self, name: str) -> Call:
-        raise NeverCalledError(name)
-
-
-class Run(NamedTuple):
-    """A recorded run of a model."""
-
-    calls: Calls
-    logits: Array
-    hidden_states: Array
+MISSING, NORMED = "layer: missing residual", "layer: residual from the normalised input"
+INPUT_TWICE, POST_NORM = "layer: residual from the layer's input twice", "layer: post-norm"
+LEFT_OUT, UNUSED = "layer: half of the layer left out", "layer: norm not used"
+NO_FINAL_NORM = "network: final norm left out"
 
 
 class Check(NamedTuple):
@@ -56,20 +39,22 @@ class Check(NamedTuple):
     what: str
     actual: Array
     expected: Array
-    variants: Iterable[tuple[str, Array]] = ()
+    forms: Iterable[Form] = ()
 
 
 class Place(NamedTuple):
     """One place of a model, and how far it is from the formula, of the largest magnitude there.
 
     `alone` is for what the place really read, `from_start` for what it should have read; None where
-    nothing is known. `problem` is empty where it agrees, else says what is wrong.
+    nothing is known. `problem` is empty where it agrees, else says what is wrong; `mistake` is the
+    known one that gives the same, if there is one.
     """
 
     name: str
     alone: float | None
     from_start: float | None
     problem: str
+    mistake: Mistake | None = None
 
 
 def difference(actual: Array, expected: Array) -> float:
@@ -83,85 +68,18 @@ def agrees(actual: Array, expected: Array) -> bool:
     return difference(actual, expected) <= TOLERANCE  # False for NaN
 
 
-def describe(check: Check) -> str:
-    what, actual, expected, variants = check
+def describe(check: Check) -> tuple[str, Mistake | None]:
+    """What is wrong where a check fails, and the known mistake that gives the same, if any."""
+    what, actual, expected, forms = check
     if actual.shape != expected.shape:
-        return f"{what} has shape {list(actual.shape)}, not {list(expected.shape)}"
+        return f"{what} has shape {list(actual.shape)}, not {list(expected.shape)}", None
     if not np.isfinite(actual).all():
-        return f"{what} holds numbers that are not finite"
-    known = [f"; it is {name}" for name, values in variants if agrees(actual, values)]
-    size = f"differs by {difference(actual, expected):.2g} of its largest magnitude"
-    return f"{what} {size}{''.join(known[:1])}"
-
-
-def find_modules(model: nn.Module, n_layers: int) -> dict[str, nn.Module]:
-    """The components by name. Raises ValueError, naming them, where any are missing."""
-    layers = [f"layers.{i}" for i in range(n_layers)]
-    names = ["tok_embeddings", *layers, *(f"{x}.{c}" for x in layers for c in COMPONENTS)]
-    modules = dict(model.named_modules(remove_duplicate=False))
-    missing = [name for name in (*names, "norm", "output") if name not in modules]
-    if missing:
-        more = " and others" if len(missing) > 3 else ""
-        raise ValueError(
-            f"the model has no module {', '.join(missing[:3])}{more}: "
-            "--explain finds the components by the assignment's names"
-        )
-    return {name: modules[name] for name in (*names, "norm", "output")}
-
-
-def record_run(model: nn.Module, tokens: torch.Tensor, n_layers: int) -> Run:
-    """What every component reads and gives for tokens (B, T), and what the model returns.
-
-    Of a module that is called more than once, the first call counts. Raises ValueError, naming the
-    module, where one is missing, fails or returns no tensor.
-    """
-    inputs: dict[str, Any] = {}
-    outputs: dict[str, Any] = {}
-    running = ["forward"]
-
-    def before(name: str, _module: nn.Module, args: tuple, kwargs: dict) -> None:
-        running.append(name)
-        inputs.setdefault(name, _copy(next(iter([*args, *kwargs.values()]), None)))
-
-    def after(name: str, _module: nn.Module, _args: tuple, output: Any) -> None:
-        running.pop()
-        outputs.setdefault(name, _copy(output))
-
-    handles = []
-    for name, module in find_modules(model, n_layers).items():
-        pre_hook = partial(before, name)
-        handles.append(module.register_forward_pre_hook(pre_hook, with_kwargs=True))
-        handles.append(module.register_forward_hook(partial(after, name)))
-    try:
-        with torch.no_grad():
-            returned = model(tokens)
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"the model fails in {running[-1]}: {what}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not (isinstance(returned, (tuple, list)) and len(returned) == 2):
-        kind = type(returned).__name__
-        raise ValueError(f"the model returns a {kind}, not the pair (logits, hidden_states)")
-    calls = {
-        name: Call(_array(f"the input of {name}", inputs[name]), _array(f"the output of {name}", y))
-        for name, y in outputs.items()
-    }
-    logits, hidden_states = (_array("what the model returns", _copy(part)) for part in returned)
-    return Run(Calls(calls), logits, hidden_states)
-
-
-def _copy(value: Any) -> Any:
-    """A tensor's values in float64; a copy, because a model may go on to change them in place."""
-    is_tensor = isinstance(value, torch.Tensor)
-    return value.detach().double().cpu().numpy().copy() if is_tensor else value
-
-
-def _array(what: str, value: Any) -> Array:
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{what} is a {type(value).__name__}, not a tensor")
-    return value
+        return f"{what} holds numbers that are not finite", None
+    size = f"{what} differs by {difference(actual, expected):.2g} of its largest magnitude"
+    for form in forms:
+        if agrees(actual, form.values):
+            return f"{size}; it is {form.what}", MISTAKES[form.mistake]
+    return size, None
 
 
 class Examination:
@@ -195,19 +113,20 @@ class Examination:
         """The worst of the checks; the first that fails is the problem. What the last one compares
         is the place's result.
         """
-        alone, problem, result = None, "", None
+        alone, problem, mistake, result = None, "", None, None
         try:
             for check in checks:
                 error = difference(check.actual, check.expected)
                 alone = error if alone is None or not error <= alone else alone
                 if not error <= TOLERANCE and not problem:
-                    problem = describe(check)
+                    problem, mistake = describe(check)
                 result = check.actual
         except NeverCalledError as missing:
             if str(missing) != name.partition(":")[0]:
-                return Place(name, alone, None, problem)
+                return Place(name, alone, None, problem, mistake)
             return Place(name, None, None, "it is never called as a module")
-        return Place(name, alone, difference(result, from_start), problem)
+        assert result is not None  # every place has a check
+        return Place(name, alone, difference(result, from_start), problem, mistake)
 
     def _embedding(self) -> Iterator[Check]:
         call, table = self.calls["tok_embeddings"], self.formulas.weights["tok_embeddings.weight"]
@@ -220,20 +139,20 @@ class Examination:
         if x.shape != self.record["embedding"].shape:
             expected = list(self.record["embedding"].shape)
             raise ValueError(f"{name} reads shape {list(x.shape)}, not (B, T, C) = {expected}")
-        variants = self.formulas.variants(name, x)
-        yield Check("its output", output, self.formulas.component(name, x), variants)
+        forms = self.formulas.forms(name, x)
+        yield Check("its output", output, self.formulas.component(name, x), forms)
 
     def _first_residual(self, layer: str) -> Iterator[Check]:
         x = self.calls[layer].input
         norm, attention, ffn_norm, _ = (self.calls[f"{layer}.{c}"] for c in COMPONENTS)
         h = x + attention.output
         others = [
-            ("attention's output alone: nothing is added to it", attention.output),
-            ("the sum with the normed input", norm.output + attention.output),
-            ("the layer's input alone: attention is left out", x),
+            Form(MISSING, "attention's output alone: nothing is added to it", attention.output),
+            Form(NORMED, "the sum with the normed input", norm.output + attention.output),
+            Form(LEFT_OUT, "the layer's input alone: attention is left out", x),
         ]
-        post_norm = [("the sum: a norm behind it instead of before attention", h)]
-        own_input = [("the layer's input, without the norm", x)]
+        post_norm = [Form(POST_NORM, "the sum: a norm behind it instead of before attention", h)]
+        own_input = [Form(UNUSED, "the layer's input, without the norm", x)]
         yield Check("what attention_norm reads (the layer's input)", norm.input, x, post_norm)
         yield Check(
             "what attention reads (attention_norm's output)", attention[0], norm[1], own_input
@@ -244,13 +163,14 @@ class Examination:
         output = self.calls[layer].output
         ffn_norm, feed_forward = (self.calls[f"{layer}.{c}"] for c in COMPONENTS[2:])
         h, fed = ffn_norm.input, feed_forward.output
+        from_input = self.calls[layer].input + fed
         others = [
-            ("feed_forward's output alone: nothing is added to it", fed),
-            ("the sum with the normed h", ffn_norm.output + fed),
-            ("the sum with the layer's input instead of h", self.calls[layer].input + fed),
-            ("h alone: feed_forward is left out", h),
+            Form(MISSING, "feed_forward's output alone: nothing is added to it", fed),
+            Form(NORMED, "the sum with the normed h", ffn_norm.output + fed),
+            Form(INPUT_TWICE, "the sum with the layer's input instead of h", from_input),
+            Form(LEFT_OUT, "h alone: feed_forward is left out", h),
         ]
-        own_input = [("h, without the norm", h)]
+        own_input = [Form(UNUSED, "h, without the norm", h)]
         what = "what feed_forward reads (ffn_norm's output)"
         yield Check(what, feed_forward.input, ffn_norm.output, own_input)
         yield Check("the layer's output (h + feed_forward)", output, h + fed, others)
@@ -267,7 +187,9 @@ class Examination:
     def _output(self) -> Iterator[Check]:
         x, logits = self.calls["output"]
         hidden = self._like_output(self.calls["norm"].output)
-        unnormed = [("what norm reads", self._like_output(self.calls["norm"].input))]
+        unnormed = [
+            Form(NO_FINAL_NORM, "what norm reads", self._like_output(self.calls["norm"].input))
+        ]
         yield Check("what it reads (the output of norm)", x, hidden, unnormed)
         yield Check("its output", logits, linear(x, self.formulas.weights["output.weight"]))
 
@@ -298,7 +220,7 @@ def judge_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Plac
             if not name.endswith("norm.bias") or tensor.count_nonzero():
                 problems.append(f"{name} of the checkpoint is no parameter of the model")
         elif not torch.equal(actual.cpu().float(), tensor):
-            worst = max(worst, difference(_copy(actual), _copy(tensor)))
+            worst = max(worst, difference(to_numpy(actual), to_numpy(tensor)))
             problems.append(f"{name} is not what the checkpoint holds")
     for name, parameter in model.named_parameters():
         if name not in tensors and parameter.count_nonzero():
@@ -329,6 +251,26 @@ class Explanation(NamedTuple):
             )
             yield f"{place.name:<{width}} {alone:>9} {from_start:>11}{mark}"
 
+    def verdict(self) -> Iterator[str]:
+        """The first place that differs, and the remedy where the mistake is a known one."""
+        first = self.first
+        if first is None:
+            yield "No difference: every place agrees with its formula."
+            return
+        text = f"First difference: {first.name}: {first.problem}."
+        if first.name == "weights":
+            text += " Load with strict=True: it names what does not fit."
+        for norm, attention in self.follows:
+            editions = ", ".join(editions_of(norm, attention))
+            text += f" The model follows {norm}, {attention} attention: {editions}."
+        yield text
+        if first.mistake is not None:
+            yield f"To mend it: {first.mistake.remedy}"
+
+
+def editions_of(norm: str, attention: str) -> list[str]:
+    return [k for k, e in EDITIONS.items() if (e.norm, e.attention) == (norm, attention)]
+
 
 @np.errstate(all="ignore")  # what is not finite is reported
 def explain(
@@ -349,3 +291,17 @@ def explain(
     others = itertools.product(NORMS, ATTENTIONS) if any(place.problem for place in places) else ()
     follows = [other for other in others if not any(place.problem for place in examine(*other))]
     return Explanation(places, follows)
+
+
+def read_formulas(path: str | Path) -> tuple[Formulas, dict[str, torch.Tensor], dict[str, str]]:
+    """The formulas with a checkpoint's weights, its tensors, and what it records of its arithmetic.
+
+    Raises OSError or ValueError.
+    """
+    content = read_checkpoint(path)
+    config = content.make_config(norm="layernorm")  # RMSNorm's formula leaves the biases alone
+    if config.rope_scaling is not None:
+        raise ValueError(f"{path} has scaled RoPE, which the float64 formulas do not know")
+    tensors = fit_tensors(content, config)
+    arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
+    return Formulas(arrays, config), tensors, content.recorded

@@ -1,14 +1,14 @@
 """The small Llama once more, in float64 NumPy, slow and obvious.
 
 The tests compare the torch code with this module, and sanity_check.py --explain a student's. It is
-written from the assignment's formulas alone and shares no code with the model, so that an error in
-one is not repeated in the other: NumPy is all that it imports. Being plainly right matters more
-than speed.
+written from the assignment's formulas alone and imports nothing but NumPy, so that an error in the
+model is not repeated here.
 
-Shape letters: B batch, T positions, H query heads, D head size, V vocabulary.
+Shapes: B batch, T positions, H query heads, D head_dim, C width, V vocabulary.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,20 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Tensors = Mapping[str, ArrayLike]
 Record = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What is computed with the weights; `norm` is "layernorm" or "rmsnorm", `attention`
+    "bidirectional" or "causal".
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    norm: str
+    attention: str
+    eps: float = 1e-5
+    rope_theta: float = 10000.0
 
 
 def layer_norm(x: Array, weight: Array, bias: Array | float = 0.0, eps: float = 1e-5) -> Array:
@@ -99,26 +113,24 @@ def visible_keys(
     return visible
 
 
-def apply_norm(x: Array, weights: Mapping[str, Array], name: str, norm: str, eps: float) -> Array:
+def apply_norm(x: Array, weights: Mapping[str, Array], name: str, arithmetic: Arithmetic) -> Array:
     weight = weights[f"{name}.weight"]
-    if norm == "layernorm":
-        return layer_norm(x, weight, weights.get(f"{name}.bias", 0.0), eps)
-    if norm == "rmsnorm":
-        return rms_norm(x, weight, eps)
-    raise ValueError(f"unknown norm: {norm!r}")
+    if arithmetic.norm == "layernorm":
+        return layer_norm(x, weight, weights.get(f"{name}.bias", 0.0), arithmetic.eps)
+    if arithmetic.norm == "rmsnorm":
+        return rms_norm(x, weight, arithmetic.eps)
+    raise ValueError(f"unknown norm: {arithmetic.norm!r}")
 
 
 def attention_block(
     x: Array,
     weights: Mapping[str, Array],
     name: str,
+    arithmetic: Arithmetic,
     visible: NDArray[np.bool_],
-    n_heads: int,
-    n_kv_heads: int,
-    rope_theta: float,
     positions: ArrayLike | None = None,
 ) -> Array:
-    """x (B, T, dim) → (B, T, dim), with the weights under `name`; positions (T,) count from 0."""
+    """x (B, T, C) → (B, T, C), with the weights under `name`; positions (T,) count from 0."""
     batch, length, _ = x.shape
 
     def project(kind: str, heads: int) -> Array:
@@ -126,9 +138,9 @@ def attention_block(
         return projected.reshape(batch, length, heads, -1)  # (B, T, heads, D)
 
     positions = np.arange(length) if positions is None else positions
-    query = rotate(project("query", n_heads), positions, rope_theta)
-    key = rotate(project("key", n_kv_heads), positions, rope_theta)
-    value = project("value", n_kv_heads)
+    query = rotate(project("query", arithmetic.n_heads), positions, arithmetic.rope_theta)
+    key = rotate(project("key", arithmetic.n_kv_heads), positions, arithmetic.rope_theta)
+    value = project("value", arithmetic.n_kv_heads)
     query, key, value = (np.einsum("bthd->bhtd", heads) for heads in (query, key, value))
     mixed = np.einsum("bhtd->bthd", attend(query, key, value, visible))
     return linear(mixed.reshape(batch, length, -1), weights[f"{name}.compute_output.weight"])
@@ -136,18 +148,12 @@ def attention_block(
 
 def forward(
     tensors: Tensors,
-    *,
-    n_heads: int,
-    n_kv_heads: int,
-    norm: str,
-    attention: str,
-    eps: float = 1e-5,
-    rope_theta: float = 10000.0,
+    arithmetic: Arithmetic,
     tokens: ArrayLike,
     lengths: ArrayLike | None = None,
     record: Record | None = None,
 ) -> tuple[Array, Array]:
-    """Logits (B, T, V) and hidden states (B, T, dim) of all positions of tokens (B, T).
+    """Logits (B, T, V) and hidden states (B, T, C) of all positions of tokens (B, T).
 
     lengths (B,) counts the real tokens of right-padded rows; no query sees a padding key.
     record, if given, is filled with the intermediate arrays by the name of their module.
@@ -155,19 +161,18 @@ def forward(
     weights = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
     tokens = np.asarray(tokens)
     record = {} if record is None else record
-    visible = visible_keys(*tokens.shape, attention, lengths)
+    batch, length = tokens.shape
+    visible = visible_keys(batch, length, arithmetic.attention, lengths)
     # Counting by the largest index makes a gap among the layers a KeyError, not a shorter model.
     layers = [int(name.split(".")[1]) for name in weights if name.startswith("layers.")]
 
-    x = record["embedding"] = weights["tok_embeddings.weight"][tokens]  # (B, T, dim)
+    x = record["embedding"] = weights["tok_embeddings.weight"][tokens]  # (B, T, C)
     for layer in range(max(layers, default=-1) + 1):
         name = f"layers.{layer}"
-        normed = apply_norm(x, weights, f"{name}.attention_norm", norm, eps)
-        attended = attention_block(
-            normed, weights, f"{name}.attention", visible, n_heads, n_kv_heads, rope_theta
-        )
+        normed = apply_norm(x, weights, f"{name}.attention_norm", arithmetic)
+        attended = attention_block(normed, weights, f"{name}.attention", arithmetic, visible)
         h = x + attended
-        ffn_normed = apply_norm(h, weights, f"{name}.ffn_norm", norm, eps)
+        ffn_normed = apply_norm(h, weights, f"{name}.ffn_norm", arithmetic)
         w1, w2, w3 = (weights[f"{name}.feed_forward.w{i}.weight"] for i in (1, 2, 3))
         fed = feed_forward(ffn_normed, w1, w2, w3)
         x = h + fed
@@ -176,6 +181,6 @@ def forward(
         record[f"{name}.ffn_norm"] = ffn_normed
         record[f"{name}.feed_forward"] = fed
         record[name] = x
-    hidden_states = record["norm"] = apply_norm(x, weights, "norm", norm, eps)
+    hidden_states = record["norm"] = apply_norm(x, weights, "norm", arithmetic)
     output = weights.get("output.weight", weights["tok_embeddings.weight"])
     return linear(hidden_states, output), hidden_states

@@ -1,36 +1,45 @@
 """What is asked of each component: small fixed inputs, and what comes back, as plain numbers.
 
-Run as a script it is the limited side of diagnose.py: the request comes on standard input, a
-child process imports the modules of the folder that is named and examines its components, and a
-line of JSON for each goes to standard output. diagnose.py asks the same of our
-own modules and of their variants, so nothing here says what is right. The file imports nothing of
-the project: `llama` or `config` must mean the modules that are examined.
+The same is asked of a student's modules, in a limited process (worker.py), and of our own and their
+variants, in this one; so nothing here says what is right, and nothing of the project is imported:
+`llama` or `config` means the modules that are examined. Wherever one component uses another, a
+known function stands in for the latter, so that a fault shows in one place only.
 
-Wherever one component uses another, a known function stands in for the latter, so that a fault
-shows in one place only. Shapes: B batch, T positions, H heads, D head_dim, C width, V vocabulary.
+Of our own modules the probes call the plain path, which a student's have as well, and none of the
+faster ones that stand beside it:
+
+    rope           apply_rotary_emb
+    norm           LayerNorm or RMSNorm, called
+    attention      compute_query_key_value_scores, and Attention called with x alone
+    feed_forward   FeedForward, called
+    layer          LlamaLayer, called with x alone
+    generate       Llama.generate of a model in float64, where no faster decoder takes the place of
+                   the model's own forward pass; the logits are a table's that stands in for it
+    lora           LoRALayer, apply_lora, merge_lora_weights
+    optimizer      AdamW.step
+    classifier     LlamaEmbeddingClassifier, called; Llama called with tokens and targets
+
+How these multiply (oneDNN's product in Linear, PyTorch's attention and layer norm, complex numbers
+in rope) makes no difference beyond float32's rounding: mistakes/ has each formula written out, and
+tests/diagnosis/test_mistakes.py holds ours to it within comparison.EXACT.
+
+Shapes: B batch, T positions, H heads, D head_dim, C width, V vocabulary.
 """
 
 import contextlib
 import importlib
 import inspect
-import json
-import os
-import select
-import signal
-import sys
-import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import nn
 
-MAX_ANSWER = 2**22  # bytes that one component may send
 ROPE_MARK = 0.8  # what stands in for a rotation multiplies by it
 N_LABELS = 3
 PROJECTIONS = ("compute_query", "compute_key", "compute_value", "compute_output")
@@ -95,7 +104,7 @@ def fill(module: nn.Module, only: str = "") -> None:
                 parameter.copy_(draw(stem, *parameter.shape) * parameter.shape[-1] ** -0.5)
 
 
-def flags(*values: object) -> torch.Tensor:
+def flags(*values: SupportsFloat) -> torch.Tensor:
     return torch.tensor([float(value) for value in values])
 
 
@@ -129,7 +138,9 @@ def make_config(modules: Modules, settings: Settings, **changes: object) -> Any:
     A large eps, so that its place shows.
     """
     config_class = find(modules.config, "LlamaConfig")
-    shape = dict(vocab_size=8, dim=32, n_layers=1, n_heads=4, n_kv_heads=2, multiple_of=8)
+    shape: dict[str, object] = dict(
+        vocab_size=8, dim=32, n_layers=1, n_heads=4, n_kv_heads=2, multiple_of=8
+    )
     shape |= dict(max_seq_len=16, layer_norm_eps=0.1, dropout=0.0) | changes
     edition = accepted(config_class, norm=settings.norm, attention=settings.attention)
     return config_class(**shape, **edition)
@@ -177,7 +188,7 @@ def probe_attention(modules: Modules, settings: Settings) -> Values:
         values["forward"] = attention(draw("x", 2, 5, 32))
     # Equal scores; the values are a unit matrix, so what comes out is the probabilities. The
     # last position sees all others in every edition.
-    dropping = make_layer(modules, settings, dropout=0.5).attention
+    dropping = find(make_layer(modules, settings, dropout=0.5), "attention")
     equal, unit = torch.ones(64, 4, 8, 8), torch.eye(8).expand(64, 4, 8, 8)
     for mode in ("train", "eval"):
         getattr(dropping, mode)()
@@ -225,7 +236,7 @@ def stand_in(module: nn.Module, function: Callable) -> None:
 
 def probe_generate(modules: Modules, settings: Settings) -> Values:
     model = find(modules.llama, "Llama")(make_config(modules, settings)).eval()
-    model.double()  # ours has a faster way for float32, which does not go through forward
+    model.double()  # the plain path: see above
     filters = {"epsilon": settings.epsilon, "top_p": settings.top_p}
     options = accepted(find(model, "generate"), **filters)
     probs = torch.tensor([0.38, 0.25, 0.16, 0.09, 0.06, 0.03, 0.02, 0.01])
@@ -472,106 +483,3 @@ def own_line(error: BaseException) -> str | None:
         if Path(frame.filename).parent == folder:
             return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
     return None
-
-
-# --- the limited process ---
-
-
-def answer(
-    folder: str, components: Sequence[str], settings: Settings, seconds: float
-) -> Iterator[dict[str, Any]]:
-    """What examine gives for each component; {"timeout": seconds} or {"died": how} where it does
-    not end by itself.
-
-    One process examines them in turn; where it hangs or dies, another goes on with the next.
-    """
-    done = 0
-    while done < len(components):
-        child, reading = start(folder, components[done:], settings)
-        lines = Lines(reading)
-        while (line := lines.next(seconds)) and done < len(components):
-            yield json_of(line)
-            done += 1
-        os.close(reading)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if done < len(components):
-            code = os.waitstatus_to_exitcode(status)
-            how = f"signal {-code}" if code < 0 else f"exit status {code}"
-            yield {"timeout": seconds} if line is None else {"died": how}
-            done += 1
-
-
-def start(folder: str, components: Sequence[str], settings: Settings) -> tuple[int, int]:
-    """The process that examines, and the pipe on which it writes a line for each component."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(writing)
-        return child, reading
-    os.closerange(3, writing)  # above all the channel: nobody else answers there
-    os.closerange(writing + 1, writing + 100)
-    os.chdir(folder)
-    sys.path.insert(0, os.getcwd())
-    for component in components:
-        text = json.dumps(examine(component, settings)) + "\n"
-        with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(writing), "w") as pipe:
-            pipe.write(text)
-    os._exit(0)
-
-
-class Lines:
-    """Lines from a pipe, each waited for so long and no longer."""
-
-    def __init__(self, reading: int) -> None:
-        self.reading, self.held = reading, b""
-
-    def next(self, seconds: float) -> bytes | None:
-        """Empty at the end; None when the time is up, or the line is longer than MAX_ANSWER."""
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self.held:
-            left = max(0.0, deadline - time.monotonic())
-            if len(self.held) > MAX_ANSWER or not select.select([self.reading], [], [], left)[0]:
-                return None
-            block = os.read(self.reading, 2**16)
-            if not block:
-                return b""
-            self.held += block
-        line, _, self.held = self.held.partition(b"\n")
-        return line
-
-
-def json_of(line: bytes) -> dict[str, Any]:
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError):
-        given = None
-    return given if isinstance(given, dict) else {}
-
-
-def main() -> None:
-    """Request: {"folders", "components", "settings", "seconds"}; folders are below this one.
-
-    A line for each component of each folder: [folder, component, what examine gave].
-    """
-    request = json.load(sys.stdin)
-    settings = Settings(**request["settings"])
-    # What the examined modules print goes nowhere, and cannot be taken for an answer.
-    channel = os.fdopen(os.dup(1), "w")
-    silence = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(silence, stream)
-    torch.set_num_threads(1)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU, whatever there is
-    # The first optimizer makes torch import its compiler: here, and not again in every process.
-    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    for folder in request["folders"]:
-        answers = answer(folder, request["components"], settings, request["seconds"])
-        for component, given in zip(request["components"], answers, strict=True):
-            channel.write(json.dumps([folder, component, given]) + "\n")
-            channel.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 
 import ast
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mini_llama.submissions.untrusted_text import decode_text
@@ -31,7 +31,7 @@ def follow_imports(start: Iterable[str], read: Callable[[str], bytes | None]) ->
         name = waiting.pop(0)
         data = None if name in sources else read(name)
         if data is not None:
-            sources[name] = parse_source(data)
+            sources[name] = parse_source(data, name.split("/")[:-1])
             waiting += sorted(path for m in sources[name].imports for path in paths_of(m))
     return sources
 
@@ -42,8 +42,8 @@ def paths_of(module: str) -> tuple[str, str]:
     return f"{path}.py", f"{path}/__init__.py"
 
 
-def parse_source(data: bytes) -> Source:
-    """Parse a Python file, which is never run."""
+def parse_source(data: bytes, package: Sequence[str] = ()) -> Source:
+    """Parse a Python file, which is never run; `package` are the folders that it is in."""
     if len(data) > MAX_SOURCE_BYTES:
         return Source(fault=f"has {len(data):,} bytes, allowed are {MAX_SOURCE_BYTES:,}")
     try:
@@ -58,7 +58,9 @@ def parse_source(data: bytes) -> Source:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
+            outer = package[: len(package) + 1 - node.level] if node.level else ()
+            module = [*outer, node.module] if node.module else outer
+            names.update(".".join([*module, alias.name]) for alias in node.names)
     parts = [name.split(".") for name in names]
     return Source(frozenset(".".join(p[:end]) for p in parts for end in range(1, len(p) + 1)))

@@ -10,10 +10,14 @@ import pytest
 from config import EDITIONS
 from diagnose import main
 from mini_llama.diagnosis import diagnosis
-from mini_llama.diagnosis.diagnosis import COMPONENTS, Finding
-from mini_llama.diagnosis.mistakes import MISTAKES
+from mini_llama.diagnosis.catalogue import Catalogue
+from mini_llama.diagnosis.comparison import errors, read_arrays
+from mini_llama.diagnosis.diagnosis import COMPONENTS
+from mini_llama.diagnosis.findings import Finding
+from mini_llama.diagnosis.judging import judge
+from mini_llama.diagnosis.mistakes.variants import VARIANTS
 from tests.helpers import ROOT
-from tests.plants import PLANTS, Plant, diagnose_planted, plant
+from tests.plants import PLANTS, Plant, apply_edits, diagnose_planted
 
 STUDENT = ROOT / "tests" / "student"
 Findings = dict[str, Finding]
@@ -30,17 +34,17 @@ def wrong(findings: Findings) -> list[tuple]:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> list[tuple[tuple[Plant, ...], Findings]]:
     """Our own modules with each mistake, with two at once, and as they are: what is said."""
-    by_name = {(one.component, one.mistake): one for one in PLANTS}
+    by_id = {one.mistake.id: one for one in PLANTS}
     pairs = [
-        (("rope", "split halves"), ("optimizer", "decay without lr")),
-        (("norm", "no bias"), ("attention", "no scale")),
-        (("layer", "post-norm"), ("feed_forward", "w1 and w3 swapped")),
-        (("generate", "no filter"), ("classifier", "first token")),
-        (("lora", "no scaling"), ("lora", "W is not frozen")),
-        (("lora", "no scaling"), ("attention", "causal where the edition is not")),
+        ("rope: split halves", "optimizer: decay without lr"),
+        ("norm: no bias", "attention: no scale"),
+        ("layer: post-norm", "feed_forward: w1 and w3 swapped"),
+        ("generate: no filter", "classifier: first token"),
+        ("lora: no scaling", "lora: W is not frozen"),
+        ("lora: no scaling", "attention: causal where the edition is not"),
     ]
     plantings = [((one,), one.edition) for one in PLANTS]
-    plantings += [((by_name[first], by_name[second]), "mmia") for first, second in pairs]
+    plantings += [((by_id[first], by_id[second]), "mmia") for first, second in pairs]
     plantings += [((), "fall2024"), ((), "spring2026")]  # our own modules as they are
     found = diagnose_planted(tmp_path_factory.mktemp("planted"), plantings)
     return [(plants, by_component(findings)) for plants, findings in found]
@@ -51,17 +55,17 @@ def test_every_planted_mistake_is_named_and_nothing_else(table):
     for plants, findings in table:
         names: dict[str, list] = {}  # none: all is correct
         for one in plants:
-            names.setdefault(one.component, []).append(one.mistake)
+            names.setdefault(one.mistake.component, []).append(one.mistake.name)
         expected = {(name, "wrong", "; ".join(mistakes)) for name, mistakes in names.items()}
         if set(wrong(findings)) != expected:
-            misnamed[tuple(one.mistake for one in plants)] = wrong(findings)
+            misnamed[tuple(one.mistake.id for one in plants)] = wrong(findings)
     assert not misnamed
     assert len(table) == len(PLANTS) + 6 + 2
 
 
 def test_two_mistakes_of_one_component_are_told_where_they_show_apart(table):
     (findings,) = (
-        found for plants, found in table if [p.component for p in plants] == ["lora"] * 2
+        found for plants, found in table if [p.mistake.component for p in plants] == ["lora"] * 2
     )
     finding = findings["lora"]
     assert finding.mistake == "no scaling; W is not frozen"
@@ -72,11 +76,12 @@ def test_two_mistakes_of_one_component_are_told_where_they_show_apart(table):
 
 
 def test_every_known_mistake_is_planted():
-    assert {(m.component, m.name) for m in MISTAKES} == {(p.component, p.mistake) for p in PLANTS}
+    """All, that is, which diagnose.py knows: --explain has more."""
+    assert {one.mistake.id for one in PLANTS} == VARIANTS.keys()
 
 
 def test_another_editions_arithmetic_is_said(table):
-    findings = {plants[0].mistake: found for plants, found in table if len(plants) == 1}
+    findings = {plants[0].mistake.name: found for plants, found in table if len(plants) == 1}
     causal = findings["causal where the edition is not"]["attention"]
     assert causal.editions == ("spring2026", "llama2")
     assert "right for the editions spring2026, llama2" in str(causal)
@@ -86,7 +91,7 @@ def test_another_editions_arithmetic_is_said(table):
 def changed(folder: Path, file: str, old: str, new: str) -> Path:
     """A copy of the student's folder with one edit."""
     shutil.copytree(STUDENT, folder)
-    plant(folder, Plant("", "", ((file, old, new),)))
+    apply_edits(folder, (file, old, new))
     return folder
 
 
@@ -308,15 +313,15 @@ def test_wrong_usage(arguments, message, capsys, monkeypatch):
     ],
 )
 def test_answers_that_cannot_be_read(given):
-    assert diagnosis.read_arrays(given) is None
-    catalogues = {("rope", e): diagnosis.Catalogue("rope", e) for e in EDITIONS}
-    finding = diagnosis.judge("rope", given, "mmia", catalogues)
+    assert read_arrays(given) is None
+    catalogues = {("rope", e): Catalogue("rope", e) for e in EDITIONS}
+    finding = judge("rope", given, "mmia", catalogues)
     assert str(finding) == "rope          no answer: what its process sent cannot be read"
 
 
 def test_errors_are_shares_of_the_largest_value():
     expected = {"a": np.array([1.0, -4.0]), "b": np.array([np.nan, 0.0])}
     same = {"a": np.array([1.0, -4.0]), "b": np.array([np.nan, 0.0])}
-    assert diagnosis.errors(same, expected) == {"a": 0.0, "b": 0.0}
+    assert errors(same, expected) == {"a": 0.0, "b": 0.0}
     other = {"a": np.array([1.4, -4.0]), "b": np.array([0.0, 0.0]), "c": np.zeros(1)}
-    assert diagnosis.errors(other, expected) == {"a": pytest.approx(0.1), "b": np.inf, "c": np.inf}
+    assert errors(other, expected) == {"a": pytest.approx(0.1), "b": np.inf, "c": np.inf}

@@ -11,6 +11,8 @@ from torch import nn
 from config import LlamaConfig
 from mini_llama.diagnosis.explanation import Explanation, explain
 from mini_llama.diagnosis.formulas import Formulas
+from mini_llama.diagnosis.mistakes.variants import VARIANTS
+from mini_llama.diagnosis.registry import MISTAKES
 from tests.helpers import numpy_weights, random_llama, random_tokens, tiny_config
 
 CONFIG = tiny_config(norm="layernorm", attention="bidirectional")
@@ -168,6 +170,23 @@ def no_second_residual(self, x):
     return self.feed_forward(self.ffn_norm(x + self.attention(self.attention_norm(x))))
 
 
+def no_attention(self, x):
+    self.attention(self.attention_norm(x))
+    return x + self.feed_forward(self.ffn_norm(x))
+
+
+def no_feed_forward(self, x):
+    h = x + self.attention(self.attention_norm(x))
+    self.feed_forward(self.ffn_norm(h))
+    return h
+
+
+def unused_norm(self, x):
+    self.attention_norm(x)
+    h = x + self.attention(x)
+    return h + self.feed_forward(self.ffn_norm(h))
+
+
 def skips_h(self, x):
     return x + self.feed_forward(self.ffn_norm(x + self.attention(self.attention_norm(x))))
 
@@ -272,6 +291,21 @@ FAULTS = [
         "h, without the norm",
         setting("layers.1", forward=one_norm),
     ),
+    (
+        "layers.1: residual (attention)",
+        "attention is left out",
+        setting("layers.1", forward=no_attention),
+    ),
+    (
+        "layers.0: residual (feed_forward)",
+        "feed_forward is left out",
+        setting("layers.0", forward=no_feed_forward),
+    ),
+    (
+        "layers.0: residual (attention)",
+        "the layer's input, without the norm",
+        setting("layers.0", forward=unused_norm),
+    ),
     ("layers.0.attention", "never called", setting("layers.0", forward=bypasses_hooks)),
     (
         "tok_embeddings",
@@ -312,14 +346,56 @@ FAULTS = [
 ]
 
 
+# The known mistakes among them, by the problem.
+KNOWN = {
+    "eps 1e-06": "norm: another eps",
+    "rmsnorm gives": "norm: RMSNorm in place of LayerNorm",
+    "unbiased variance": "norm: unbiased variance",
+    "without its weight": "norm: no gain",
+    "its input": "norm: norm left out",
+    "without 1/sqrt(head_dim)": "attention: no scale",
+    "not its root": "attention: scaled by d",
+    "over sqrt(dim)": "attention: scaled by the root of dim",
+    "causal attention": "attention: causal where the edition is not",
+    "split halves": "rope: split halves",
+    "without RoPE": "attention: RoPE is not applied",
+    "other direction": "rope: wrong sign",
+    "without compute_output": "attention: compute_output left out",
+    "w1 and w3 exchanged": "feed_forward: w1 and w3 swapped",
+    "relu for silu": "feed_forward: relu in place of silu",
+    "sigmoid for silu": "feed_forward: sigmoid in place of silu",
+    "gate without silu": "feed_forward: silu left out",
+    "attention's output alone": "layer: missing residual",
+    "normed input": "layer: residual from the normalised input",
+    "a norm behind it": "layer: post-norm",
+    "feed_forward's output alone": "layer: missing residual",
+    "the layer's input instead of h": "layer: residual from the layer's input twice",
+    "attention is left out": "layer: half of the layer left out",
+    "feed_forward is left out": "layer: half of the layer left out",
+    "h, without the norm": "layer: norm not used",
+    "the layer's input, without the norm": "layer: norm not used",
+    "it is what norm reads": "network: final norm left out",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "problem", "plant"), FAULTS, ids=[f"{f[0]}-{f[1]}" for f in FAULTS]
 )
 def test_names_the_planted_fault(name: str, problem: str, plant: Callable[[Student], None]):
     model = student()
     plant(model)
-    found = first(model)
-    assert found[0] == name and problem in found[1], found
+    explanation = explained(model)
+    place, (line, *remedy) = explanation.first, explanation.verdict()
+    assert place.name == name and problem in place.problem, place
+    assert line.startswith(f"First difference: {name}: {place.problem}.")
+    mistake = MISTAKES[KNOWN[problem]] if problem in KNOWN else None
+    assert place.mistake == mistake
+    assert remedy == ([f"To mend it: {mistake.remedy}"] if mistake else [])
+
+
+def test_each_mistake_is_known_to_one_of_the_commands():
+    assert {problem for _, problem, _ in FAULTS} >= KNOWN.keys()
+    assert VARIANTS.keys() | set(KNOWN.values()) == MISTAKES.keys()
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["last column", "all logits, then the last"])

@@ -4,9 +4,24 @@ import pytest
 import torch
 
 from config import EDITIONS
-from mini_llama.diagnosis.diagnosis import COMPONENTS, MATCH, Catalogue, distance, read_arrays
-from mini_llama.diagnosis.mistakes import MISTAKES, made
+from mini_llama.diagnosis.catalogue import Catalogue
+from mini_llama.diagnosis.comparison import EXACT, MATCH, distance, read_arrays
+from mini_llama.diagnosis.diagnosis import COMPONENTS
+from mini_llama.diagnosis.mistakes import (
+    attention,
+    classifier,
+    feed_forward,
+    generate,
+    layer,
+    lora,
+    norm,
+    optimizer,
+    rope,
+)
+from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, made
+from mini_llama.diagnosis.mistakes.variants import VARIANTS
 from mini_llama.diagnosis.probes import examine
+from mini_llama.diagnosis.registry import MISTAKES, mistakes_of
 
 # What an edition's own arithmetic makes impossible, or leaves without effect.
 SHOWS_IN = {
@@ -21,13 +36,44 @@ def catalogues() -> dict[tuple[str, str], Catalogue]:
     return {(c, e): Catalogue(c, e) for c in COMPONENTS for e in EDITIONS}
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: f"{m.component}: {m.name}")
-def test_every_form_of_a_mistake_shows(mistake, catalogues):
+@pytest.mark.parametrize("id", VARIANTS)
+def test_every_form_of_a_mistake_shows(id: str, catalogues):
+    mistake = MISTAKES[id]
     catalogue = catalogues[mistake.component, SHOWS_IN.get(mistake.name, "mmia")]
     forms = [given for one, given in catalogue.wrong if one is mistake]
-    assert len(forms) == len(mistake.variants) > 0
+    assert len(forms) == len(VARIANTS[id]) > 0
     assert all(catalogue.distance(given) > CLEARLY for given in forms)
-    assert mistake.remedy.endswith(".") and mistake.rule
+
+
+# The mistakes' formulas as they should be: each written out, in PyTorch's plainest operations.
+RIGHT = [
+    ("rope", rope.rotated_by(rope.rotate_in_own_type)),
+    ("rope", rope.tables()),
+    ("norm", norm.normed()),
+    ("attention", attention.attended()),
+    ("feed_forward", feed_forward.gated(lambda one, three: one * one.sigmoid() * three)),
+    ("layer", layer.block(lambda x, a, f, an, fn: (h := x + a(an(x))) + f(fn(h)))),
+    ("layer", layer.halves(lambda x, function, norm: x + function(norm(x)))),
+    ("generate", generate.tempered(lambda logits, temperature: logits / temperature)),
+    ("generate", generate.greedy(lambda logits: logits.max(-1, keepdim=True)[1])),
+    *(("lora", variant) for variant in lora.scaled(lambda layer: layer.alpha / layer.rank)),
+    ("optimizer", optimizer.update()),
+    ("classifier", classifier.classified()),
+]
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+@pytest.mark.parametrize(("component", "variant"), RIGHT)
+def test_our_modules_give_what_the_formulas_written_out_do(
+    component: str, variant: Variant, edition: str, catalogues
+):
+    """Whichever faster way they take inside."""
+    catalogue = catalogues[component, edition]
+    given, right = read_arrays(catalogue.give(variant)), dict(catalogue.right)
+    if component == "rope":  # the plain rotation leaves bfloat16 as it is
+        del right["bfloat16 input"], given["bfloat16 input"]
+    assert given.keys() == right.keys()
+    assert distance(given, right) <= EXACT
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
@@ -45,14 +91,29 @@ def test_mistakes_differ_from_each_other(component, edition, catalogues):
                 assert distance(one, two) > CLEARLY, (mistake.name, other.name)
 
 
-def test_a_variant_leaves_our_modules_as_they_were(catalogues):
-    settings = catalogues["attention", "mmia"].settings
-    before = examine("attention", settings)
-    for mistake in MISTAKES:
-        for variant in mistake.variants:
-            with made(variant):
-                pass
-    assert examine("attention", settings) == before
+def test_a_variant_leaves_our_modules_as_they_were():
+    for variant in (variant for variants in VARIANTS.values() for variant in variants):
+        before = [dict(vars(replacement.owner)) for replacement in variant]
+        with made(variant):
+            assert all(vars(owner)[name] is value for owner, name, value in variant)
+        assert [dict(vars(replacement.owner)) for replacement in variant] == before
+
+
+def test_modules_are_restored_after_an_exception():
+    class Owner:
+        first, second = staticmethod(abs), 2
+
+    before = dict(vars(Owner))
+    with (
+        pytest.raises(ZeroDivisionError),
+        made((Replacement(Owner, "first", 3), Replacement(Owner, "second", 4))),
+    ):
+        assert (Owner.first, Owner.second) == (3, 4)
+        raise ZeroDivisionError
+    stale = (Replacement(Owner, "first", 3), Replacement(Owner, "renamed", 4))
+    with pytest.raises(KeyError, match="renamed"), made(stale):
+        pass
+    assert dict(vars(Owner)) == before
 
 
 def test_probes_do_not_depend_on_what_was_drawn_before(catalogues):
@@ -62,7 +123,16 @@ def test_probes_do_not_depend_on_what_was_drawn_before(catalogues):
     assert examine("generate", settings) == before
 
 
-def test_names_are_told_once():
-    names = [(m.component, m.name) for m in MISTAKES]
-    assert len(names) == len(set(names))
-    assert {m.component for m in MISTAKES} == set(COMPONENTS)
+def test_the_registry_names_each_mistake_once_with_rule_and_remedy():
+    components = {mistake.component for mistake in MISTAKES.values()}
+    listed = [mistake.id for component in components for mistake in mistakes_of(component)]
+    assert sorted(listed) == sorted(MISTAKES)
+    assert {MISTAKES[id].component for id in VARIANTS} == set(COMPONENTS)
+    for mistake in MISTAKES.values():
+        assert mistake.rule and mistake.remedy.endswith(".") and mistake.advice.endswith(".")
+
+
+def test_an_option_of_diagnose_follows_the_remedy():
+    mistake = MISTAKES["attention: causal where the edition is not"]
+    assert mistake.remedy == "Apply no mask."
+    assert mistake.advice == "Apply no mask, or name the edition that has one with --edition."

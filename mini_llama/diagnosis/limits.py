@@ -1,0 +1,7 @@
+"""What a student's modules may take while they are examined."""
+
+SECONDS = 10.0  # for one component
+START_SECONDS = 120.0  # for importing torch on a slow disk
+MEMORY_BYTES = 4 * 2**30
+MAX_SOURCE_BYTES = 2**20  # of one file
+MAX_FILES = 200

@@ -1,0 +1,1 @@
+"""How each known mistake is made in our own modules: one file a component."""

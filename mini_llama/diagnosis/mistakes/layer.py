@@ -1,0 +1,50 @@
+"""Mistakes in the layer: norms and residual connections in the wrong places."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from llama import LlamaLayer
+from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+
+
+def block(formula: Callable[..., torch.Tensor]) -> Variant:
+    """The formula's arguments are x, attention, feed_forward and their norms (x, a, f, an, fn);
+    the right one is f(fn(h)) + h for h = x + a(an(x)).
+    """
+
+    def forward(self: Any, x: torch.Tensor, *_: object) -> torch.Tensor:
+        return formula(x, self.attention, self.feed_forward, self.attention_norm, self.ffn_norm)
+
+    return (Replacement(LlamaLayer, "forward", forward),)
+
+
+def halves(half: Callable[..., torch.Tensor]) -> Variant:
+    """Attention, then feed-forward, each by half(x, function, its norm)."""
+    return block(lambda x, a, f, an, fn: half(half(x, a, an), f, fn))
+
+
+VARIANTS: Variants = {
+    "post-norm": (
+        halves(lambda x, function, norm: norm(x + function(x))),
+        halves(lambda x, function, norm: x + norm(function(x))),
+    ),
+    "missing residual": (
+        block(lambda x, a, f, an, fn: a(an(x)) + f(fn(a(an(x))))),
+        block(lambda x, a, f, an, fn: f(fn(x + a(an(x))))),
+        block(lambda x, a, f, an, fn: f(fn(a(an(x))))),
+    ),
+    "residual from the normalised input": (
+        halves(lambda x, function, norm: norm(x) + function(norm(x))),
+        block(lambda x, a, f, an, fn: (h := an(x) + a(an(x))) + f(fn(h))),
+        block(lambda x, a, f, an, fn: fn(h := x + a(an(x))) + f(fn(h))),
+    ),
+    "residual from the layer's input twice": (
+        block(lambda x, a, f, an, fn: x + f(fn(x + a(an(x))))),
+    ),
+    "ffn_norm on the wrong tensor": (
+        block(lambda x, a, f, an, fn: x + a(an(x)) + f(fn(x))),
+        block(lambda x, a, f, an, fn: x + a(an(x)) + f(fn(a(an(x))))),
+    ),
+}

@@ -1,0 +1,62 @@
+"""Mistakes in LoRA."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lora import INIT_STD, LoRALayer
+from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+
+
+def changed(change: Callable[[Any], object]) -> Variant:
+    """Every LoRALayer is changed as soon as it is made."""
+    own_init = LoRALayer.__init__
+
+    def init(self: Any, original_layer: Any, rank: int = 4, alpha: float = 1.0) -> None:
+        own_init(self, original_layer, rank, alpha)
+        with torch.no_grad():
+            change(self)
+
+    return (Replacement(LoRALayer, "__init__", init),)
+
+
+def scaled(scale: Callable[[Any], float]) -> tuple[Variant, Variant]:
+    """The factor is wrong everywhere, or in forward only."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.original_layer(x) + scale(self) * (x @ self.lora_A.T @ self.lora_B.T)
+
+    everywhere = changed(lambda layer: setattr(layer, "scaling", scale(layer)))
+    return everywhere, (Replacement(LoRALayer, "forward", forward),)
+
+
+def swap(layer: Any) -> None:
+    layer.lora_A, layer.lora_B = layer.lora_B, layer.lora_A
+
+
+def swapped_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self.original_layer(x) + self.scaling * (x @ self.lora_B.T @ self.lora_A.T)
+
+
+def swapped_merged_weight(self: Any) -> torch.Tensor:
+    return self.original_layer.weight + self.scaling * (self.lora_A @ self.lora_B)
+
+
+VARIANTS: Variants = {
+    "no scaling": scaled(lambda layer: 1.0),
+    "alpha instead of alpha/rank": scaled(lambda layer: layer.alpha),
+    "A and B swapped": (
+        (
+            *changed(swap),
+            Replacement(LoRALayer, "forward", swapped_forward),
+            Replacement(LoRALayer, "merged_weight", swapped_merged_weight),
+        ),
+    ),
+    "W is not frozen": (changed(lambda layer: layer.original_layer.requires_grad_(True)),),
+    "B is not 0 at the start": (
+        changed(lambda layer: layer.lora_B.normal_(0.0, INIT_STD)),
+        changed(lambda layer: (layer.lora_B.normal_(0.0, INIT_STD), layer.lora_A.zero_())),
+    ),
+    "A is 0 at the start": (changed(lambda layer: layer.lora_A.zero_()),),
+}

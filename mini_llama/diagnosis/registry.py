@@ -1,0 +1,431 @@
+"""The known mistakes: what each is called, which line of the assignment it breaks, and its remedy.
+
+diagnose.py and sanity_check.py --explain share this list. How a mistake is made stands elsewhere,
+by its id: in our own modules in mistakes/, as a float64 formula in formulas.py and explanation.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`rule` is the assignment's line that it breaks; `remedy` says in a sentence how to mend it,
+    and `option`, if there is one, what to do on diagnose.py's command line instead.
+    """
+
+    component: str
+    name: str
+    rule: str
+    remedy: str
+    option: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.component}: {self.name}"
+
+    @property
+    def advice(self) -> str:
+        """The remedy, and the option where there is one."""
+        return f"{self.remedy.removesuffix('.')}, or {self.option}." if self.option else self.remedy
+
+
+PAIRS = "RoPE: the pairs (2i, 2i+1) of each head are rotated, interleaved, not split halves"
+ANGLE = "RoPE: angle = position · theta^(-2i/head_dim), positions from 0, in float32"
+SIGNS = "RoPE: (even, odd) becomes (even·cos - odd·sin, even·sin + odd·cos)"
+BOTH = "RoPE: query and key are both rotated"
+LAYERNORM = "LayerNorm: (x - mean) / sqrt(var + eps) · weight + bias over the features, biased var"
+RMSNORM = "RMSNorm: x / sqrt(mean(x²) + eps) · weight over the features"
+NORM = "norm: the root is of (variance or mean square + eps), over the features; then the weight"
+ATTENTION = "attention: softmax(QKᵀ / sqrt(head_dim)) V, dropout on the probabilities"
+MASK = (
+    "editions: every position sees every position in mmia, fall2025 and fall2024; "
+    "attention is causal in spring2026 and llama2"
+)
+GQA = "GQA: each key/value head is repeated n_heads/n_kv_heads times; neighbours share"
+MIXED = "attention: compute_output is applied to the heads' values, side by side"
+SWIGLU = "FeedForward: w2(silu(w1 x) · w3 x)"
+LAYER = "layer: h = x + attention(attention_norm(x)); out = h + feed_forward(ffn_norm(h))"
+NETWORK = "Llama: the layers, then the final norm, then the output projection"
+TEMPERATURE = "sampling: temperature first (logits / temperature), then softmax"
+EPSILON = (
+    "epsilon sampling: tokens with p < epsilon are dropped, the rest renormalised; if none is "
+    "left, the argmax"
+)
+GREEDY = "sampling: temperature 0 is the argmax over the vocabulary"
+LORA = "LoRA: y = W x + (alpha/rank)·B(A x), A (rank, in) ~ N(0, 0.02), B (out, rank) = 0, W frozen"
+STEP = "AdamW: p -= lr·sqrt(1-β2^t)/(1-β1^t) · m/(sqrt(v)+eps)"
+DECAY = "AdamW: after the step p -= lr·weight_decay·p"
+CLIPPING = "AdamW: clipping is by the norm over the group's gradients, before the moments"
+HEAD = "classifier: hidden state of the last column, dropout, linear head, log-softmax"
+LAST = (
+    "Llama.forward: logits are (B, 1, V), of the last column, without targets; "
+    "the classifier's are (B, labels)"
+)
+
+
+_MISTAKES = (
+    Mistake(
+        "rope", "split halves", PAIRS, "Pair feature 2i with 2i+1: reshape(..., -1, 2).unbind(-1)."
+    ),
+    Mistake(
+        "rope",
+        "pairs written back as halves",
+        PAIRS,
+        "Put the two results side by side again: torch.stack((real, imag), -1).flatten(-2).",
+    ),
+    Mistake("rope", "wrong sign", SIGNS, "Exchange the two signs before sin."),
+    Mistake(
+        "rope",
+        "positions from 1",
+        ANGLE,
+        "Count positions with torch.arange(seqlen), so that the first is 0.",
+    ),
+    Mistake(
+        "rope",
+        "exponent without the 2",
+        ANGLE,
+        "Use torch.arange(0, head_dim, 2) / head_dim as exponents.",
+    ),
+    Mistake(
+        "rope",
+        "exponent without head_dim",
+        ANGLE,
+        "Divide the exponents by head_dim: torch.arange(0, head_dim, 2) / head_dim.",
+    ),
+    Mistake("rope", "query only", BOTH, "Rotate the key as well."),
+    Mistake("rope", "key only", BOTH, "Rotate the query as well."),
+    Mistake(
+        "rope",
+        "not in float32",
+        ANGLE,
+        "Call .float() on query and key, and keep positions and angles in float32.",
+    ),
+    Mistake(
+        "norm",
+        "unbiased variance",
+        LAYERNORM,
+        "Divide by the number of features: x.var(-1, keepdim=True, unbiased=False).",
+    ),
+    Mistake("norm", "eps outside the root", NORM, "Add self.eps before the root is taken."),
+    Mistake(
+        "norm",
+        "eps left out",
+        NORM,
+        "Add self.eps, config.layer_norm_eps, before the root is taken.",
+    ),
+    Mistake("norm", "no gain", NORM, "Multiply by self.weight."),
+    Mistake("norm", "no bias", LAYERNORM, "Add self.bias."),
+    Mistake(
+        "norm",
+        "RMSNorm in place of LayerNorm",
+        LAYERNORM,
+        "This edition's norm is LayerNorm: subtract the mean, and add the bias.",
+    ),
+    Mistake(
+        "norm",
+        "LayerNorm in place of RMSNorm",
+        RMSNORM,
+        "This edition's norm is RMSNorm: no mean is subtracted, and there is no bias.",
+    ),
+    Mistake(
+        "norm",
+        "wrong axis",
+        NORM,
+        "Take mean and variance over the last dimension: dim=-1, keepdim=True.",
+    ),
+    Mistake("norm", "another eps", NORM, "Give every norm config.layer_norm_eps, 1e-5."),
+    Mistake("norm", "norm left out", NORM, "Return the normed input, not the input."),
+    Mistake(
+        "attention",
+        "no scale",
+        ATTENTION,
+        "Divide the scores by math.sqrt(head_dim) before the softmax.",
+    ),
+    Mistake(
+        "attention",
+        "scaled by d",
+        ATTENTION,
+        "Divide the scores by the square root of head_dim, not by head_dim.",
+    ),
+    Mistake(
+        "attention",
+        "softmax on the wrong axis",
+        ATTENTION,
+        "Take the softmax over the keys: the last dimension of the scores.",
+    ),
+    Mistake(
+        "attention",
+        "causal where the edition is not",
+        MASK,
+        "Apply no mask.",
+        "name the edition that has one with --edition",
+    ),
+    Mistake(
+        "attention",
+        "not causal where the edition is",
+        MASK,
+        "Set the scores of later positions to -inf before the softmax.",
+        "name another --edition",
+    ),
+    Mistake(
+        "attention",
+        "mask after softmax",
+        MASK,
+        "A mask sets scores to -inf before the softmax, so that the rest still sums to 1.",
+    ),
+    Mistake(
+        "attention",
+        "no dropout",
+        ATTENTION,
+        "Pass the probabilities through self.attn_dropout before they meet the values.",
+    ),
+    Mistake(
+        "attention",
+        "GQA heads tiled instead of repeated",
+        GQA,
+        "Use torch.repeat_interleave, not repeat, on the head dimension.",
+    ),
+    Mistake(
+        "attention",
+        "RoPE is not applied",
+        BOTH,
+        "Call apply_rotary_emb on query and key before the heads become a batch dimension.",
+    ),
+    Mistake(
+        "attention",
+        "scaled by the root of dim",
+        ATTENTION,
+        "Divide the scores by the square root of head_dim, not of dim.",
+    ),
+    Mistake(
+        "attention",
+        "compute_output left out",
+        MIXED,
+        "Return self.compute_output of the heads' values.",
+    ),
+    Mistake(
+        "feed_forward", "w1 and w3 swapped", SWIGLU, "silu is of w1, and w3 is the plain factor."
+    ),
+    Mistake(
+        "feed_forward", "sigmoid in place of silu", SWIGLU, "silu(x) is x · sigmoid(x): F.silu."
+    ),
+    Mistake(
+        "feed_forward",
+        "silu left out",
+        SWIGLU,
+        "Apply F.silu to w1 x before it is multiplied by w3 x.",
+    ),
+    Mistake("feed_forward", "relu in place of silu", SWIGLU, "silu(x) is x · sigmoid(x): F.silu."),
+    Mistake(
+        "layer",
+        "post-norm",
+        LAYER,
+        "Normalise what goes into attention and feed-forward, not what comes out.",
+    ),
+    Mistake(
+        "layer",
+        "missing residual",
+        LAYER,
+        "Add the input of each half to its result: x + ..., then h + ....",
+    ),
+    Mistake(
+        "layer",
+        "residual from the normalised input",
+        LAYER,
+        "Add x itself, not attention_norm(x); and h itself, not ffn_norm(h).",
+    ),
+    Mistake(
+        "layer",
+        "residual from the layer's input twice",
+        LAYER,
+        "The second residual is h, the sum after attention, not x.",
+    ),
+    Mistake(
+        "layer",
+        "ffn_norm on the wrong tensor",
+        LAYER,
+        "ffn_norm takes h, the sum of x and attention's result.",
+    ),
+    Mistake(
+        "layer",
+        "half of the layer left out",
+        LAYER,
+        "Add the results of both halves, attention and feed-forward.",
+    ),
+    Mistake(
+        "layer",
+        "norm not used",
+        LAYER,
+        "Attention reads attention_norm(x), feed-forward ffn_norm(h).",
+    ),
+    Mistake("network", "final norm left out", NETWORK, "Apply the output projection to norm(h)."),
+    Mistake(
+        "generate",
+        "multiplied by temperature",
+        TEMPERATURE,
+        "Divide the logits by the temperature.",
+    ),
+    Mistake(
+        "generate",
+        "temperature ignored",
+        TEMPERATURE,
+        "Divide the logits by the temperature before the softmax.",
+    ),
+    Mistake(
+        "generate",
+        "epsilon before temperature",
+        TEMPERATURE,
+        "Divide by the temperature and take the softmax first; only then drop tokens.",
+    ),
+    Mistake(
+        "generate",
+        "no filter",
+        EPSILON,
+        "Drop the improbable tokens: p < epsilon, or in spring2026 what lies behind top_p.",
+    ),
+    Mistake("generate", "no renormalisation", EPSILON, "Divide what is kept by its sum."),
+    Mistake(
+        "generate",
+        "> against ≥",
+        EPSILON,
+        "Keep a token whose probability equals epsilon: probs >= epsilon.",
+    ),
+    Mistake(
+        "generate",
+        "nothing left is not handled",
+        EPSILON,
+        "Where every token is below epsilon, keep the most probable one.",
+    ),
+    Mistake(
+        "generate",
+        "argmax of the wrong axis",
+        GREEDY,
+        "Take logits.argmax(dim=-1, keepdim=True) of logits (batch, vocabulary).",
+    ),
+    Mistake(
+        "generate",
+        "sampling ties",
+        GREEDY,
+        "Of equal logits take the first, as torch.argmax does; draw nothing at temperature 0.",
+    ),
+    Mistake("lora", "no scaling", LORA, "Multiply the low-rank term by alpha / rank."),
+    Mistake("lora", "alpha instead of alpha/rank", LORA, "Divide alpha by the rank."),
+    Mistake(
+        "lora",
+        "A and B swapped",
+        LORA,
+        "lora_A (rank, in) reads the input and lora_B (out, rank) writes the output.",
+    ),
+    Mistake(
+        "lora",
+        "W is not frozen",
+        LORA,
+        "Set requires_grad to False on all parameters of the original layer.",
+    ),
+    Mistake(
+        "lora",
+        "B is not 0 at the start",
+        LORA,
+        "Start lora_B with zeros and lora_A with random numbers.",
+    ),
+    Mistake(
+        "lora",
+        "A is 0 at the start",
+        LORA,
+        "Draw lora_A from N(0, 0.02): with A and B both 0 nothing is ever learned.",
+    ),
+    Mistake(
+        "optimizer",
+        "coupled decay",
+        DECAY,
+        "Leave the gradient alone: shrink the weight itself, after the step.",
+    ),
+    Mistake(
+        "optimizer",
+        "decay before the step",
+        DECAY,
+        "Shrink the weight after the gradient step has moved it.",
+    ),
+    Mistake("optimizer", "decay without lr", DECAY, "Multiply the decay by the learning rate."),
+    Mistake(
+        "optimizer",
+        "no decay",
+        DECAY,
+        "Shrink the weight by lr·weight_decay of itself, after the step.",
+    ),
+    Mistake(
+        "optimizer",
+        "second moment not corrected",
+        STEP,
+        "The step has sqrt(1-β2^t) in its numerator, besides 1-β1^t in its denominator.",
+    ),
+    Mistake(
+        "optimizer",
+        "no bias correction",
+        STEP,
+        "With correct_bias the step is lr·sqrt(1-β2^t)/(1-β1^t); t counts from 1.",
+    ),
+    Mistake("optimizer", "correct_bias ignored", STEP, "Without correct_bias the step is lr."),
+    Mistake(
+        "optimizer",
+        "plain instead of efficient form",
+        STEP,
+        "Add eps to sqrt(v) as it is, and put both corrections into the step size.",
+    ),
+    Mistake("optimizer", "eps inside the root", STEP, "Add eps to sqrt(v), not to v."),
+    Mistake(
+        "optimizer",
+        "clipping after the moments, or none",
+        CLIPPING,
+        "Scale the gradients to max_grad_norm before m and v see them.",
+    ),
+    Mistake(
+        "optimizer",
+        "each parameter clipped by itself",
+        CLIPPING,
+        "Take one norm over all gradients of the group.",
+    ),
+    Mistake(
+        "classifier",
+        "mean pooling",
+        HEAD,
+        "Read the last column of the hidden states: hidden[:, -1].",
+    ),
+    Mistake(
+        "classifier",
+        "first token",
+        HEAD,
+        "Read the last column of the hidden states, not the first.",
+    ),
+    Mistake(
+        "classifier",
+        "no dropout",
+        HEAD,
+        "Pass the hidden state through self.dropout before the head.",
+    ),
+    Mistake(
+        "classifier",
+        "dropout in evaluation",
+        HEAD,
+        "Use self.dropout, which model.eval() turns off, or F.dropout with self.training.",
+    ),
+    Mistake("classifier", "softmax for log-softmax", HEAD, "Return F.log_softmax(logits, dim=-1)."),
+    Mistake(
+        "classifier",
+        "no log-softmax",
+        HEAD,
+        "Return F.log_softmax(logits, dim=-1), not the logits.",
+    ),
+    Mistake(
+        "classifier",
+        "logits of all positions",
+        LAST,
+        "Keep the last position only: h[:, [-1], :] in Llama.forward, hidden[:, -1] here.",
+    ),
+)
+MISTAKES = {mistake.id: mistake for mistake in _MISTAKES}
+
+
+def mistakes_of(component: str) -> Iterator[Mistake]:
+    return (mistake for mistake in _MISTAKES if mistake.component == component)
