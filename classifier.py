@@ -22,7 +22,7 @@ from llama import Llama, load_pretrained
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import Checkpoint, fit_tensors
-from tokenizer import Tokenizer
+from mini_llama.tokenization.base import BaseTokenizer
 
 BACKBONE_PREFIX = "llama."
 
@@ -64,7 +64,7 @@ class LlamaZeroShotClassifier(nn.Module):
     """
 
     def __init__(
-        self, config: ClassifierConfig, tokenizer: Tokenizer, label_names: Sequence[str]
+        self, config: ClassifierConfig, tokenizer: BaseTokenizer, label_names: Sequence[str]
     ) -> None:
         super().__init__()
         if len(label_names) != config.num_labels:

@@ -87,6 +87,13 @@ def test_commands_are_parser_and_main_only(command: str):
     assert len((ROOT / f"{command}.py").read_text(encoding="utf-8").splitlines()) < 100
 
 
+def test_the_model_is_the_network_and_nothing_else():
+    text = (ROOT / "llama.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    statements = [node for node in ast.walk(ast.parse(text)) if imported_by(node)]
+    assert len(statements) <= 8
+
+
 HELP = """
 import contextlib, runpy, sys
 path, *sys.argv[1:] = sys.argv[1:]
@@ -96,7 +103,7 @@ print("torch" in sys.modules, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["run_llama", "tokenizer", *sorted(COMMANDS)])
+@pytest.mark.parametrize("command", ["run_llama", "tokenizer", *COMMANDS, "checkpoint convert"])
 def test_help_needs_no_torch(command: str):
     """Importing it takes seconds."""
     name, *words = command.split()
@@ -149,7 +156,7 @@ def test_the_top_level_is_the_assignment_and_the_commands():
     assert {path.stem for path in ROOT.glob("*.py")} == {*ASSIGNMENT, *COMMANDS}
 
 
-TEST_ONLY = {"pytest", "transformers", "ruff", "mypy"}
+TEST_ONLY = {"pytest", "transformers", "ruff", "mypy", "unittest.mock"}
 
 
 def test_no_module_needs_what_only_tests_need():

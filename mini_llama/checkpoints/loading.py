@@ -1,6 +1,7 @@
 """A checkpoint's weights → a model, on the CPU, in a dtype or quantized, tensor by tensor."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,16 +15,18 @@ from mini_llama.checkpoints.record import check_is_pretrained, stored_tensors, u
 from mini_llama.layers.linear import Linear
 from mini_llama.layers.quantized_linear import KINDS, Int8Linear, import_bitsandbytes
 
+Model = TypeVar("Model", bound=LlamaPreTrainedModel)
+
 
 def load_model(
-    model_class: type[LlamaPreTrainedModel],
+    model_class: type[Model],
     path: str | Path,
     edition: str | None = None,
     norm: str | None = None,
     attention: str | None = None,
     dtype: str = "float32",
     quantize: str | None = None,
-) -> LlamaPreTrainedModel:
+) -> Model:
     """The model of a checkpoint file, on the CPU and in evaluation mode.
 
     Which formats are read, and the errors (OSError, ValueError): reading.read_checkpoint.
