@@ -20,6 +20,7 @@ def hashes(run: Run) -> dict[str, str]:
 
 
 def read_log(run: Run) -> str:
+    """What the run printed; empty if it printed nothing yet."""
     return run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
 
 

@@ -27,7 +27,7 @@ COMMAND = (sys.executable, str(ROOT / "run_llama.py"))
 PLACES = {"generated_sentence_low_temp_out", "generated_sentence_high_temp_out", "dev_out"}
 PLACES |= {"test_out", "checkpoint_out", "resume", "adapters"}
 DATA_FILES = {"train", *SPLITS, "label_names"}
-GRACE = 15.0  # seconds that a run has to finish a write once it is told to stop
+GRACE = 15.0  # seconds that a run has to finish a write once it is asked to stop
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
 

@@ -47,7 +47,7 @@ UNREADABLE = (
 class Problem:
     """One thing wrong with a submission; `where` is a file name or "zip".
 
-    `is_fatal`: what else it holds cannot be told for certain, or should not be touched.
+    `is_fatal`: what else it holds is uncertain, or should not be touched.
     """
 
     severity: Literal["error", "warning"]
@@ -72,6 +72,7 @@ class Submission:
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
+    """Whether a problem is an error, not a warning."""
     return any(problem.severity == "error" for problem in problems)
 
 

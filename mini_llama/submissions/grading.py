@@ -35,7 +35,7 @@ class Output:
     """One prediction file. `verdict`: "within", "below", "above", "no figure" (to compare with),
     "placeholder" (labels, never scored), "no gold" (labels here), "missing" or "faulty".
 
-    `figure` is the mean that the band is around; `digest` tells equal predictions.
+    `figure` is the mean that the band is around; files of one `digest` have equal predictions.
     """
 
     file: str

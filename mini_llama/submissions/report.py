@@ -51,6 +51,7 @@ def split_name(file: str, standard: Standard) -> tuple[str, str]:
 
 
 def cell_of(output: Output) -> str:
+    """The accuracy with its marks (LEGEND), or the verdict where there is none."""
     if output.accuracy is None:
         return output.verdict
     mark = MARKS.get(output.verdict, "") + ("!" if output.one_class else "")
@@ -71,10 +72,12 @@ def counts(grade: Grade) -> tuple[int, int]:
 
 
 def size_cell(grade: Grade) -> str:
+    """Megabytes, "-" for a submission that could not be read."""
     return f"{grade.size / 1e6:.1f} MB" if grade.size else "-"
 
 
 def checks_cell(grade: Grade) -> str:
+    """How many of the checks passed, "-" where none was run."""
     passed = sum(check.verdict == "pass" for check in grade.checks)
     return f"{passed} of {len(grade.checks)}" if grade.checks else "-"
 
@@ -95,6 +98,7 @@ def details(grade: Grade) -> Iterator[tuple[str, str]]:
 
 
 def summary(grades: Sequence[Grade]) -> str:
+    """How many submissions there are of each status."""
     found = Counter(grade.status for grade in grades)
     parts = (("ok", "without errors"), ("errors", "with errors"), ("refused", "refused"))
     said = ", ".join(f"{words} {found[key]}" for key, words in parts)

@@ -14,6 +14,7 @@ def decode_text(data: bytes) -> str:
 
 
 def shorten(text: str, length: int = 100) -> str:
+    """At most `length` characters, "..." for the others."""
     return text if len(text) <= length else f"{text[:length]}..."
 
 
@@ -23,6 +24,7 @@ def shown(text: str) -> str:
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
+    """The first `limit` names, each as by `shown`, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(shown, names[:limit])) + more
