@@ -4,7 +4,7 @@ Every default of the model, of LoRA and of the editions stands here and nowhere 
 read them from here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass, fields
 from typing import Any, TypeGuard
 
@@ -59,6 +59,12 @@ EDITIONS = {
     "llama2": Edition("rmsnorm", "causal", 0.0, 1.0, FRANKENSTEIN, None),
 }
 DEFAULT_EDITION = "mmia"
+
+
+def editions_where(holds: Callable[[Edition], bool]) -> str:
+    """Names of the editions of which this holds, for a sentence: "mmia, fall2025 and fall2024"."""
+    *names, last = (name for name, edition in EDITIONS.items() if holds(edition))
+    return f"{', '.join(names)} and {last}" if names else last
 
 
 # Stands where a value may be left out, for `__post_init__` to work it out from the others.

@@ -12,6 +12,7 @@ from config import (
     LlamaConfig,
     RopeScaling,
     check_sampling,
+    editions_where,
     expected_shapes,
     resolve_arithmetic,
 )
@@ -31,6 +32,13 @@ def test_editions_are_the_contract():
     for name, edition in EDITIONS.items():
         short = dataclasses.replace(edition, prompt_text=edition.prompt_text.split()[0])
         assert dataclasses.astuple(short) == CONTRACT[name]
+
+
+def test_editions_are_named_by_what_holds_of_them():
+    assert editions_where(lambda edition: edition.attention == "causal") == "spring2026 and llama2"
+    assert editions_where(lambda edition: not edition.clips_gradients) == "fall2024"
+    bidirectional = editions_where(lambda edition: edition.attention == "bidirectional")
+    assert bidirectional == "mmia, fall2025 and fall2024"
 
 
 def test_stories42m_shape():

@@ -86,7 +86,8 @@ class Options(AssignmentOptions):
 
     edition: str | None = argument(
         None,
-        "arithmetic of a course edition; without it, what the checkpoint records, else mmia",
+        "arithmetic of a course edition; without it, what the checkpoint records, else "
+        f"{DEFAULT_EDITION}",
         choices=tuple(EDITIONS),
     )
     norm: str | None = argument(None, "norm, whatever the edition says", choices=NORMS)

@@ -14,10 +14,8 @@ from mini_llama.diagnosis.registry import Mistake, mistakes_of
 
 
 def settings_of(edition: str) -> Settings:
-    """Of all editions fall2024 alone has no clipping in AdamW."""
     facts = EDITIONS[edition]
-    clips = edition != "fall2024"
-    return Settings(facts.norm, facts.attention, facts.epsilon, facts.top_p, clips)
+    return Settings(facts.norm, facts.attention, facts.epsilon, facts.top_p, facts.clips_gradients)
 
 
 class Catalogue:

@@ -7,6 +7,8 @@ by its id: in our own modules in mistakes/, as a float64 formula in formulas.py 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from config import editions_where
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -39,8 +41,9 @@ RMSNORM = "RMSNorm: x / sqrt(mean(x²) + eps) · weight over the features"
 NORM = "norm: the root is of (variance or mean square + eps), over the features; then the weight"
 ATTENTION = "attention: softmax(QKᵀ / sqrt(head_dim)) V, dropout on the probabilities"
 MASK = (
-    "editions: every position sees every position in mmia, fall2025 and fall2024; "
-    "attention is causal in spring2026 and llama2"
+    "editions: every position sees every position in "
+    f"{editions_where(lambda edition: edition.attention == 'bidirectional')}; "
+    f"attention is causal in {editions_where(lambda edition: edition.attention == 'causal')}"
 )
 GQA = "GQA: each key/value head is repeated n_heads/n_kv_heads times; neighbours share"
 MIXED = "attention: compute_output is applied to the heads' values, side by side"
@@ -282,7 +285,8 @@ _MISTAKES = (
         "generate",
         "no filter",
         EPSILON,
-        "Drop the improbable tokens: p < epsilon, or in spring2026 what lies behind top_p.",
+        "Drop the improbable tokens: p < epsilon, or in "
+        f"{editions_where(lambda edition: edition.top_p < 1)} what lies behind top_p.",
     ),
     Mistake("generate", "no renormalisation", EPSILON, "Divide what is kept by its sum."),
     Mistake(
