@@ -1,10 +1,8 @@
 #!/usr/bin/env python
 """Train a Llama from scratch on text: python pretrain.py --input TEXT… --out FOLDER.
 
-Next-token loss, AdamW with weight decay on matrices only, warmup and a cosine or constant learning
-rate. Everything that a step draws at random follows from (seed, step), so a resumed run continues
-with the losses of an uninterrupted one. Under torchrun each process takes its share of every
-global batch.
+A resumed run continues with the losses of an uninterrupted one. Under torchrun each process takes
+its share of every batch.
 """
 
 import sys
@@ -21,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(PROGRAM, DESCRIPTION, PretrainOptions, show=repr), argv)
     with one_line_errors(PROGRAM):
         options = PretrainOptions(**given)
-        from mini_llama.pretraining.trainer import run  # it imports torch: after the quick checks
+        from mini_llama.pretraining.run import run  # it imports torch: after the quick checks
 
         sys.exit(run(options))
 

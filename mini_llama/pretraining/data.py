@@ -1,8 +1,5 @@
 """Plain text → documents → a tokenizer, token files on disk, and endless batches of windows.
 
-The file knows tokenizers and files of token ids. It knows no model, no training loop and no
-process group: a rank is a number that is passed in.
-
 Shapes: B batch of one rank, C context.
 """
 
@@ -207,7 +204,7 @@ def _explain(error: str, vocab_size: int) -> ValueError:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """`count` token ids on disk, documents one behind the other, each BOS + ids + EOS."""
+    """`count` token ids on disk, one document after the other, each BOS + ids + EOS."""
 
     path: Path
     count: int
@@ -377,7 +374,6 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     shuffle: bool = True,
-    num_workers: int = 0,
 ) -> DataLoader:
     """This rank's rows (B, C + 1) of every global batch, B = batch_size / world_size.
 
@@ -401,14 +397,13 @@ def make_loader(
     return DataLoader(
         windows,
         batch_sampler=_Shares(len(windows), first, share, batch_size, seed if shuffle else None),
-        num_workers=num_workers,
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
 
 
 @dataclass(frozen=True)
 class _Shares(Sampler[list[int]]):
-    """Window numbers at the positions first + s·stride and the `share` - 1 behind it, s = 0, 1, …,
+    """Window numbers at the positions first + s·stride and the `share` - 1 after it, s = 0, 1, …,
     of the endless sequence of epochs; of one epoch in order if `seed` is None.
     """
 

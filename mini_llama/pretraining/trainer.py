@@ -1,137 +1,35 @@
-"""Train a Llama from scratch on text: python pretrain.py --input TEXT… --out FOLDER.
+"""One training run's model, optimizer and progress: a step, an evaluation, and what is saved.
 
-Next-token loss, AdamW with weight decay on matrices only, warmup and a cosine or constant learning
-rate. Everything that a step draws at random follows from (seed, step), so a resumed run continues
-with the losses of an uninterrupted one. Under torchrun each process takes its share of every
-global batch. The file knows files of token ids, not how they are made.
+Next-token loss, AdamW with weight decay on matrices only. Everything that a step draws at random
+follows from (seed, step), so a resumed run continues with the losses of an uninterrupted one.
+
+Shapes: B windows of one process, T context, C the model's width.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import math
-import os
-import signal
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from tqdm import tqdm
 
-from config import PRESETS, LlamaConfig
+from config import LlamaConfig
 from llama import Llama
 from mini_llama.checkpoints.formats.folder import save_folder
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import fit_tensors
-from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
-from mini_llama.checkpoints.tensor_files import import_safetensors, load_plain, save_plain
+from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.layers.linear_loss import linear_cross_entropy
-from mini_llama.pretraining.data import (
-    TokenFile,
-    TokenWindows,
-    build_token_files,
-    fingerprint_paths,
-    make_loader,
-    read_documents,
-    train_tokenizer,
-)
-from mini_llama.pretraining.log import TrainingLog, draw_losses
+from mini_llama.pretraining.data import TokenWindows, make_loader
 from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.pretraining.processes import Process
 from mini_llama.resume import check_same_run
-from mini_llama.tokenization.find import load_tokenizer
 from optimizer import AdamW
-from utils import autocast, choose_device, seed_everything
-
-
-@dataclass(frozen=True)
-class Process:
-    """This process among those that torchrun started, or alone."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def mean(self, value: torch.Tensor) -> float:
-        """The mean of a number over all processes."""
-        value = value.detach().clone()
-        if self.world_size > 1:
-            dist.all_reduce(value)
-        return value.item() / self.world_size
-
-
-@contextlib.contextmanager
-def join_processes(use_gpu: bool) -> Iterator[Process]:
-    """Join torchrun's group (nccl on CUDA, else gloo), if there is one, and leave it at the end."""
-    device = choose_device(use_gpu)
-    if "RANK" not in os.environ:
-        yield Process(device=device)
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Process(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[None]:
-    """Make the folder if it is not there; take it away again if an error leaves it empty."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):  # it is not empty, or another process was faster
-                folder.rmdir()
-        raise
-
-
-def prepare_data(options: PretrainOptions, process: Process) -> tuple[Any, TokenFile, TokenFile]:
-    """The tokenizer, and the files of training and validation tokens, made if they are not there.
-
-    With several processes the first makes them and the others wait.
-    """
-    out, paths = Path(options.out), options.input
-    tokenizer_path = options.tokenizer or out / "tokenizer.model"
-
-    def documents() -> Iterator[str]:
-        return read_documents(paths, options.separator)
-
-    def build() -> tuple[Any, TokenFile, TokenFile]:
-        if options.tokenizer is None and not (options.resume and Path(tokenizer_path).exists()):
-            train_tokenizer(
-                documents(), options.vocab_size or default_vocab(options), tokenizer_path
-            )
-        tokenizer = load_tokenizer(tokenizer_path)
-        fingerprint = fingerprint_paths(paths, options.separator)
-        files = build_token_files(
-            documents, fingerprint, tokenizer, out / "tokens", options.val_fraction
-        )
-        return tokenizer, *files
-
-    if process.world_size > 1:
-        if process.is_main:
-            build()
-        dist.barrier()
-    return build()
-
-
-def default_vocab(options: PretrainOptions) -> int:
-    return PRESETS[options.preset]["vocab_size"]
+from utils import autocast
 
 
 def learning_rate(options: PretrainOptions, step: int) -> float:
@@ -149,7 +47,7 @@ def learning_rate(options: PretrainOptions, step: int) -> float:
 
 
 def make_optimizer(model: torch.nn.Module, options: PretrainOptions) -> AdamW:
-    """AdamW that decays matrices and leaves norms and biases alone."""
+    """AdamW with weight decay on matrices, and none on norms and biases."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
@@ -174,7 +72,7 @@ class NextTokenLoss(torch.nn.Module):
 
 
 def wrap(llama: Llama, options: PretrainOptions, process: Process) -> torch.nn.Module:
-    """The loss as a module, over several processes or sharded or compiled where asked for."""
+    """The loss as a module, sharded or compiled on request; processes share its gradients."""
     loss = NextTokenLoss(llama)
     if options.shard:
         from torch.distributed.fsdp import fully_shard
@@ -189,7 +87,7 @@ def wrap(llama: Llama, options: PretrainOptions, process: Process) -> torch.nn.M
     return loss
 
 
-def synchronise(loss: torch.nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
+def synchronise(loss: Any, is_last: bool) -> contextlib.AbstractContextManager:
     """Let processes exchange gradients only after the last part of an accumulated batch."""
     if hasattr(loss, "set_requires_gradient_sync"):  # FSDP2
         loss.set_requires_gradient_sync(is_last)
@@ -235,17 +133,21 @@ class Trainer:
                 loss = self.loss(part) * (len(part) / len(windows))
                 loss.backward()
             total += loss.detach()
-        loss = self.process.mean(total)
-        norm = torch.nn.utils.clip_grad_norm_(self.llama.parameters(), self.options.max_grad_norm)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        mean = self.process.mean(total)
+        gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.llama.parameters(), self.options.max_grad_norm
+        )
+        if hasattr(gradient_norm, "full_tensor"):  # of FSDP2
+            gradient_norm = gradient_norm.full_tensor()
+        norm = float(gradient_norm)
+        if not (math.isfinite(mean) and math.isfinite(norm)):
             raise ValueError(
-                f"the loss is {loss} and the gradient norm {norm} at step {self.step}: lower --lr "
+                f"the loss is {mean} and the gradient norm {norm} at step {self.step}: lower --lr "
                 f"{self.options.lr}; {self.folder} keeps the last good checkpoint"
             )
         self.optimizer.step()
         self.step += 1
-        return loss, norm
+        return mean, norm
 
     @torch.no_grad()
     def evaluate(self, windows: TokenWindows) -> float:
@@ -290,7 +192,7 @@ class Trainer:
             save_plain(self.progress_path, content)
 
     def load_progress(self) -> None:
-        """Go on where save_progress left off. Raises ValueError if that run was another one."""
+        """Go on where save_progress left off. Raises ValueError as check_same_run does."""
         saved = load_plain(self.progress_path)
         settings = resume_settings(self.options, self.llama.config)
         check_same_run(self.progress_path, saved, PROGRESS_KEYS, settings)
@@ -299,7 +201,7 @@ class Trainer:
 
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
-    """{"model": tensors, "optimizer": moments}, whole; every process must ask."""
+    """{"model": tensors, "optimizer": moments}, not sharded; every process must call it."""
     if not trainer.options.shard:
         state = trainer.llama.state_dict()
         return {"model": state, "optimizer": trainer.optimizer.state_dict()}
@@ -336,143 +238,3 @@ FREE_TO_CHANGE |= {"use_gpu", "tensorboard", "resume", "plan", "compile", "shard
 def resume_settings(options: PretrainOptions, config: LlamaConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(options) | dataclasses.asdict(config)
     return {name: value for name, value in settings.items() if name not in FREE_TO_CHANGE}
-
-
-class StopRequest:
-    """Remembers SIGTERM or SIGINT, so that a run can finish its step, save and exit."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
-
-    def _remember(self, number: int, _frame: object) -> None:
-        if self.signal is not None:  # asked twice: do not wait for the step
-            raise SystemExit(128 + number)
-        self.signal = number
-
-    def agreed(self, process: Process) -> bool:
-        """Whether any process was asked to stop; all must ask, and get the same answer."""
-        if process.world_size == 1:
-            return self.signal is not None
-        flag = torch.tensor(float(self.signal is not None), device=process.device)
-        return process.mean(flag) > 0
-
-
-def train(
-    trainer: Trainer, tokenizer: Any, train_file: TokenFile, val_file: TokenFile, log: Any
-) -> int:
-    """Train to the last step, evaluating and saving on the way; the exit status."""
-    options, process = trainer.options, trainer.process
-    val_windows = TokenWindows(val_file.open(), options.context)
-    batches = make_loader(
-        TokenWindows(train_file.open(), options.context),
-        options.batch_size,
-        options.seed,
-        trainer.step,
-        process.rank,
-        process.world_size,
-    )
-    stop = StopRequest()
-    bar = tqdm(total=options.steps, initial=trainer.step, unit="step", disable=None)
-    start, tokens = time.perf_counter(), 0
-    for windows in itertools.islice(batches, options.steps - trainer.step):
-        loss, norm = trainer.train_step(windows)
-        tokens += options.batch_size * options.context
-        rate = tokens / (time.perf_counter() - start)
-        bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s", refresh=False)
-        bar.update()
-        values = {"train_loss": loss, "grad_norm": norm, "tokens_per_second": rate}
-        values["lr"] = trainer.optimizer.param_groups[0]["lr"]
-        is_stopped = stop.agreed(process)
-        if trainer.step % options.eval_every == 0 or trainer.step == options.steps:
-            values |= check_progress(trainer, tokenizer, val_windows)
-        if process.is_main:
-            log.write(trainer.step, **values)
-        if is_stopped:
-            break
-    bar.close()
-    trainer.save_progress()
-    trainer.save("last")
-    if stop.signal is not None:
-        report(process, f"stopped at step {trainer.step}; --resume goes on from there")
-        return 128 + stop.signal
-    return 0
-
-
-def check_progress(trainer: Trainer, tokenizer: Any, val_windows: TokenWindows) -> dict[str, float]:
-    """Evaluate, show a sample, and save: the best model by validation loss, and the progress."""
-    val_loss = trainer.evaluate(val_windows)
-    if not math.isfinite(val_loss):
-        raise ValueError(
-            f"the validation loss is {val_loss} at step {trainer.step}: lower --lr "
-            f"{trainer.options.lr}; {trainer.folder} keeps the last good checkpoint"
-        )
-    perplexity = math.exp(min(val_loss, 700))
-    is_best = val_loss < trainer.best_loss
-    report(
-        trainer.process,
-        f"step {trainer.step}: val loss {val_loss:.4f}, perplexity {perplexity:.2f}"
-        + (" (best so far)" if is_best else ""),
-    )
-    if is_best:
-        trainer.best_loss = val_loss
-        trainer.save("best")
-    trainer.save_progress()
-    if trainer.options.sample_tokens and not trainer.options.shard and trainer.process.is_main:
-        report(trainer.process, f"sample: {sample_text(trainer, tokenizer)}")
-    return {"val_loss": val_loss, "val_perplexity": perplexity}
-
-
-def sample_text(trainer: Trainer, tokenizer: Any) -> str:
-    """What the model writes at temperature 0.8, behind `sample_prompt`, up to EOS."""
-    device = trainer.process.device
-    prompt = tokenizer.encode(trainer.options.sample_prompt, bos=True, eos=False)
-    tokens = trainer.llama.generate(
-        torch.tensor([prompt], device=device),
-        trainer.options.sample_tokens,
-        temperature=0.8,
-        epsilon=0.0,
-        generator=torch.Generator(device).manual_seed(trainer.options.seed),
-        stop_id=tokenizer.eos_id,
-    )
-    return tokenizer.decode(tokens[0].tolist())
-
-
-def report(process: Process, line: str) -> None:
-    if process.is_main:
-        tqdm.write(line)
-
-
-def run(options: PretrainOptions) -> int:
-    """The whole of it; the exit status. Raises OSError or ValueError with one line to show."""
-    if options.plan:
-        shape = TrainingShape(
-            options.batch_size // options.accumulation, options.context, options.dtype
-        )
-        print(describe(options.model_config(options.vocab_size), shape))
-        return 0
-    if not options.input:
-        raise ValueError("--input is needed: text files or folders to train on")
-    import_safetensors()  # missing, it would be missed at the first save
-    torch.set_float32_matmul_precision("high")
-    with join_processes(options.use_gpu) as process:
-        folder = Path(options.out)
-        with new_folder(folder):
-            tokenizer, train_file, val_file = prepare_data(options, process)
-        seed_everything(options.seed)
-        trainer = Trainer(options, process, options.model_config(tokenizer.n_words))
-        if options.resume and trainer.progress_path.exists():
-            trainer.load_progress()
-        elif options.init is not None:
-            trainer.load_weights(options.init)
-        parameters = f"{count_parameters(trainer.llama.config):,} parameters"
-        report(process, f"{parameters}, {train_file.count:,} training tokens")
-        log = None
-        if process.is_main:
-            log = TrainingLog(folder, options.tensorboard, trainer.step)
-        status = train(trainer, tokenizer, train_file, val_file, log)
-        if process.is_main:
-            log.close()
-            draw_losses(log.records, folder / "loss.png")
-        return status

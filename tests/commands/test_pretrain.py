@@ -23,11 +23,15 @@ from mini_llama.checkpoints.sizes import count_parameters, kv_cache_bytes, train
 from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.layers.linear_loss import linear_cross_entropy
 from mini_llama.pretraining import trainer as trainer_module
+from mini_llama.pretraining.data import TokenWindows, make_loader
 from mini_llama.pretraining.log import read_metrics
 from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.pretraining.processes import Process
+from mini_llama.pretraining.run import prepare_data
 from mini_llama.pretraining.trainer import learning_rate, make_optimizer
 from tests.helpers import ROOT, WORDS
 from tokenizer import Tokenizer
+from utils import seed_everything
 
 SMALL = {
     "preset": "260k",
@@ -102,18 +106,16 @@ def test_first_steps_equal_a_plain_loop(corpus, tmp_path):
     assert run(corpus, tmp_path / "run", **constant) == 0
     options = PretrainOptions(input=(str(corpus),), out=str(tmp_path / "run"), **SMALL)
     options = dataclasses.replace(options, **constant)
-    process = trainer_module.Process()
-    _, train_file, _ = trainer_module.prepare_data(
+    process = Process()
+    _, train_file, _ = prepare_data(
         dataclasses.replace(options, tokenizer=str(tmp_path / "run" / "tokenizer.model")), process
     )
-    trainer_module.seed_everything(options.seed)
+    seed_everything(options.seed)
     llama = Llama(options.model_config(300))
     optimizer = torch.optim.AdamW(
         llama.parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
     )
-    loader = trainer_module.make_loader(
-        trainer_module.TokenWindows(train_file.open(), 16), 4, options.seed
-    )
+    loader = make_loader(TokenWindows(train_file.open(), 16), 4, options.seed)
     expected = []
     for _, windows in zip(range(3), loader, strict=False):
         logits, _ = llama(windows[:, :-1], targets=windows[:, 1:])

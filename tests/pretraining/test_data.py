@@ -12,7 +12,6 @@ import sys
 import tempfile
 import tracemalloc
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -584,11 +583,10 @@ def test_every_epoch_is_another_permutation(count: int, batch_size: int):
         assert len({tuple(part) for part in parts} | {tuple(range(count))}) == epochs + 1
 
 
-@pytest.mark.parametrize(("workers", "starts"), [(0, range(8)), (2, [2])])
-def test_start_step_goes_on_where_it_stopped(workers: int, starts: Sequence[int]):
+def test_start_step_goes_on_where_it_stopped():
     whole = take(make_loader(numbered(10), 4, seed=1), 12)
-    for start in starts:
-        loader = make_loader(numbered(10), 4, seed=1, start_step=start, num_workers=workers)
+    for start in range(8):
+        loader = make_loader(numbered(10), 4, seed=1, start_step=start)
         assert take(loader, 5) == whole[start : start + 5]
         assert take(loader, 2) == whole[start : start + 2]
 

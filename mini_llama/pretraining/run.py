@@ -1,0 +1,205 @@
+"""A pre-training run from text to model: data, training, evaluation, samples, checkpoints."""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from config import PRESETS
+from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
+from mini_llama.checkpoints.tensor_files import import_safetensors
+from mini_llama.pretraining.data import (
+    TokenFile,
+    TokenWindows,
+    build_token_files,
+    fingerprint_paths,
+    make_loader,
+    read_documents,
+    train_tokenizer,
+)
+from mini_llama.pretraining.log import TrainingLog, draw_losses
+from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.pretraining.processes import Process, StopRequest, join_processes
+from mini_llama.pretraining.trainer import Trainer
+from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.find import load_tokenizer
+from utils import seed_everything
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make the folder if it is not there; take it away again if an error leaves it empty."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty, or another process was faster
+                folder.rmdir()
+        raise
+
+
+def prepare_data(
+    options: PretrainOptions, process: Process
+) -> tuple[BaseTokenizer, TokenFile, TokenFile]:
+    """The tokenizer, and the files of training and validation tokens, made if they are not there.
+
+    With several processes the first makes them and the others wait.
+    """
+    out, paths = Path(options.out), options.input
+    own_tokenizer = out / "tokenizer.model"
+
+    def documents() -> Iterator[str]:
+        return read_documents(paths, options.separator)
+
+    def build() -> tuple[BaseTokenizer, TokenFile, TokenFile]:
+        if options.tokenizer is None and not (options.resume and own_tokenizer.exists()):
+            vocab_size = options.vocab_size or PRESETS[options.preset]["vocab_size"]
+            train_tokenizer(documents(), vocab_size, own_tokenizer)
+        tokenizer = load_tokenizer(options.tokenizer or own_tokenizer)
+        fingerprint = fingerprint_paths(paths, options.separator)
+        files = build_token_files(
+            documents, fingerprint, tokenizer, out / "tokens", options.val_fraction
+        )
+        return tokenizer, *files
+
+    if process.world_size > 1:
+        if process.is_main:
+            build()
+        dist.barrier()
+    return build()
+
+
+def train(
+    trainer: Trainer,
+    tokenizer: BaseTokenizer,
+    train_file: TokenFile,
+    val_file: TokenFile,
+    log: TrainingLog | None,
+) -> int:
+    """Train to the last step, evaluating and saving on the way; the exit status.
+
+    Only the first process has a log.
+    """
+    options, process = trainer.options, trainer.process
+    val_windows = TokenWindows(val_file.open(), options.context)
+    batches = make_loader(
+        TokenWindows(train_file.open(), options.context),
+        options.batch_size,
+        options.seed,
+        trainer.step,
+        process.rank,
+        process.world_size,
+    )
+    stop = StopRequest()
+    bar = tqdm(total=options.steps, initial=trainer.step, unit="step", disable=None)
+    start, tokens = time.perf_counter(), 0
+    for windows in itertools.islice(batches, options.steps - trainer.step):
+        loss, norm = trainer.train_step(windows)
+        tokens += options.batch_size * options.context
+        rate = tokens / (time.perf_counter() - start)
+        bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s", refresh=False)
+        bar.update()
+        values = {"train_loss": loss, "grad_norm": norm, "tokens_per_second": rate}
+        values["lr"] = trainer.optimizer.param_groups[0]["lr"]
+        is_stopped = stop.agreed(process)
+        if trainer.step % options.eval_every == 0 or trainer.step == options.steps:
+            values |= check_progress(trainer, tokenizer, val_windows)
+        if log is not None:
+            log.write(trainer.step, **values)
+        if is_stopped:
+            break
+    bar.close()
+    trainer.save_progress()
+    trainer.save("last")
+    if stop.signal is not None:
+        report(process, f"stopped at step {trainer.step}; --resume goes on from there")
+        return 128 + stop.signal
+    return 0
+
+
+def check_progress(
+    trainer: Trainer, tokenizer: BaseTokenizer, val_windows: TokenWindows
+) -> dict[str, float]:
+    """Evaluate, show a sample, and save: the best model by validation loss, and the progress."""
+    val_loss = trainer.evaluate(val_windows)
+    if not math.isfinite(val_loss):
+        raise ValueError(
+            f"the validation loss is {val_loss} at step {trainer.step}: lower --lr "
+            f"{trainer.options.lr}; {trainer.folder} keeps the last good checkpoint"
+        )
+    perplexity = math.exp(min(val_loss, 700))
+    is_best = val_loss < trainer.best_loss
+    report(
+        trainer.process,
+        f"step {trainer.step}: val loss {val_loss:.4f}, perplexity {perplexity:.2f}"
+        + (" (best so far)" if is_best else ""),
+    )
+    if is_best:
+        trainer.best_loss = val_loss
+        trainer.save("best")
+    trainer.save_progress()
+    if trainer.options.sample_tokens and not trainer.options.shard and trainer.process.is_main:
+        report(trainer.process, f"sample: {sample_text(trainer, tokenizer)}")
+    return {"val_loss": val_loss, "val_perplexity": perplexity}
+
+
+def sample_text(trainer: Trainer, tokenizer: BaseTokenizer) -> str:
+    """What the model writes at temperature 0.8 after `sample_prompt`, up to EOS."""
+    device = trainer.process.device
+    prompt = tokenizer.encode(trainer.options.sample_prompt, bos=True, eos=False)
+    tokens = trainer.llama.generate(
+        torch.tensor([prompt], device=device),
+        trainer.options.sample_tokens,
+        temperature=0.8,
+        epsilon=0.0,
+        generator=torch.Generator(device).manual_seed(trainer.options.seed),
+        stop_id=tokenizer.eos_id,
+    )
+    return tokenizer.decode(tokens[0].tolist())
+
+
+def report(process: Process, line: str) -> None:
+    """Print a line above the bar, in the first process alone."""
+    if process.is_main:
+        tqdm.write(line)
+
+
+def run(options: PretrainOptions) -> int:
+    """Train, or print the plan; the exit status. Raises OSError or ValueError, one line each."""
+    if options.plan:
+        shape = TrainingShape(
+            options.batch_size // options.accumulation, options.context, options.dtype
+        )
+        print(describe(options.model_config(options.vocab_size), shape))
+        return 0
+    if not options.input:
+        raise ValueError("--input is needed: text files or folders to train on")
+    import_safetensors()  # missing, it would be missed at the first save
+    torch.set_float32_matmul_precision("high")
+    with join_processes(options.use_gpu) as process:
+        folder = Path(options.out)
+        with new_folder(folder):
+            tokenizer, train_file, val_file = prepare_data(options, process)
+        seed_everything(options.seed)
+        trainer = Trainer(options, process, options.model_config(tokenizer.n_words))
+        if options.resume and trainer.progress_path.exists():
+            trainer.load_progress()
+        elif options.init is not None:
+            trainer.load_weights(options.init)
+        parameters = f"{count_parameters(trainer.llama.config):,} parameters"
+        report(process, f"{parameters}, {train_file.count:,} training tokens")
+        is_main = process.is_main
+        log = TrainingLog(folder, options.tensorboard, trainer.step) if is_main else None
+        status = train(trainer, tokenizer, train_file, val_file, log)
+        if log is not None:
+            log.close()
+            draw_losses(log.records, folder / "loss.png")
+        return status
