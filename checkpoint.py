@@ -4,6 +4,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
 from mini_llama.checkpoints.options import MAX_SHARD_SIZE, TARGETS
@@ -57,10 +58,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = vars(make_parser().parse_args(argv))
-    run = {"info": info, "convert": convert}[args.pop("command")]
+    command = args.pop("command")
     with one_line_errors(PROGRAM):
         raise_on_sigterm()
-        run(**args)
+        if command == "info":
+            info(**args)
+        else:
+            convert(**args)
 
 
 def info(path: str) -> None:
@@ -73,7 +77,7 @@ def info(path: str) -> None:
         print(describe_checkpoint(read_checkpoint(path)))
 
 
-def convert(source: str, destination: str, **options: str | None) -> None:
+def convert(source: str, destination: str, **options: Any) -> None:
     from tqdm import tqdm
 
     from mini_llama.checkpoints.conversion import prepare

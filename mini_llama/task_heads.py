@@ -26,7 +26,6 @@ from llama import Llama, padding_mask
 from lora import merged_state_dict
 from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.formats import huggingface
-from mini_llama.checkpoints.formats.folder import write_folder
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import fit_tensors, usable
 
@@ -266,38 +265,32 @@ def load_task_head(folder: str | Path) -> TaskHead:
     """The model of a Hugging Face folder with a head, of the class that its config.json names; on
     the CPU, in float32 and in evaluation mode.
 
-    Raises OSError or ValueError as checkpoint.read_checkpoint does; ValueError for a model without
+    Raises OSError or ValueError as reading.read_checkpoint does; ValueError for a model without
     a head, and for a head that does not fit its config.json.
     """
-    checkpoint = read_checkpoint(folder)
-    content = checkpoint.metadata.get("task_head", {})
-    architecture = huggingface.architecture_of(content)
-    if architecture not in KINDS:
+    checkpoint, head = huggingface.split_head(read_checkpoint(folder))
+    if head is None or head.architecture not in KINDS:
         raise ValueError(
             f"{folder} has no task head, neither score.weight nor qa_outputs.weight; "
             f"put a new one on load_pretrained's model: {', '.join(KINDS)}"
         )
-    _, names = huggingface.HEADS[architecture]
-    missing = [name for name in names if name not in checkpoint.tensors]
-    if missing:
-        raise ValueError(f"{folder} is a {architecture}, and lacks its head's {missing[0]}")
-    state = {name: checkpoint.tensors[name] for name in names}
-    rest = {name: t for name, t in checkpoint.tensors.items() if name not in state}
-    checkpoint = dataclasses.replace(checkpoint, tensors=rest)
+    if missing := [name for name in head.names if name not in head.tensors]:
+        raise ValueError(f"{folder} is a {head.architecture}, and lacks its head's {missing[0]}")
     config = checkpoint.make_config()  # tied, as there is no output layer
     backbone = fit_tensors(checkpoint, config)
     del backbone["output.weight"]
     is_tied = checkpoint.model_args["tie_word_embeddings"]
-    rows = len(state[names[0]]) if state[names[0]].ndim else 0
+    weight = head.tensors[head.names[0]]
+    rows = len(weight) if weight.ndim else 0
     try:
         with shapes_only():
             llama = Llama(dataclasses.replace(config, tie_word_embeddings=is_tied))
-            kind = KINDS[architecture]
-            model = kind(llama, **kind.arguments(content, rows))
-        _check_head(state, model)
+            kind = KINDS[head.architecture]
+            model = kind(llama, **kind.arguments(head.content, rows))
+        _check_head(head.tensors, model)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    state = {name: usable(tensor) for name, tensor in state.items()}
+    state = {name: usable(tensor) for name, tensor in head.tensors.items()}
     state |= {BACKBONE_PREFIX + name: tensor for name, tensor in backbone.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -315,14 +308,11 @@ def _check_head(tensors: dict[str, torch.Tensor], model: TaskHead) -> None:
 def save_task_head(folder: str | Path, model: TaskHead) -> None:
     """Write model.safetensors and config.json as Hugging Face has them; adapters are merged in.
 
-    Raises ValueError for an arithmetic that Hugging Face's Llama has not, and as
-    checkpoint.write_folder does; OSError.
+    Raises ValueError and OSError as huggingface.save_with_head does.
     """
-    config, architecture = model.llama.config, type(model).__name__
-    content = huggingface.export_config(config) | {"architectures": [architecture]}
     state = {
         name.removeprefix(BACKBONE_PREFIX): tensor
         for name, tensor in merged_state_dict(model).items()
     }
-    tensors = huggingface.export_tensors(state, config, architecture)
-    write_folder(folder, content | model.fields(), dict(tensors))
+    kind = type(model).__name__
+    huggingface.save_with_head(folder, model.llama.config, state, kind, model.fields())

@@ -22,12 +22,13 @@ class MappedPages:
         self._storages: list[torch.UntypedStorage] = []  # they keep the files mapped
         self._states: dict[Path, os.stat_result] = {}
 
-    def map_file(self, path: Path) -> torch.UntypedStorage:
-        """All bytes of a file that is not empty. Raises OSError."""
+    def map_file(self, path: Path) -> torch.Tensor:
+        """All bytes of a file that is not empty, as uint8. Raises OSError."""
         self.watch(path)
-        storage = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-        self.add(storage)
-        return storage
+        size = path.stat().st_size
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        self.add(data.untyped_storage())
+        return data
 
     def watch(self, path: Path) -> None:
         """Remember the state of a file that is about to be mapped. Raises OSError."""
@@ -45,9 +46,9 @@ class MappedPages:
         """
         for path, state in self._states.items():
             _check_unchanged(path, state)
-        forget = _find_forget()
-        for storage in self._storages if forget else ():
-            forget(storage.data_ptr(), storage.nbytes())
+        if forget := _find_forget():
+            for storage in self._storages:
+                forget(storage.data_ptr(), storage.nbytes())
 
 
 def _check_unchanged(path: Path, before: os.stat_result) -> None:

@@ -143,7 +143,7 @@ def require_device_memory(config: LlamaConfig, device: torch.device, form: Form)
     if device.type != "cuda":
         return
     needed, free = weight_bytes(config, *form), available_bytes(device)
-    if not _fits(needed, free):
+    if free is not None and not _fits(needed, free):
         raise ValueError(
             f"the weights need {gigabytes(needed)} as {form}, and the GPU has {gigabytes(free)} "
             f"free; with the cache {describe_fit(config, free)}"

@@ -24,8 +24,10 @@ from mini_llama.optional_imports import import_optional
 from utils import REMEDY, atomic_write
 
 # What torch raises for a file that is cut short, changed, or another kind of zip.
-DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
-DAMAGED += (AssertionError, struct.error)
+DAMAGED = (
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError),
+    *(AssertionError, struct.error),
+)
 SAFETENSORS_LENGTH_BYTES = 8  # of the header's length, in front of it
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -56,7 +58,7 @@ def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
     is_zip = read_start(path, 2) == b"PK"
     may_forget = is_zip and not _is_swapped(path)
 
-    def stay_on_cpu(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
+    def stay_on_cpu(storage: Any, _: str) -> Any:
         if may_forget:
             pages.add(storage)
         return storage
@@ -124,7 +126,7 @@ def save_plain_lazily(
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _add_record(archive: zipfile.ZipFile, start: int, name: str, data: bytes | memoryview) -> None:
@@ -158,7 +160,8 @@ def load_safetensors(path: str | Path, pages: MappedPages | None = None) -> dict
         length = int.from_bytes(file.read(SAFETENSORS_LENGTH_BYTES), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    storage = (MappedPages() if pages is None else pages).map_file(Path(path))
+    pages = MappedPages() if pages is None else pages
+    storage = pages.map_file(Path(path)).untyped_storage()
     tensors = {}
     for name, entry in header.items():
         dtype = SAFETENSORS_DTYPES.get(entry["dtype"])

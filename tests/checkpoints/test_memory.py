@@ -65,6 +65,13 @@ def test_what_fits_and_what_does_not():
     assert describe_fit(LLAMAS["7B"], None).startswith("fits: unknown")
 
 
+def test_a_twentieth_is_left_for_the_rest():
+    """Of 7B in float32: its numbers, and a whole context at 2 · 32 · 4096 numbers a token."""
+    needed = 4 * 6_738_415_616 + 4096 * 4 * 2 * 32 * 4096
+    assert describe_fit(LLAMAS["7B"], needed * 105 // 100).startswith("fits: float32, ")
+    assert describe_fit(LLAMAS["7B"], needed * 105 // 100 - 1).startswith("fits: --dtype ")
+
+
 def test_a_mapped_model_needs_nothing(tmp_path):
     config = tiny_config(**TRUE)
     save_checkpoint(tmp_path / "m.pt", config, random_llama(config).state_dict())

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import checkpoint as checkpoint_commands
 from config import PRESETS, LlamaConfig, expected_shapes
 from llama import load_pretrained
 from mini_llama.checkpoints import memory as memory_plan
+from mini_llama.checkpoints import options
 from mini_llama.checkpoints.conversion import TARGETS
 from mini_llama.checkpoints.formats.huggingface import export_config, their_name
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
@@ -191,3 +193,35 @@ def test_help_names_every_format(capsys):
         checkpoint_commands.main(["convert", "--help"])
     text = capsys.readouterr().out
     assert all(re.search(rf"^{name} ", text, re.MULTILINE) for name in TARGETS)
+
+
+LOADED = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("checkpoint" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_the_command_is_not_loaded_a_second_time(source: Path):
+    """By what it imports, under its own name: it is __main__."""
+    path = str(ROOT / "checkpoint.py")
+    arguments = ["convert", str(source), str(source.with_name("b.bin")), "--to", "llama2c"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, path, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("wrote ") and done.stderr == "False\n"
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["convert"]])
+def test_help_comes_at_once(command: list[str]):
+    """0.3 s of this process's time; what else the machine does is not counted."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run(*command, "--help").stdout.startswith("usage: checkpoint.py")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.3, f"{used:.2f} s"
+
+
+def test_what_is_offered_is_what_is_written():
+    assert options.TARGETS.keys() == TARGETS.keys()

@@ -10,6 +10,7 @@ Shapes: C the model's width, D head_dim.
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mini_llama.checkpoints.formats.folder import (
     folder_of,
     read_weights,
     save_shards,
+    write_folder,
 )
 from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
@@ -199,7 +201,7 @@ def export_rope(config: LlamaConfig) -> dict[str, Any]:
     length has no place there.
     """
     scaling, length = config.rope_scaling, config.max_seq_len
-    rope = {"rope_type": "default"}
+    rope: dict[str, Any] = {"rope_type": "default"}
     if scaling is not None:
         values = {theirs: getattr(scaling, ours) for ours, theirs in SCALING_FIELDS.items()}
         rope = {name: value for name, value in values.items() if value is not None}
@@ -322,6 +324,45 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(folder, args, tensors, head, kind, pages)
 
 
+@dataclass(frozen=True)
+class Head:
+    """A model's head: its class there, config.json, and of the tensors `names` those it holds."""
+
+    architecture: str
+    content: dict[str, Any]
+    names: tuple[str, ...]
+    tensors: dict[str, torch.Tensor]
+
+
+def split_head(checkpoint: Checkpoint) -> tuple[Checkpoint, Head | None]:
+    """The backbone, and the head: None for a model with an output layer."""
+    content = checkpoint.metadata.get("task_head")
+    if content is None:
+        return checkpoint, None
+    architecture = architecture_of(content)
+    _, names = HEADS[architecture]
+    tensors = checkpoint.tensors
+    head = Head(architecture, content, names, {k: tensors[k] for k in names if k in tensors})
+    backbone = {name: tensor for name, tensor in tensors.items() if name not in head.tensors}
+    return dataclasses.replace(checkpoint, tensors=backbone), head
+
+
+def save_with_head(
+    folder: str | Path,
+    config: LlamaConfig,
+    tensors: Mapping[str, torch.Tensor],
+    architecture: str,
+    fields: dict[str, Any],
+) -> None:
+    """Write a model of a class of HEADS; `fields` are what config.json says of the head.
+
+    Raises ValueError for an arithmetic that Hugging Face's Llama has not, and as
+    folder.write_folder does; OSError.
+    """
+    content = export_config(config) | {"architectures": [architecture]} | fields
+    write_folder(folder, content, dict(export_tensors(tensors, config, architecture)))
+
+
 def _write(plan: Plan) -> None:
     """config.json, model.safetensors or shards, generation_config.json, and the tokenizer."""
     source = plan.source
@@ -363,8 +404,9 @@ def _find_own_tokenizer(source: Path, vocab_size: int) -> Tokenizer | None:
     if not found.is_file() or found.resolve().parent not in (source, source.parent):
         return None
     tokenizer = load_tokenizer(found)
-    is_own = isinstance(tokenizer, Tokenizer) and tokenizer.n_words == vocab_size
-    return tokenizer if is_own else None
+    if isinstance(tokenizer, Tokenizer) and tokenizer.n_words == vocab_size:
+        return tokenizer
+    return None
 
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -16,7 +16,6 @@ and runq.c.
 import dataclasses
 import math
 import struct
-from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from config import LARGEST_DIMENSION, LlamaConfig, expected_shapes
 from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.formats.base import Format, Plan, Target
-from mini_llama.checkpoints.lazy_tensors import LazyTensors
+from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.checkpoints.tensor_files import read_start
@@ -180,7 +179,7 @@ def _map_tensors(path: Path, header: Header, pages: MappedPages) -> Mapping[str,
     actual = path.stat().st_size
     if actual != needed:
         raise ValueError(f"it has {actual} bytes, but its header needs {needed}")
-    data = torch.empty(0, dtype=torch.uint8).set_(pages.map_file(path))
+    data = pages.map_file(path)
     starts, shapes, end = {}, {}, header.nbytes
     for kind, shape, count in kinds:
         for name in map(kind.format, range(count)):
@@ -226,8 +225,11 @@ def write_version0(
     rope_theta or eps, biases that are not 0; and for tensors that do not fit; OSError.
     """
     _check_arithmetic(config, tensors)
-    tables = rotary_tables(config.head_dim, config.max_seq_len, config.rope_theta)
-    everything = ChainMap(dict(zip(TABLES, tables, strict=True)), tensors)
+    rotary = rotary_tables(config.head_dim, config.max_seq_len, config.rope_theta)
+    tables = dict(zip(TABLES, rotary, strict=True))
+    everything = LazyTensors(
+        {**meta_tensors(tensors), **tables}, lambda k: tables[k] if k in tables else tensors[k]
+    )
     header = Header(0, config)
     with atomic_write(path, "wb") as file:
         file.write(header.pack())
@@ -316,7 +318,7 @@ def _in_order(
 
 def _write(file: IO[bytes], tensor: torch.Tensor) -> None:
     array = tensor.numpy()
-    file.write(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
 
 
 def _write_plan(plan: Plan) -> None:

@@ -196,17 +196,18 @@ def _describe(tensor: torch.Tensor) -> str:
 
 def _join(shards: Shards, dim: int) -> LazyTensors:
     """Raises ValueError for a name that Llama has not, and for a part of an impossible shape."""
-    axes, meta = {}, {}
+    axes: dict[str, int | None] = {}
+    meta: dict[str, torch.Tensor] = {}
     for name, tensor in next(iter(shards.values())).items():
-        axes[name], shape = _axis(name, tensor, dim, len(shards)), list(tensor.shape)
-        if axes[name] is not None:
-            shape[axes[name]] *= len(shards)
+        axes[name] = axis = _axis(name, tensor, dim, len(shards))
+        shape = list(tensor.shape)
+        if axis is not None:
+            shape[axis] *= len(shards)
         meta[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
 
     def make(name: str) -> torch.Tensor:
-        parts = [shard[name] for shard in shards.values()]
-        is_whole = axes[name] is None or len(parts) == 1
-        return parts[0] if is_whole else torch.cat(parts, dim=axes[name])
+        parts, axis = [shard[name] for shard in shards.values()], axes[name]
+        return parts[0] if axis is None or len(parts) == 1 else torch.cat(parts, dim=axis)
 
     return LazyTensors(meta, make)
 
