@@ -18,7 +18,7 @@ from mini_llama.checkpoints.sizes import (
     BYTES,
     OUTPUT,
     gigabytes,
-    is_rounded,
+    is_quantized,
     kv_cache_bytes,
     tensor_bytes,
     weight_bytes,
@@ -26,7 +26,7 @@ from mini_llama.checkpoints.sizes import (
 from utils import available_bytes
 
 MARGIN = 1.05  # an allocator's and the activations' share
-UNKNOWN = "unknown: this system does not tell"
+UNKNOWN = "unknown on this system"
 
 
 class Form(NamedTuple):
@@ -48,7 +48,7 @@ class Form(NamedTuple):
 
 
 def token_bytes(config: LlamaConfig, form: Form, length: int) -> int:
-    """What decoding reads for one token behind `length` others: their keys and values, and of the
+    """What decoding reads for one token after `length` others: their keys and values, and of the
     weights all but the input embedding, of which it reads a row.
     """
     embedding = config.vocab_size * config.dim * BYTES[form.dtype]
@@ -105,14 +105,14 @@ def is_converted(meta: Mapping[str, torch.Tensor], dtype: str, quantize: str | N
 def converted_bytes(
     config: LlamaConfig, meta: Mapping[str, torch.Tensor], dtype: str, quantize: str | None = None
 ) -> int:
-    """What loading certainly allocates: tensors that are rounded or of another dtype in the file,
+    """What loading certainly allocates: tensors that are quantized or of another dtype in the file,
     and the largest of them in float32 while it is worked on. `meta` are the file's tensors.
     """
     is_shared = config.tie_word_embeddings and quantize is None
     made = {
         name: tensor
         for name, tensor in meta.items()
-        if is_rounded(name, quantize) or tensor.dtype != getattr(torch, dtype)
+        if is_quantized(name, quantize) or tensor.dtype != getattr(torch, dtype)
         if not (is_shared and name == OUTPUT)
     }
     kept = sum(tensor_bytes(name, tuple(t.shape), dtype, quantize) for name, t in made.items())

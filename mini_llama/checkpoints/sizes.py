@@ -32,7 +32,7 @@ def count_parameters(config: LlamaConfig) -> int:
 def weight_bytes(config: LlamaConfig, dtype: str, quantize: str | None = None) -> int:
     """Weights as llama.load_pretrained(dtype=…, quantize=…) holds them.
 
-    A tied output layer takes nothing unless it is rounded, beside the embedding that is not.
+    A tied output layer takes nothing unless it is quantized, beside the embedding that is not.
     """
     is_shared = config.tie_word_embeddings and quantize is None
     return sum(
@@ -42,8 +42,8 @@ def weight_bytes(config: LlamaConfig, dtype: str, quantize: str | None = None) -
     )
 
 
-def is_rounded(name: str, quantize: str | None) -> bool:
-    """Whether a tensor is a linear layer's that is rounded when it is loaded."""
+def is_quantized(name: str, quantize: str | None) -> bool:
+    """Whether a tensor is a linear layer's that is quantized when it is loaded."""
     return quantize is not None and name != EMBEDDING and "norm." not in name
 
 
@@ -54,7 +54,7 @@ def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | 
     row. 4 bits: half a byte a number, rows padded to a multiple of 64, and at most a bfloat16 scale
     for 64. The output layer has 8 bits in either case.
     """
-    if not is_rounded(name, quantize):
+    if not is_quantized(name, quantize):
         return math.prod(shape) * BYTES[dtype]
     rows, columns = shape
     if quantize == "int8" or name == OUTPUT:

@@ -22,7 +22,7 @@ from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.quantized_linear import FEW_ROWS, Int8Linear, NF4Linear
 from tests.checkpoints.formats.test_meta import write_meta
-from tests.checkpoints.test_reading import read_maps
+from tests.checkpoints.helpers import read_maps
 from tests.helpers import assert_relative, numpy_weights, random_llama, random_tokens, tiny_config
 from tests.layers.test_quantized_linear import (
     BFLOAT16,

@@ -51,15 +51,15 @@ EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight
 TABLES = ("freqs_cos", "freqs_sin")
 LEGACY_ORDER = (EMBEDDING, ATTENTION_NORM, *ATTENTION, FFN_NORM, *FEED_FORWARD, NORM, *TABLES)
 ORDER = (ATTENTION_NORM, FFN_NORM, NORM, EMBEDDING, *ATTENTION, *FEED_FORWARD)
-GROUPS_AT_ONCE = 2**16  # rounded at a time, so that a large embedding needs little besides itself
+GROUPS_AT_ONCE = 2**16  # quantized at a time, so that a large embedding needs little besides itself
 # What llama2.c computes with, whatever the file holds.
 FIXED = {"rope_theta": 10000.0, "rope_scaling": None, "layer_norm_eps": 1e-5}
 
 
-class Rounding(NamedTuple):
+class QuantizationLoss(NamedTuple):
     """What 8 bits cost: the largest error of a weight, and the largest as a part of its scale.
 
-    The latter is at most 1/2, but for float32's own rounding.
+    The latter is at most 1/2, but for float32's own loss.
     """
 
     group_size: int
@@ -106,8 +106,8 @@ class Header:
     def bytes_of(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of this shape takes."""
         count = math.prod(shape)
-        is_rounded = self.version == 2 and len(shape) == 2
-        return count + 4 * (count // self.group_size) if is_rounded else 4 * count
+        is_quantized = self.version == 2 and len(shape) == 2
+        return count + 4 * (count // self.group_size) if is_quantized else 4 * count
 
     def pack(self) -> bytes:
         numbers = [getattr(self.config, name) for name in NUMBERS]
@@ -249,7 +249,7 @@ def write_q80(
     config: LlamaConfig,
     tensors: Mapping[str, torch.Tensor],
     group_size: int = GROUP_SIZE,
-) -> Rounding:
+) -> QuantizationLoss:
     """Write version 2, weights in 8 bits and norms in float32, as `write_version0` does.
 
     The group size is halved until it divides dim, as export.py does, and hidden_dim, which
@@ -269,12 +269,12 @@ def write_q80(
             elif not tensor.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinity, which 8 bits cannot")
             else:
-                errors += _write_rounded(file, tensor, group_size)
+                errors += _write_quantized(file, tensor, group_size)
     absolute, relative = (max(column) for column in zip(*errors, strict=True))
-    return Rounding(group_size, absolute, relative)
+    return QuantizationLoss(group_size, absolute, relative)
 
 
-def _write_rounded(
+def _write_quantized(
     file: IO[bytes], tensor: torch.Tensor, group_size: int
 ) -> list[tuple[float, float]]:
     """Write int8 values, then scales. Largest errors, absolute and relative, part by part."""
@@ -326,10 +326,10 @@ def _write_plan(plan: Plan) -> None:
 
 
 def _write_plan_q80(plan: Plan) -> None:
-    rounding = write_q80(plan.destination, plan.config, plan.tensors)
+    loss = write_q80(plan.destination, plan.config, plan.tensors)
     plan.notes.append(
-        f"8 bits, in groups of {rounding.group_size}: the largest error of a weight is "
-        f"{rounding.absolute:.3g}, or {rounding.relative:.3f} of its group's scale"
+        f"8 bits, in groups of {loss.group_size}: the largest error of a weight is "
+        f"{loss.absolute:.3g}, or {loss.relative:.3f} of its group's scale"
     )
 
 

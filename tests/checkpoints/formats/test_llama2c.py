@@ -16,6 +16,7 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import fit_tensors
+from tests.checkpoints.helpers import assert_same_model, write_llama2c
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_generation import CONTRACT_TEXT
 from tokenizer import Tokenizer
@@ -46,7 +47,7 @@ def header_of(llama: Llama, version: int, group_size: int = 0) -> bytes:
     return start + bytes(256 - len(start))
 
 
-def float_and_rounded(llama: Llama) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def float_and_quantized(llama: Llama) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Norms, and then weights, in the order of versions 1 and 2."""
     state = llama.state_dict()
     norms = [*arrays_of(llama, LAYER_NORMS), state["norm.weight"].numpy()]
@@ -57,21 +58,21 @@ def float_and_rounded(llama: Llama) -> tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def oracle_version1(llama: Llama) -> bytes:
-    norms, weights = float_and_rounded(llama)
+    norms, weights = float_and_quantized(llama)
     return header_of(llama, 1) + b"".join(x.astype("<f4").tobytes() for x in norms + weights)
 
 
-def round_by_hand(weight: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndarray]:
+def quantize_by_hand(weight: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndarray]:
     groups = weight.reshape(-1, group_size)
     scales = np.abs(groups).max(axis=1) / np.float32(127)
     return np.rint(groups / scales[:, None]).astype(np.int8), scales
 
 
 def oracle_q80(llama: Llama, group_size: int) -> bytes:
-    norms, weights = float_and_rounded(llama)
+    norms, weights = float_and_quantized(llama)
     parts = [x.astype("<f4").tobytes() for x in norms]
     for weight in weights:
-        values, scales = round_by_hand(weight, group_size)
+        values, scales = quantize_by_hand(weight, group_size)
         parts += [values.tobytes(), scales.astype("<f4").tobytes()]
     return header_of(llama, 2, group_size) + b"".join(parts)
 
@@ -147,8 +148,8 @@ def test_version1_writes_the_contracts_text(shared, tmp_path):
 def test_q80_is_written_to_the_byte(tmp_path, group_size: int, used: int, tied: bool):
     """dim 32 and hidden_dim 88: groups of 8 divide both. 7 is halved to 3 and 1."""
     llama = make_llama(tie_word_embeddings=tied)
-    rounding = llama2c.write_q80(tmp_path / "m.bin", llama.config, llama.state_dict(), group_size)
-    assert rounding.group_size == used
+    loss = llama2c.write_q80(tmp_path / "m.bin", llama.config, llama.state_dict(), group_size)
+    assert loss.group_size == used
     assert (tmp_path / "m.bin").read_bytes() == oracle_q80(llama, used)
 
 
@@ -164,7 +165,7 @@ def test_q80_is_read(tmp_path, n_kv_heads: int, tied: bool, group_size: int):
     for name, tensor in llama.state_dict().items():
         expected = tensor.numpy()
         if tensor.ndim == 2:
-            values, scales = round_by_hand(expected, group_size)
+            values, scales = quantize_by_hand(expected, group_size)
             expected = (values * scales[:, None]).reshape(expected.shape)
         np.testing.assert_array_equal(loaded[name].numpy(), expected, err_msg=name)
 
@@ -172,7 +173,7 @@ def test_q80_is_read(tmp_path, n_kv_heads: int, tied: bool, group_size: int):
 def test_q80s_errors_are_those_of_its_file(tmp_path):
     llama = make_llama(tie_word_embeddings=False)
     state = llama.state_dict()
-    rounding = llama2c.write_q80(tmp_path / "m.bin", llama.config, state)
+    loss = llama2c.write_q80(tmp_path / "m.bin", llama.config, state)
     loaded = load_pretrained(tmp_path / "m.bin", "llama2").state_dict()
     errors, parts = [], []
     for name, tensor in state.items():
@@ -183,9 +184,9 @@ def test_q80s_errors_are_those_of_its_file(tmp_path):
         scales = tensor.double().view(-1, 8).abs().amax(dim=1) / 127
         errors.append(error.max().item())
         parts.append((error.view(-1, 8) / scales[:, None]).max().item())
-    assert rounding.absolute == pytest.approx(max(errors), rel=1e-5)
-    assert rounding.relative == pytest.approx(max(parts), rel=1e-4)
-    assert 0.45 < rounding.relative <= 0.5 + 2e-5  # float32 rounds quotient and product
+    assert loss.absolute == pytest.approx(max(errors), rel=1e-5)
+    assert loss.relative == pytest.approx(max(parts), rel=1e-4)
+    assert 0.45 < loss.relative <= 0.5 + 2e-5  # float32 rounds quotient and product
 
 
 def test_groups_of_zeros_and_of_tiny_weights(tmp_path):
@@ -193,10 +194,10 @@ def test_groups_of_zeros_and_of_tiny_weights(tmp_path):
     with torch.no_grad():
         llama.tok_embeddings.weight[:2] = 0
         llama.tok_embeddings.weight[2:4] = 1e-40
-    rounding = llama2c.write_q80(tmp_path / "m.bin", llama.config, llama.state_dict())
+    loss = llama2c.write_q80(tmp_path / "m.bin", llama.config, llama.state_dict())
     loaded = load_pretrained(tmp_path / "m.bin", "llama2").state_dict()
     assert not loaded["tok_embeddings.weight"][:4].any()
-    assert rounding.relative <= 0.5 + 2e-5
+    assert loss.relative <= 0.5 + 2e-5
 
 
 @pytest.mark.parametrize(("group_size", "alike"), [(64, 170), (4, 440), (1, 464)])
@@ -210,11 +211,11 @@ def test_q80_begins_the_contracts_text(shared, tmp_path, group_size: int, alike:
         assert llama2c.write_q80(path, llama.config, llama.state_dict()).group_size == 4
     else:
         path.write_bytes(oracle_q80(llama, group_size))
-    rounded = load_pretrained(path, "llama2")
-    assert greedy_text(shared, rounded)[:alike] == CONTRACT_TEXT[:alike]
+    quantized = load_pretrained(path, "llama2")
+    assert greedy_text(shared, quantized)[:alike] == CONTRACT_TEXT[:alike]
     tokens = random_tokens(llama.config, 2, 50)
     with torch.inference_mode():
-        logits, expected = (model(tokens, targets=tokens)[0] for model in (rounded, llama))
+        logits, expected = (model(tokens, targets=tokens)[0] for model in (quantized, llama))
     assert_relative(logits, expected.double(), 0.03)
 
 
@@ -229,6 +230,15 @@ def test_q80_reads_one_tensor_at_a_time(tmp_path):
     assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "m.bin").read_bytes()
     save_checkpoint(tmp_path / "m.pt", config, checkpoint.tensors)
     assert_same(load_pretrained(tmp_path / "m.pt"), load_pretrained(tmp_path / "m.bin", "llama2"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_llama2c_bin(tmp_path, tied: bool):
+    llama = random_llama(tiny_config(norm="rmsnorm", attention="causal", tie_word_embeddings=tied))
+    path = write_llama2c(tmp_path / "model.pt", llama)
+    loaded = load_pretrained(path, edition="llama2")
+    assert loaded.config.tie_word_embeddings is tied
+    assert_same_model(loaded, llama)
 
 
 # What cannot be written

@@ -12,7 +12,8 @@ from llama import Llama, load_pretrained
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import fit_tensors
-from tests.checkpoints.test_reading import Bomb, assert_same_model, read_maps
+from tests.checkpoints.formats.test_torch_file import Bomb
+from tests.checkpoints.helpers import assert_same_model, read_maps
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_generation import CONTRACT_TEXT
 from tokenizer import Tokenizer
