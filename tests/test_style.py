@@ -45,7 +45,7 @@ PATHS = sorted([*ROOT.glob("*.py"), *(ROOT / "mini_llama").rglob("*.py")])
 MODULES = {name_of(path): path for path in PATHS}
 
 
-@pytest.mark.parametrize("command", ["ruff check .", "ruff format --check ."])
+@pytest.mark.parametrize("command", ["ruff check .", "ruff format --check .", "mypy"])
 def test_static_checks(command: str):
     name, *arguments = command.split()
     program = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
@@ -80,6 +80,16 @@ def test_functions_fit_on_a_screen(path: Path):
             assert length(node) <= 45, f"{node.name} has {length(node)} lines"
         if isinstance(node, ast.ClassDef):
             assert length(node) <= 150, f"{node.name} has {length(node)} lines"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_take_at_most_7_parameters(module: str):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            parts = node.args
+            names = [arg.arg for arg in (*parts.posonlyargs, *parts.args, *parts.kwonlyargs)]
+            count = len([name for name in names if name not in ("self", "cls")])
+            assert count <= 7, f"{node.name} takes {count}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -68,7 +68,9 @@ class NextTokenLoss(torch.nn.Module):
         """Mean cross-entropy of token t + 1 given those up to t; windows (B, T + 1)."""
         hidden = self.llama.hidden_states(windows[:, :-1])  # (B, T, C)
         targets = windows[:, 1:].flatten()
-        return linear_cross_entropy(hidden.flatten(0, 1), self.llama.output.weight, targets)
+        weight = self.llama.output.weight
+        assert isinstance(weight, torch.Tensor)
+        return linear_cross_entropy(hidden.flatten(0, 1), weight, targets)
 
 
 def wrap(llama: Llama, options: PretrainOptions, process: Process) -> torch.nn.Module:
