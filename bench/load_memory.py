@@ -2,7 +2,7 @@
 """Memory that loading needs: python bench/load_memory.py [--layers 10] [--work FOLDER].
 
 Makes convert_memory.py's Hugging Face folder (bfloat16, about 90 MB a layer), loads it in every
-form of memory_plan.FORMS, each in a process of its own, and prints what the plan says of the
+form of checkpoints.memory.FORMS, each in a process of its own, and prints what the plan says of the
 weights and the most memory that the process took: with the pages of mapped files (VmHWM), and
 without any file's (RssAnon, sampled). Files go to a temporary folder, or to FOLDER.
 """

@@ -3,7 +3,7 @@
 Whether a form fits counts all of it, weights and a whole context's keys and values, since all of it
 is read for every token. Whether loading is refused counts less: tensors that stay mapped from their
 file take no memory of their own, and a model that is larger than memory runs all the same, at the
-speed of the disk. The file reads no checkpoint.
+speed of the disk.
 """
 
 import math

@@ -71,7 +71,7 @@ def _read_shapes(checkpoint: Checkpoint) -> tuple[LlamaConfig, Mapping[str, torc
     """Its configuration and its tensors' shapes and dtypes."""
     check_is_pretrained(checkpoint)
     attention = resolve_arithmetic(checkpoint.recorded).attention
-    # Where the file says nothing, the default's LayerNorm would add biases that it has not.
+    # Where nothing is recorded, the default's LayerNorm would add biases that are not there.
     norm = "layernorm" if checkpoint.has_biases else "rmsnorm"
     config = checkpoint.make_config(norm=norm, attention=attention)
     return config, stored_tensors(checkpoint, config).meta

@@ -30,7 +30,7 @@ def count_parameters(config: LlamaConfig) -> int:
 
 
 def weight_bytes(config: LlamaConfig, dtype: str, quantize: str | None = None) -> int:
-    """Weights as llama.load_pretrained(dtype=…, quantize=…) holds them.
+    """Of the weights, as llama.load_pretrained(dtype=…, quantize=…) holds them.
 
     A tied output layer takes nothing unless it is quantized, beside the embedding that is not.
     """
@@ -48,7 +48,7 @@ def is_quantized(name: str, quantize: str | None) -> bool:
 
 
 def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | None = None) -> int:
-    """One tensor of weight_bytes (quantized_linear.py).
+    """Of one tensor, as mini_llama/layers/quantized_linear.py holds it.
 
     8 bits: a byte a number, rows padded to a multiple of 32, and a float32 and a bfloat16 scale a
     row. 4 bits: half a byte a number, rows padded to a multiple of 64, and at most a bfloat16 scale

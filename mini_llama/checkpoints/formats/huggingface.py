@@ -223,7 +223,7 @@ def save_with_head(
 ) -> None:
     """Write a model of a class of HEADS; `fields` are what config.json says of the head.
 
-    Raises ValueError for an arithmetic that Hugging Face's Llama has not, and as
+    Raises ValueError for an arithmetic that is not that of Hugging Face's Llama, and as
     folder.write_folder does; OSError.
     """
     content = export_config(config) | {"architectures": [architecture]} | fields

@@ -195,7 +195,7 @@ def _describe(tensor: torch.Tensor) -> str:
 
 
 def _join(shards: Shards, dim: int) -> LazyTensors:
-    """Raises ValueError for a name that Llama has not, and for a part of an impossible shape."""
+    """Raises ValueError for a name that Llama does not have, or a part of an impossible shape."""
     axes: dict[str, int | None] = {}
     meta: dict[str, torch.Tensor] = {}
     for name, tensor in next(iter(shards.values())).items():
