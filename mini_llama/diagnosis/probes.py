@@ -245,7 +245,6 @@ def probe_generate(modules: Modules, settings: Settings) -> Values:
     def run(table: torch.Tensor, idx: torch.Tensor, new: int, **more: float) -> torch.Tensor:
         """The logits are the row of `table` that the last token names."""
         model.forward = lambda tokens, *_, **__: (table[tokens[:, -1:]], tokens.float()[..., None])
-        model.next_token_logits = lambda tokens: table[tokens[:, -1]]  # ours
         return tokens_of(model.generate(idx, new, **(options | more)), idx, new)
 
     idx = torch.arange(8)[:, None].expand(8, 3)
@@ -382,7 +381,7 @@ class Backbone(nn.Module):
         return hidden[:, -1:, :8], hidden
 
     def last_hidden_state(self, tokens: torch.Tensor, *_: object) -> torch.Tensor:
-        """(B, 1, C): what our classifier reads."""
+        """(B, 1, C): the last column of forward's, which is what our classifier asks for."""
         return self.states[tokens[:, -1:]]
 
 

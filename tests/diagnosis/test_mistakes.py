@@ -91,6 +91,17 @@ def test_mistakes_differ_from_each_other(component, edition, catalogues):
                 assert distance(one, two) > CLEARLY, (mistake.name, other.name)
 
 
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_generate_is_probed_by_what_stands_in_for_the_models_forward(edition: str, catalogues):
+    """The table's most probable token after i is (5i + 2) mod 8, whatever weights the model has."""
+    rows = torch.arange(8)
+    expected = [rows, rows, rows]
+    for _ in range(4):
+        expected.append((5 * expected[-1] + 2) % 8)
+    greedy = catalogues["generate", edition].right["greedy"]
+    assert greedy.tolist() == torch.stack(expected, dim=1).tolist()
+
+
 def test_a_variant_leaves_our_modules_as_they_were():
     for variant in (variant for variants in VARIANTS.values() for variant in variants):
         before = [dict(vars(replacement.owner)) for replacement in variant]
