@@ -129,7 +129,7 @@ class Options(AssignmentOptions):
     tokenizer: str | None = argument(
         None,
         "SentencePiece model, tokenizer.json, llama2.c's tokenizer.bin, a folder with one, or "
-        "tiktoken:NAME (the checkpoint's own, by the rules in README.md)",
+        "tiktoken:NAME (the checkpoint's own: docs/checkpoints-and-tokenizers.md)",
     )
     prompt_text: str | None = argument(
         None, "text to continue; an empty one means BOS alone (edition's)"

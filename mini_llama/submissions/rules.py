@@ -109,7 +109,7 @@ def _check_names(
     missing = [name for name in required if name not in submission.names]
     if missing:
         what = f"{len(missing)} of {len(required)} required files are missing"
-        whence = "setup.sh brings the .data file, the eight commands of README.md the .txt files"
+        whence = "setup.sh brings the .data file, the commands of docs/assignment.md the .txt files"
         yield Problem("error", "zip", f"{what}: {', '.join(missing)}; {whence}")
     checkpoints = list(filter(_is_checkpoint, submission.names))
     if checkpoints:
