@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from config import NORMS, RopeScaling
+from config import NORMS, LlamaConfig, RopeScaling
 from llama import Llama
 from mini_llama.inference import decoding
 from mini_llama.inference.decoders import PlainDecoder, choose_decoder
@@ -15,6 +15,7 @@ from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import quantize_rows
 from mini_llama.layers.quantized_linear import Int8Linear
+from rope import RotaryTables, config_tables
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 
 # How far logits may be from those of the same weights in float32, relative to the largest: float32
@@ -42,6 +43,12 @@ def rounded(llama: Llama, precision: str) -> Llama:
                     weight = weight.bfloat16().float()
                 layer.weight = torch.nn.Parameter(weight)  # the tied embedding stays exact
     return llama
+
+
+def frozen_tables(config: LlamaConfig, start: int, end: int, device: torch.device) -> RotaryTables:
+    """rope.config_tables of a decoder whose position stays 0: a test must notice that."""
+    cos, sin = config_tables(config, 0, 1, device)
+    return cos.expand(end - start, -1), sin.expand(end - start, -1)
 
 
 @torch.inference_mode()
@@ -78,7 +85,9 @@ def test_int8_products_of_any_shape(columns: int, out: int):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_generation_after_a_prompt_and_past_the_context(precision: str):
+def test_generation_after_a_prompt_and_past_the_context(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+):
     """The decoder takes over what the forward pass has put into the cache, again and again."""
     llama = make(max_seq_len=16)
     prompt = random_tokens(llama.config, 2, 5)
@@ -96,6 +105,9 @@ def test_generation_after_a_prompt_and_past_the_context(precision: str):
     assert torch.equal(tokens, generate(llama, prompt, 20, GREEDY, decoder=chosen))
     if precision == "float32":
         assert torch.equal(tokens, generate(llama, prompt, 20, GREEDY, use_cache=False))
+    monkeypatch.setattr(decoding, "config_tables", frozen_tables)
+    frozen = choose_decoder(llama, 2, precision)
+    assert not torch.equal(tokens, generate(llama, prompt, 20, GREEDY, decoder=frozen))
 
 
 LINEAR = RopeScaling("linear", 3.0)

@@ -4,21 +4,25 @@ import pytest
 import torch
 
 from config import ATTENTIONS, NORMS
+from mini_llama.inference import decoding
 from mini_llama.inference.decoders import PlainDecoder
 from mini_llama.inference.generation import generate, stream
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.kv_cache import KVCache
 from tests import oracle
 from tests.helpers import numpy_weights, random_llama, random_tokens, tiny_config
+from tests.inference.test_decoding import frozen_tables
 
 GREEDY = Sampler(temperature=0.0)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_greedy_equals_float64_past_the_context(norm: str, attention: str):
+def test_greedy_equals_float64_past_the_context(
+    norm: str, attention: str, monkeypatch: pytest.MonkeyPatch
+):
     """6 prompt tokens, 30 new ones, a context of 16: the window slides for most of them."""
-    llama = random_llama(tiny_config(norm=norm, attention=attention))
+    llama = random_llama(tiny_config(norm=norm, attention=attention), seed=2)
     config = llama.config
     prompt = random_tokens(config, 2, 6)
     expected = oracle.greedy(
@@ -36,6 +40,9 @@ def test_greedy_equals_float64_past_the_context(norm: str, attention: str):
     for how in ({}, {"decoder": PlainDecoder(llama)}, {"use_cache": False}):
         assert generate(llama, prompt, 30, GREEDY, **how).tolist() == expected.tolist()
     assert len(set(expected.flatten().tolist())) > 5, "the model repeats one token: no test"
+    monkeypatch.setattr(decoding, "config_tables", frozen_tables)
+    is_same = generate(llama, prompt, 30, GREEDY).tolist() == expected.tolist()
+    assert is_same == (attention == "bidirectional"), "positions make no difference: no test"
 
 
 @pytest.mark.parametrize("prompt_length", [1, 15, 16, 17, 40])
