@@ -83,7 +83,7 @@ def describe(check: Check) -> tuple[str, Mistake | None]:
 
 
 class Examination:
-    """A recorded run on tokens (B, T), held against the formulas."""
+    """A recorded run on tokens (B, T), compared with the formulas."""
 
     def __init__(self, run: Run, tokens: Array, formulas: Formulas) -> None:
         self.run, self.calls, self.tokens, self.formulas = run, run.calls, tokens, formulas

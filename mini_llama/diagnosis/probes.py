@@ -447,7 +447,7 @@ PROBES: dict[str, Callable[[Modules, Settings], Values]] = {
 
 
 def examine(component: str, settings: Settings) -> dict[str, Any]:
-    """What a probe gives, in words of JSON: {"values": name → {"shape", "numbers"}}, or what went
+    """What a probe gives, as JSON: {"values": name → {"shape", "numbers"}}, or what went
     wrong: {"missing": what}, {"unwritten": where}, {"result": why}, {"error": what, "where": line}.
     """
     torch.manual_seed(0)

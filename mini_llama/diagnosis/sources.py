@@ -61,6 +61,6 @@ def reader(folder: Path, files: Files) -> Callable[[str], bytes | None]:
 
 
 def is_own_file(path: Path, folder: Path) -> bool:
-    """A file of the folder itself: no link, nor behind one."""
+    """A file of the folder itself: no link, nor in a linked folder."""
     is_file = os.path.isfile(path) and not path.is_symlink()  # False for a name that is too long
     return is_file and path.resolve().is_relative_to(folder.resolve())

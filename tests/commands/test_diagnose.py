@@ -208,11 +208,11 @@ def test_the_sampling_of_another_edition_is_said(broken):
 
 def test_an_exception_of_several_components_is_shown_once(broken):
     findings = broken["constructor"]
-    told = {name: (f.verdict, f.detail) for name, f in findings.items() if not f.is_correct}
-    assert told.pop("norm")[0] == "exception"
+    shown = {name: (f.verdict, f.detail) for name, f in findings.items() if not f.is_correct}
+    assert shown.pop("norm")[0] == "exception"
     assert findings["norm"].where.startswith("llama.py:31: self.copies = self.n_head //")
     examined = {"attention", "feed_forward", "layer", "generate", "classifier"}
-    assert told == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
+    assert shown == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
 
 
 def test_drift_is_correct_and_measured(broken):
