@@ -21,6 +21,7 @@ from llama import (
     load_pretrained,
     padding_mask,
 )
+from mini_llama.layers.kv_cache import KVCache
 from tests import oracle
 from tests.helpers import (
     assert_relative,
@@ -133,6 +134,25 @@ def test_last_hidden_state_is_the_full_forwards(norm: str, attention: str, lengt
     assert_relative(fast, slow, 1e-5)
     for name, gradient in slow_gradients.items():
         assert_relative(fast_gradients[name], gradient, 1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([10, 4, 1])], ids=["all", "padded"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_forward_of_the_last_column_equals_float64(attention: str, lengths, n_kv_heads: int):
+    llama = random_llama(tiny_config(attention=attention, n_kv_heads=n_kv_heads))
+    tokens = random_tokens(llama.config, 3, 10)
+    logits, hidden_states = oracle_forward(llama, tokens, lengths)
+    at = np.arange(3), np.full(3, 9) if lengths is None else lengths.numpy() - 1
+    actual_logits, h = llama(tokens, lengths=lengths, last_only=True)
+    assert_relative(h, hidden_states[at][:, None], 1e-5)
+    assert_relative(actual_logits, logits[at][:, None], 1e-5)
+    if attention == "causal" and lengths is None:
+        cache = KVCache(llama.config, 3, 10)
+        llama(tokens[:, :6], cache=cache, last_only=True)
+        actual_logits, _ = llama(tokens[:, 6:], cache=cache, last_only=True)
+        assert_relative(actual_logits, logits[at][:, None], 1e-5)
 
 
 @pytest.mark.parametrize(("norm", "attention"), ARITHMETICS)
