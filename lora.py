@@ -1,7 +1,6 @@
 """Low-rank adaptation of any module's linear layers (LoRA, Hu et al. 2021, section 4.1).
 
-W x becomes W x + (alpha/rank)·B(A x), with W frozen; merging adds (alpha/rank)·B A to W. The file
-knows no Llama: what to wrap is said by the names of linear layers.
+W x becomes W x + (alpha/rank)·B(A x), with W frozen; merging adds (alpha/rank)·B A to W.
 """
 
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from config import LORA_ALPHA, LORA_RANK, LORA_TARGETS
+from mini_llama.bounds import check_bound
 
 INIT_STD = 0.02
 
@@ -27,8 +27,7 @@ class LoRALayer(nn.Module):
         super().__init__()
         if not isinstance(original_layer, nn.Linear):
             raise ValueError(f"LoRA wraps nn.Linear, not {type(original_layer).__name__}")
-        if rank < 1:
-            raise ValueError(f"lora_rank {rank} is not allowed: it must be at least 1")
+        check_bound(f"lora_rank {rank}", rank >= 1, "at least 1")
         weight = original_layer.weight
         self.original_layer = original_layer.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
@@ -55,12 +54,11 @@ def apply_lora(
     alpha: float = LORA_ALPHA,
     target_modules: Sequence[str] = LORA_TARGETS,
 ) -> nn.Module:
-    """Freeze all of `model` and wrap its linear layers whose own name is in `target_modules`.
+    """Freeze all of `model`, in place, and wrap its linear layers whose last name is in
+    `target_modules`; return it.
 
-    It is done in place; of a classifier pass the backbone, so that its head stays trainable.
-
-    A layer that is wrapped already is left as it is. Returns the model. Raises ValueError if a
-    target names no linear layer of the model.
+    Of a classifier pass the backbone, so that its head stays trainable. A layer that is wrapped
+    already is left as it is. Raises ValueError if a target names no linear layer of the model.
     """
     # Lists: the order of a set would change from process to process, and with it what is drawn.
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -69,7 +67,7 @@ def apply_lora(
     unknown = [target for target in target_modules if target not in known]
     if unknown or not target_modules:
         asked = ", ".join(unknown) or "nothing"
-        found = ", ".join(sorted(known)) or "none, or rounded, and those cannot be trained"
+        found = ", ".join(sorted(known)) or "none, or quantized ones, which cannot be trained"
         raise ValueError(f"LoRA targets: {asked}; the linear layers are {found}")
     model.requires_grad_(False)
     for name in linear:

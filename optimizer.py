@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from mini_llama.bounds import check_bound
+
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a norm of 0
 
 
@@ -42,8 +44,7 @@ class AdamW(Optimizer):
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
             ("max_grad_norm", max_grad_norm, max_grad_norm is None or max_grad_norm > 0, "> 0"),
         ):
-            if not holds:
-                raise ValueError(f"{name} {value} is not allowed: it must be {bound}")
+            check_bound(f"{name} {value}", holds, bound)
         defaults = {
             "lr": lr,
             "betas": betas,

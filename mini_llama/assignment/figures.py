@@ -1,7 +1,6 @@
 """The courses' published accuracies of the graded commands, and the bands that they grade by.
 
 They hold for the real stories42M.pt, the courses' data and the options of the graded commands.
-This file knows no files and computes no score.
 """
 
 from collections.abc import Sequence

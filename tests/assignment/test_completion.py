@@ -193,7 +193,7 @@ def test_the_default_is_75_tokens(folder: Path) -> None:
 
 
 def test_the_arithmetics_write_different_texts(folder: Path) -> None:
-    """Else the tests here could not tell which one was in force."""
+    """Else the tests here could not tell which one was used."""
     configs = [dataclasses.replace(CONFIG, norm=n, attention=a) for n, a in ARITHMETICS]
     assert len({greedy_text(config, PROMPT, NEW_TOKENS) for config in configs}) == 4
 
@@ -266,7 +266,7 @@ def test_samples_share_the_file_between_rules(folder: Path) -> None:
     assert f"Temperature is 1.0\n{high}{RULE}Wrote generated sentence to {HIGH}.\n" in printed
 
 
-# Which arithmetic is in force: (checkpoint, flags, norm, attention)
+# Which arithmetic is used: (checkpoint, flags, norm, attention)
 
 PRECEDENCE = [
     ("plain.pt", "", "layernorm", "bidirectional"),  # nothing said: the default edition, mmia
@@ -372,8 +372,8 @@ def test_stories260k_tells_the_story_of_the_contract(
 # Precision of the weights
 
 
-def test_rounded_weights_write_their_own_text(folder: Path) -> None:
-    """Prompt and all, the most probable tokens of a model that is loaded with rounded weights."""
+def test_quantized_weights_write_their_own_text(folder: Path) -> None:
+    """Prompt and all, the most probable tokens of a model that is loaded with quantized weights."""
     prompt = torch.tensor([SentencePieceProcessor(model_file="tokenizer.model").encode(PROMPT)])
     prompt = torch.cat((torch.tensor([[1]]), prompt), dim=1)
     for flags, form in (

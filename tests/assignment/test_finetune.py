@@ -32,6 +32,7 @@ from mini_llama.assignment.batches import order_by_length
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from optimizer import AdamW
 from tests.helpers import ROOT, random_llama, tiny_config
+from tokenizer import Tokenizer
 
 ENDINGS = {"finetune": "finetuning", "lora": "lora"}
 PREFIXES = {"finetune": "epoch", "lora": "LoRA epoch"}
@@ -604,7 +605,7 @@ def test_an_error_in_the_middle_of_an_epoch_can_be_resumed(
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_an_error_behind_the_last_epoch_can_be_resumed(
+def test_an_error_after_the_last_epoch_can_be_resumed(
     split: str, whole: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = ["dev", "test"].index(split) + 1
@@ -646,7 +647,9 @@ def epochs_done_in(folder: Path) -> int:
     return load_plain(states[0])["epochs_done"] if states else 0
 
 
-def test_resuming_where_nothing_was_interrupted_starts_anew(whole: Result, folder: Path) -> None:
+def test_resuming_where_nothing_was_interrupted_begins_at_epoch_0(
+    whole: Result, folder: Path
+) -> None:
     resume(whole, folder, first_epoch=0)
 
 
@@ -845,7 +848,7 @@ def test_resuming_on_another_pretrained_model_is_refused(
     assert "model.pt" in message
 
 
-def test_a_run_that_starts_anew_forgets_the_state_of_an_older_one(
+def test_a_run_that_starts_again_forgets_the_state_of_an_older_one(
     stopped_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else resuming the older run could end with the newer one's checkpoint; but not before the
@@ -1023,3 +1026,27 @@ def test_the_disk_that_is_asked_for_is_enough(
     # At the most there are all files, and one of them a second time, unfinished.
     needed = least_free_disk(Path("best.pt"), whole.start, monkeypatch)
     assert needed >= sum(sizes) + max(sizes)
+
+
+# The cost
+
+
+@pytest.mark.parametrize("option", ENDINGS)
+def test_every_text_is_tokenised_once_a_run(
+    option: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    encode = Tokenizer.encode
+
+    def encode_and_count(self: Tokenizer, text: str, *args: Any, **options: Any) -> list[int]:
+        seen.append(text)
+        return encode(self, text, *args, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode_and_count)
+    train(option)
+    texts = [
+        sentence.strip()
+        for split in ("train", "dev", "test")
+        for _, sentence in read_examples(folder / "data" / f"tiny-{split}.txt")
+    ]
+    assert sorted(seen) == sorted(texts)

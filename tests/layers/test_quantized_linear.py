@@ -142,5 +142,5 @@ def test_lora_says_why_it_finds_no_layer():
     for name, module in list(llama.named_modules()):
         if isinstance(module, torch.nn.Linear):
             llama.set_submodule(name, Int8Linear(module.weight))
-    with pytest.raises(ValueError, match="are none, or rounded, and those cannot be trained"):
+    with pytest.raises(ValueError, match="are none, or quantized ones, which cannot be trained"):
         apply_lora(llama)
