@@ -280,7 +280,11 @@ def test_size_of_the_zip_is_bounded(tmp_path):
     only(read_submission(path), "error: zip", "10,485,760", "checkpoints")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", zip_bytes()[:-30], zip_bytes()[:60]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", zip_bytes()[:-30], zip_bytes()[:60]],
+    ids=["empty", "text", "cut at the end", "cut in the middle"],
+)
 def test_no_zip_or_half_of_one(content):
     only(parse_submission(content), "error: zip: is no zip file, cut off or damaged")
 
