@@ -21,7 +21,7 @@ RESIDUAL_PROJECTIONS = ("compute_output.weight", "w2.weight")
 
 
 class _SkipInitialisation(TorchFunctionMode):
-    """Makes torch.nn.init's functions return the tensor that they are given, unchanged."""
+    """Makes torch.nn.init's functions return their tensor unchanged."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -34,17 +34,17 @@ class _SkipInitialisation(TorchFunctionMode):
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules made in this context have shapes but no values: every weight is still to be loaded.
+    """Modules made in this context have shapes but no values; weights must be loaded afterwards.
 
-    Nothing is drawn or allocated. The meta device alone would do, but initialising a meta tensor
-    makes torch import its compiler, which takes two seconds.
+    Nothing is initialised or allocated. The meta device alone would do, but initialising a meta
+    tensor makes torch import its compiler, which takes two seconds.
     """
     with torch.device("meta"), _SkipInitialisation():
         yield
 
 
 class LlamaPreTrainedModel(nn.Module):
-    """What a network has besides its formulas; the subclass builds the parts declared here.
+    """Everything of the network but its formulas; the subclass builds the modules declared here.
 
     `arithmetic` says which norm and attention load_pretrained chose, and why; `quantization` how
     the linear layers are quantized, if they are.
@@ -66,12 +66,12 @@ class LlamaPreTrainedModel(nn.Module):
         self.quantization: str | None = None
 
     def tie_weights(self) -> None:
-        """Make input and output embedding one parameter, where the configuration says so."""
+        """Share one parameter between input and output embedding if the configuration says so."""
         if self.config.tie_word_embeddings:
             self.output.weight = self.tok_embeddings.weight
 
     def init_weights(self) -> None:
-        """Draw all weights from torch's global generator; norm weights 1, biases 0."""
+        """Initialise all weights from torch's global generator; norm weights 1, biases 0."""
         self.apply(self._init_weights)
         residual_std = INIT_STD / math.sqrt(2 * self.n_layers)
         for name, parameter in self.named_parameters():

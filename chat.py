@@ -18,7 +18,7 @@ PROGRAM = "chat.py"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, load, talk; what a user can mend is one line on standard error."""
+    """Parse the arguments, load the model, chat; user errors are one line on standard error."""
     given = parse_given(make_parser(PROGRAM, __doc__, ChatOptions), argv)
     with one_line_errors(PROGRAM):
         names = {field.name for field in fields(ChatOptions)}

@@ -1,8 +1,8 @@
 """Sentiment classifiers over a Llama: zero-shot by label words, and a trained linear head.
 
-Both return log-probabilities (B, num_labels), the zero-shot one not normalised. They read the LAST
-COLUMN of the batch, padding or not, as the assignment does; with `lengths` they read each row's
-last real token and padding is masked.
+Both return log-probabilities (B, num_labels), unnormalised for the zero-shot one. They read the
+LAST COLUMN of the batch, padding or not, as the assignment does; with `lengths` they read each
+row's last real token and padding is masked.
 
 Shapes: B batch, T tokens, C the model's width, V vocabulary.
 """
@@ -29,7 +29,7 @@ BACKBONE_PREFIX = "llama."
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What the classifiers read of a configuration; any object with these attributes will do.
+    """The classifiers' configuration; any object with these attributes will do.
 
     `option` "pretrain" freezes the backbone of the embedding classifier, anything else trains it.
     edition, norm, attention and quantize are load_pretrained's.
@@ -57,10 +57,10 @@ def load_backbone(config: ClassifierConfig) -> Llama:
 
 
 class LlamaZeroShotClassifier(nn.Module):
-    """Scores a label by the log-probability that the frozen model gives its word as the next one.
+    """Scores each label by the frozen model's log-probability of its name as the next word.
 
-    A word of several tokens has their sum, all of them at the same position, as in the assignment.
-    Raises ValueError if there are not `num_labels` label names, or a word has no token.
+    For a name of several tokens, theirs are summed, all at the same position, as in the assignment.
+    Raises ValueError if there are not `num_labels` label names, or a name has no token.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LlamaZeroShotClassifier(nn.Module):
 class LlamaEmbeddingClassifier(nn.Module):
     """Hidden state of the last column, dropout, linear head, log-softmax.
 
-    Raises ValueError for a backbone that is to be trained and has quantized weights.
+    Raises ValueError if the backbone would be trained but has quantized weights.
     """
 
     def __init__(self, config: ClassifierConfig, llama: Llama | None = None) -> None:
@@ -116,7 +116,7 @@ def save_classifier(
     hidden_dropout_prob: float,
     **metadata: Any,
 ) -> None:
-    """Write an embedding classifier's state dict atomically; `metadata` is plain data."""
+    """Write an embedding classifier's state dict atomically, with `metadata`, plain data."""
     head = {
         "num_labels": state["classifier_head.bias"].shape[0],
         "hidden_dropout_prob": hidden_dropout_prob,
@@ -125,7 +125,7 @@ def save_classifier(
 
 
 def load_classifier(path: str | Path) -> LlamaEmbeddingClassifier:
-    """Read back what save_classifier wrote, on the CPU and in evaluation mode.
+    """Load a classifier that save_classifier wrote, on the CPU and in evaluation mode.
 
     Raises OSError or ValueError as read_checkpoint does, ValueError for a file without a head.
     """

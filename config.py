@@ -1,7 +1,7 @@
-"""What fixes a model's arithmetic: its shape (`LlamaConfig`) and its edition (`EDITIONS`).
+"""What defines a model: its shape (`LlamaConfig`) and its edition's arithmetic (`EDITIONS`).
 
-Every default of the model, of LoRA and of the editions stands here and nowhere else; command lines
-read them from here.
+Every default of the model, of LoRA and of the editions is defined here and only here; command lines
+read it from here.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ class Edition:
 
     `epsilon` and `top_p` say how tokens are sampled at temperatures above 0; 0.0 and 1.0 keep
     every token. `reference` names the reference embeddings of sanity_check.py, None if there
-    are none. `clips_gradients` says whether its AdamW has `max_grad_norm`.
+    are none. `clips_gradients`: whether its AdamW has `max_grad_norm`.
     """
 
     norm: str
@@ -62,22 +62,22 @@ DEFAULT_EDITION = "mmia"
 
 
 def editions_where(holds: Callable[[Edition], bool]) -> str:
-    """Names of the editions of which this holds, for a sentence: "mmia, fall2025 and fall2024"."""
+    """Names of the editions that satisfy `holds`, for a sentence: "mmia, fall2025 and fall2024"."""
     *names, last = (name for name, edition in EDITIONS.items() if holds(edition))
     return f"{', '.join(names)} and {last}" if names else last
 
 
-# Stands where a value may be left out, for `__post_init__` to work it out from the others.
+# The default of fields that `__post_init__` computes from the others if they are left out.
 _DERIVED: Any = None
 
 
 class _Checked:
-    """Fields that are checked by name."""
+    """A dataclass whose fields are validated by name."""
 
-    _place = ""
+    _prefix = ""
 
     def _check(self, name: str, holds: bool, bound: str) -> None:
-        check_bound(f"{self._place}{name}={getattr(self, name)!r}", holds, bound)
+        check_bound(f"{self._prefix}{name}={getattr(self, name)!r}", holds, bound)
 
     def _check_counts(self, *names: str) -> None:
         for name in names:
@@ -89,7 +89,7 @@ class _Checked:
             self._check(name, _is_number(getattr(self, name)), "a number")
 
 
-# What each rule of RoPE scaling needs besides its name; rope.py has the formulas.
+# The parameters of each type of RoPE scaling; rope.py has the formulas.
 ROPE_SCALINGS = {
     "linear": ("factor",),
     "dynamic": ("factor", "original_max_seq_len"),
@@ -99,10 +99,10 @@ ROPE_SCALINGS = {
 
 @dataclass(frozen=True)
 class RopeScaling(_Checked):
-    """How RoPE's angles are changed for contexts longer than those that a model was trained on.
+    """How RoPE's angles are changed for contexts longer than the model was trained on.
 
     `original_max_seq_len` is the length before scaling, `LlamaConfig.max_seq_len` the one after
-    it. Fields that ROPE_SCALINGS does not list for a rule are None. Raises ValueError for a value
+    it. Fields that ROPE_SCALINGS does not list for a type are None. Raises ValueError for a value
     out of bounds.
     """
 
@@ -112,10 +112,12 @@ class RopeScaling(_Checked):
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
 
-    _place = "rope_scaling."
+    _prefix = "rope_scaling."
 
     def __post_init__(self) -> None:
-        kinds = tuple(ROPE_SCALINGS)  # in a dict, what is not hashable cannot be looked for
+        kinds = tuple(
+            ROPE_SCALINGS
+        )  # a tuple: looking up an unhashable value in a dict would raise TypeError
         self._check("rope_type", self.rope_type in kinds, f"one of {', '.join(kinds)}")
         needed = ROPE_SCALINGS[self.rope_type]
         for name in (field.name for field in fields(self)[1:]):
@@ -142,9 +144,9 @@ class RopeScaling(_Checked):
 class LlamaConfig(_Checked):
     """Shape and arithmetic of a Llama; the field names are those of a checkpoint's `model_args`.
 
-    `n_kv_heads=None` means one key/value head per query head; `hidden_dim=None` means the rule
-    of `feed_forward_hidden_dim`. Both are filled in. `rope_scaling` may be given as a dict, as
-    files hold it. Raises ValueError for a value out of bounds.
+    `n_kv_heads=None` means one key/value head per query head; `hidden_dim=None` means the value
+    of `feed_forward_hidden_dim`. Both are filled in. `rope_scaling` may be a dict, as in files.
+    Raises ValueError for a value out of bounds.
     """
 
     vocab_size: int = 32000
@@ -250,7 +252,7 @@ def feed_forward_hidden_dim(dim: int, multiple_of: int, multiplier: float | None
 
 
 def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a model, biases of LayerNorm included."""
+    """Name and shape of every tensor of a model, including LayerNorm's biases."""
     dim, hidden_dim = config.dim, config.hidden_dim
     kv_dim = config.n_kv_heads * config.head_dim
     norm_parts = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
@@ -303,8 +305,8 @@ def resolve_arithmetic(
     norm: str | None = None,
     attention: str | None = None,
 ) -> Arithmetic:
-    """Decide norm and attention, each by the first of these that is set: the explicit argument, the
-    explicit edition, what the checkpoint recorded of itself, the default edition.
+    """Choose norm and attention, each by the first of these that is set: the explicit argument, the
+    explicit edition, the value recorded in the checkpoint, the default edition.
 
     `recorded` may hold "norm" and "attention". Raises ValueError for an unknown name.
     """

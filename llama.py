@@ -1,9 +1,9 @@
 """Llama 2, top to bottom: norms, attention, feed-forward, layer, network (Touvron et al. 2023).
 
-The configuration says which norm and which attention mask are in force (config.EDITIONS, why
-there are several).
+The configuration says which norm and which attention mask are used (config.EDITIONS has all
+combinations).
 
-Shapes: B batch, T new positions, S positions that are attended to (S = T without a cache),
+Shapes: B batch, T new positions, S attended positions (S = T without a cache),
 H query heads, H_kv key/value heads, D head_dim, C = H·D the model's width, V vocabulary.
 Masks are boolean and True where attention is allowed.
 """
@@ -28,8 +28,8 @@ from rope import RotaryTables, config_tables, rotate
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(var + eps) · weight + bias over the last dimension (Ba et al. 2016).
 
-    The variance is the biased one. Computed in float32. `_norm` is the formula; `forward` is the
-    same in one operation, 15 times as fast.
+    The variance is the biased one. Computed in float32. `_norm` is the formula; `forward` computes
+    the same in one fused operation, 15 times as fast.
     """
 
     def __init__(self, dim: int, eps: float = LlamaConfig.layer_norm_eps) -> None:
@@ -81,7 +81,7 @@ def attention_by_hand(
     """softmax(Q Kᵀ / sqrt(D)) V, written out (Vaswani et al. 2017, eq. 1).
 
     query (B, H, T, D), key and value (B, H_kv, S, D), mask broadcastable to (B, H, T, S); dropout
-    is that of the probabilities. It holds a T×S matrix per head.
+    is applied to the probabilities. It materializes a T×S matrix per head.
     """
     repeats = query.shape[1] // key.shape[1]
     key = key.repeat_interleave(repeats, dim=1)  # (B, H, S, D): neighbours share a head
@@ -96,7 +96,7 @@ def attention_by_hand(
 def is_faster_by_hand(query: torch.Tensor) -> bool:
     """Whether `attention_by_hand` beats PyTorch's blockwise attention for this query.
 
-    It does on a CPU in bfloat16 with gradients, 2 to 6 times, as long as the T×S matrices are
+    On a CPU, in bfloat16 with gradients, it is 2 to 6 times as fast while the T×S matrices are
     small: the blockwise kernel's backward pass does not use the CPU's bfloat16 units well.
     """
     in_bfloat16 = query.dtype == torch.bfloat16 and query.device.type == "cpu"
@@ -129,11 +129,11 @@ class Attention(nn.Module):
         """Attended values (B, H, T, D) of query (B, H, T, D), key and value (B, H or H_kv, S, D).
 
         The formula is `attention_by_hand`'s, with dropout on the probabilities while training,
-        computed in blocks so that no T×S matrix is held. Without a mask the configuration decides:
-        every position sees every position, or, where attention is causal, itself and earlier ones.
+        computed in blocks so that no T×S matrix is materialized. Without a mask the configuration
+        decides: every position attends to all, or, if causal, to itself and earlier ones.
         """
         length, dropout = query.shape[2], self.dropout if self.training else 0.0
-        # A single query is that of the last token: every key is in its past.
+        # A single query is the last token's: every key is in its past.
         is_causal = self.is_causal and mask is None and length > 1
         if is_faster_by_hand(query):
             if is_causal:
@@ -161,17 +161,18 @@ class Attention(nn.Module):
         """x (B, T, C) → (B, T, C). `tables` are RoPE's for the T positions, by default 0 to T-1.
 
         With `last` (B,), the index of each row's last token, only the query of that column is
-        computed: (B, 1, C). What `mask` then has to hide is padding alone.
+        computed: (B, 1, C). `mask` then only needs to hide padding.
         """
         cos, sin = tables or config_tables(self.config, 0, x.shape[1], x.device)  # (T, D/2)
-        asking, turn = x, (cos, sin)
+        query_input, query_tables = x, (cos, sin)
         if last is not None:
-            asking, turn = column(x, last), (cos[last].unsqueeze(1), sin[last].unsqueeze(1))
+            query_input = column(x, last)
+            query_tables = cos[last].unsqueeze(1), sin[last].unsqueeze(1)
         heads = (-1, self.head_dim)
-        query = self.compute_query(asking).unflatten(-1, heads)  # (B, T, H, D), or T = 1
+        query = self.compute_query(query_input).unflatten(-1, heads)  # (B, T, H, D), or T = 1
         key = self.compute_key(x).unflatten(-1, heads)  # (B, T, H_kv, D)
         value = self.compute_value(x).unflatten(-1, heads)
-        query, key = rotate(query, *turn), rotate(key, cos, sin)
+        query, key = rotate(query, *query_tables), rotate(key, cos, sin)
         query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # (B, H, T, D)
         if cache is not None:
             key, value = cache.update(layer_id, key, value)  # (B, H_kv, S, D)
@@ -256,11 +257,11 @@ class Llama(LlamaPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and hidden states (B, T, C), after the final norm, of token ids (B, T).
 
-        Logits are (B, T, V) if `targets` are given, else (B, 1, V), of the last column; with
+        Logits are (B, T, V) if `targets` are given, else (B, 1, V), of the last column. With
         `lengths` (B,), the number of real tokens in each right-padded row, padding is masked and
-        the last real token of each row takes the last column's place. With `cache` the tokens
-        follow those that it holds. With `last_only` the hidden states are those of the last column
-        as well, (B, 1, C), for less work. Raises ValueError if a cache is used with bidirectional
+        each row's last real token is used instead of the last column. With `cache` the tokens
+        follow the cached ones. With `last_only` the hidden states too are only the last column's,
+        (B, 1, C), which saves work. Raises ValueError if a cache is used with bidirectional
         attention or with `lengths`.
         """
         h = self.hidden_states(tokens, lengths, cache, last_only)
@@ -275,7 +276,7 @@ class Llama(LlamaPreTrainedModel):
         cache: KVCache | None = None,
         last_only: bool = False,
     ) -> torch.Tensor:
-        """The hidden states of `forward`, without logits; arguments and ValueError are its."""
+        """The hidden states of `forward`, without logits; same arguments and ValueError."""
         if cache is not None and not (self.config.is_causal and lengths is None):
             raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
         start, length = cache.position if cache else 0, tokens.shape[1]
@@ -285,7 +286,7 @@ class Llama(LlamaPreTrainedModel):
         *lower, top = self.layers
         for layer in lower:
             h = layer(h, tables, mask, cache)
-        if last_only:  # the layers below need all columns: they are the keys and values of the next
+        if last_only:  # lower layers need all columns: the next layer's keys and values
             last = last_index(tokens, lengths)
             mask = None if lengths is None else padding_mask(lengths, length)
         h = top(h, tables, mask, cache, last)
@@ -296,13 +297,13 @@ class Llama(LlamaPreTrainedModel):
     def last_hidden_state(
         self, tokens: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The hidden state (B, 1, C) of the last column: all that a classifier reads."""
+        """The hidden state (B, 1, C) of the last column, which is all a classifier needs."""
         return self.hidden_states(tokens, lengths, last_only=True)
 
     def _mask(
         self, start: int, length: int, lengths: torch.Tensor | None, device: torch.device
     ) -> torch.Tensor | None:
-        """(B, 1, 1, T) or (T, S), or None where the configuration's own mask is all there is."""
+        """(B, 1, 1, T) or (T, S), or None where the configuration's own mask is enough."""
         if self.config.is_causal:
             # Padding is on the right, so no real token ever sees it: no mask for `lengths`.
             if start == 0 or length == 1:
@@ -325,8 +326,8 @@ class Llama(LlamaPreTrainedModel):
     ) -> torch.Tensor:
         """Token ids (B, T) continued: (B, T + max_new_tokens), without dropout.
 
-        sampling.Sampler and generation.generate say what the arguments mean, and which ValueError
-        they raise; the latter also decodes in other ways.
+        The arguments and the ValueErrors are those of sampling.Sampler and generation.generate; the
+        latter offers more ways to decode.
         """
         sampler = Sampler(temperature, epsilon, top_p, generator)
         was_training = self.training
@@ -343,14 +344,14 @@ def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def last_index(tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-    """(B,): where the last token of each row (B, T) is, or with `lengths` the last real one."""
+    """(B,): index of each row's last token, or with `lengths` of its last real one."""
     if lengths is None:
         return tokens.new_full(tokens.shape[:1], tokens.shape[1] - 1)
     return lengths.to(tokens.device) - 1
 
 
 def column(h: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """(B, 1, C): of each row of h (B, T, C) the column that `index` (B,) names."""
+    """(B, 1, C): column `index` (B,) of each row of h (B, T, C)."""
     return h[torch.arange(len(h), device=h.device), index].unsqueeze(1)
 
 
@@ -367,9 +368,9 @@ def load_pretrained(
     dtype: str = "float32",
     quantize: str | None = None,
 ) -> Llama:
-    """The model of a checkpoint file; checkpoints.loading.load_model says how, and what it raises.
+    """Load the model of a checkpoint; see checkpoints.loading.load_model for details and errors.
 
-    Without `edition`, `norm` and `attention` the model has the arithmetic that the checkpoint
+    Without `edition`, `norm` and `attention` the model uses the arithmetic that the checkpoint
     records, else the default edition's ("mmia").
     """
     return load_model(Llama, path, edition, norm, attention, dtype, quantize)

@@ -38,7 +38,7 @@ class LoRALayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, in) → (…, out)."""
         result = self.original_layer(x)
-        # Scaled while it is small, and added by the product itself: nothing of x's size is made.
+        # Scale the small product, and add it in one operation: no extra tensor of x's size.
         low = self.scaling * (x @ self.lora_A.T)  # (…, rank)
         rows = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), self.lora_B.T)
         return rows.view(result.shape)
@@ -57,10 +57,10 @@ def apply_lora(
     """Freeze all of `model`, in place, and wrap its linear layers whose last name is in
     `target_modules`; return it.
 
-    Of a classifier pass the backbone, so that its head stays trainable. A layer that is wrapped
-    already is left as it is. Raises ValueError if a target names no linear layer of the model.
+    For a classifier, pass the backbone, so that its head stays trainable. A layer that is already
+    wrapped is left unchanged. Raises ValueError if a target names no linear layer of the model.
     """
-    # Lists: the order of a set would change from process to process, and with it what is drawn.
+    # Lists, not sets: the order decides which random numbers each layer gets.
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     wrapped = [name for name, module in model.named_modules() if isinstance(module, LoRALayer)]
     known = {name.rpartition(".")[2] for name in linear + wrapped} - {"original_layer"}
@@ -81,14 +81,14 @@ def apply_lora(
 
 
 def get_lora_optimizer_params(model: nn.Module) -> list[nn.Parameter]:
-    """All lora_A and lora_B of the model, in its order."""
+    """All lora_A and lora_B of the model, in module order."""
     layers = [module for module in model.modules() if isinstance(module, LoRALayer)]
     return [parameter for layer in layers for parameter in (layer.lora_A, layer.lora_B)]
 
 
 def count_lora_parameters(model: nn.Module) -> tuple[int, int, float]:
-    """Numbers of LoRA parameters and of all trainable ones, and the first as a percentage of the
-    second (0.0 if nothing is trainable).
+    """The number of LoRA parameters, of all trainable parameters, and the former as a percentage
+    of the latter (0.0 if nothing is trainable).
     """
     lora = sum(parameter.numel() for parameter in get_lora_optimizer_params(model))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -96,9 +96,9 @@ def count_lora_parameters(model: nn.Module) -> tuple[int, int, float]:
 
 
 def merge_lora_weights(model: nn.Module) -> nn.Module:
-    """Replace every LoRALayer, in place, by one linear layer that computes the same; return model.
+    """Replace every LoRALayer, in place, with one equivalent linear layer; return model.
 
-    A model without LoRA layers is left as it is, so merging twice is merging once.
+    A model without LoRA layers is left unchanged, so merging is idempotent.
     """
     wrapped = [
         (name, layer) for name, layer in model.named_modules() if isinstance(layer, LoRALayer)
@@ -106,7 +106,7 @@ def merge_lora_weights(model: nn.Module) -> nn.Module:
     for name, layer in wrapped:
         parent_name, _, child_name = name.rpartition(".")
         merged = layer.original_layer
-        # A new parameter: the old one may be tied to another layer's, which is not adapted.
+        # A new parameter: the old one may be tied to another layer, which is not adapted.
         merged.weight = nn.Parameter(layer.merged_weight().detach(), requires_grad=False)
         setattr(model.get_submodule(parent_name), child_name, merged)
     return model
@@ -129,7 +129,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Only the adapters' tensors, named as in the model's state dict."""
+    """Only the adapter tensors, named as in the model's state dict."""
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -138,7 +138,7 @@ def lora_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_lora_state_dict(model: nn.Module, adapters: dict[str, torch.Tensor]) -> None:
-    """Fill the adapters of a model that apply_lora has wrapped.
+    """Load adapter tensors into a model wrapped by apply_lora.
 
     Raises ValueError if names or shapes are not exactly those of the model's own adapters.
     """

@@ -1,9 +1,9 @@
 """AdamW with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019).
 
-It is the assignment's form: bias correction folded into the step size (Kingma and Ba, end of
-section 2), so that eps is added to the uncorrected sqrt(v), and weight decay after the step.
-torch.optim.AdamW adds eps to the corrected one and decays first; with eps and weight_decay 0 the
-two agree.
+This is the assignment's variant: bias correction is folded into the step size (Kingma and Ba, end
+of section 2), so eps is added to the uncorrected sqrt(v), and weight decay comes after the step.
+torch.optim.AdamW adds eps to the corrected sqrt(v) and decays first; with eps and weight_decay 0
+the two agree.
 """
 
 import math
@@ -23,7 +23,7 @@ class AdamW(Optimizer):
     p ← p - lr·weight_decay·p, with step = lr·sqrt(1-β2^t)/(1-β1^t), or lr without `correct_bias`.
 
     `max_grad_norm` scales the gradients of each parameter group down to that norm before they
-    enter the moments; `.grad` itself is left alone. Raises ValueError for a value out of bounds.
+    enter the moments; `.grad` itself is unchanged. Raises ValueError for a value out of bounds.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class AdamW(Optimizer):
 
 
 def clip_scale(gradients: list[torch.Tensor], max_norm: float | None) -> torch.Tensor | None:
-    """What gradients are multiplied by so that their common 2-norm is at most `max_norm`.
+    """The factor for the gradients that makes their global 2-norm at most `max_norm`.
 
-    None where nothing is to be done. Pascanu et al. 2013, section 3.2.
+    None if there is nothing to clip. Pascanu et al. 2013, section 3.2.
     """
     if max_norm is None or not gradients:
         return None

@@ -44,7 +44,7 @@ def load_reference(path: Path) -> torch.Tensor:
 
 
 def differences(reference: torch.Tensor) -> dict[str, float]:
-    """Largest absolute difference to the reference, with each edition's clipping."""
+    """Largest absolute difference from the reference, with each edition's clipping."""
     return {
         edition: (trained_weight(clipping) - reference).abs().max().item()
         for edition, clipping in CLIPPING.items()
@@ -52,7 +52,7 @@ def differences(reference: torch.Tensor) -> dict[str, float]:
 
 
 def check(edition: str, *paths: Path) -> None:
-    """Compare with every one of the files that is there. Raises SkipTest if none is."""
+    """Compare with each of these files that exists. Raises SkipTest if none does."""
     paths = tuple(path for path in paths if path.exists())
     if not paths:
         raise unittest.SkipTest(f"no reference of {edition} is here: bash setup.sh downloads it")
@@ -80,7 +80,7 @@ def main() -> None:
         sys.exit(3)
     try:
         reference = load_reference(path)
-    except Exception as error:  # numpy has no error of its own for a file of another kind
+    except Exception as error:  # numpy has no specific error for an invalid file
         print(f"{path} is no reference data ({type(error).__name__})", file=sys.stderr)
         sys.exit(2)
     for edition, clipping in CLIPPING.items():

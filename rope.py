@@ -26,9 +26,9 @@ def position_interpolation(frequencies: torch.Tensor, scaling: RopeScaling) -> t
 def dynamic_ntk_theta(theta: float, head_dim: int, length: int, scaling: RopeScaling) -> float:
     """theta · (factor · L/L₀ - (factor - 1))^(D/(D-2)): the base for a sequence of L positions.
 
-    L₀ is the original length; up to it theta is what it was. The slowest pair is interpolated, the
+    L₀ is the original length; up to it theta is unchanged. The slowest pair is interpolated, the
     fastest is not (NTK-aware: bloc97 2023; dynamic: emozilla 2023; both in YaRN, Peng et al. 2023;
-    with the factor that transformers gives it).
+    the factor is applied as in transformers).
     """
     original = scaling.original_max_seq_len
     assert original is not None  # config.RopeScaling has checked it
@@ -37,16 +37,16 @@ def dynamic_ntk_theta(theta: float, head_dim: int, length: int, scaling: RopeSca
 
 
 def llama3_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Pairs that turn often within the original length stay, slow ones are divided by factor.
+    """Keep high frequencies (many rotations in the original length), divide low ones by factor.
 
-    Between `low_freq_factor` and `high_freq_factor` turns the two are mixed linearly (Llama 3.1,
-    Meta's reference implementation).
+    Between `low_freq_factor` and `high_freq_factor` rotations, interpolate linearly between the two
+    (Llama 3.1, Meta's reference implementation).
     """
     original = scaling.original_max_seq_len
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    assert original is not None and low is not None and high is not None  # checked there as well
-    turns = original * frequencies / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    assert original is not None and low is not None and high is not None  # also checked there
+    rotations = original * frequencies / (2 * math.pi)
+    kept = ((rotations - low) / (high - low)).clamp(0, 1)
     return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
@@ -57,9 +57,9 @@ def inverse_frequencies(
     device: torch.device | str = "cpu",
     scaling: RopeScaling | None = None,
 ) -> torch.Tensor:
-    """Each pair's angle from one position to the next, theta^(-2i/head_dim), scaled: (D/2,).
+    """Each pair's angle per position, theta^(-2i/head_dim), scaled: (D/2,) in float32.
 
-    In float32. `length`, the positions of the sequence, matters to dynamic NTK only.
+    `length`, the number of positions in the sequence, matters only for dynamic NTK.
     """
     if scaling is not None and scaling.rope_type == "dynamic":
         theta = dynamic_ntk_theta(theta, head_dim, length, scaling)
@@ -89,17 +89,17 @@ def rotary_tables(
 ) -> RotaryTables:
     """cos and sin of every angle in a sequence of `length` positions: float32, (length, D/2) each.
 
-    Computed once for a set of arguments and shared by all layers and calls: do not change the
-    returned tensors in place.
+    Cached by its arguments and shared by all layers and calls: do not change the returned tensors
+    in place.
     """
-    # Never inference tensors, even if the first call is in inference mode: autograd saves them.
+    # Not inference tensors, even if the first call is in inference mode: autograd saves them.
     with torch.inference_mode(False):
         frequencies = inverse_frequencies(head_dim, length, theta, device, scaling)
         return make_tables(frequencies, 0, length)
 
 
 def fixed_positions(max_seq_len: int, scaling: RopeScaling | None) -> int:
-    """The positions, of `max_seq_len`, whose angles are the same in a sequence of any length."""
+    """How many of `max_seq_len` positions have angles independent of the sequence's length."""
     if scaling is None or scaling.rope_type != "dynamic":
         return max_seq_len
     assert scaling.original_max_seq_len is not None
@@ -117,16 +117,16 @@ def tables_for(
 ) -> RotaryTables:
     """cos and sin, each (end - start, head_dim/2), for positions start to end - 1.
 
-    A batch may be longer than `max_seq_len` (reviews are); lengths are then rounded up to its
-    next multiple, so that only few different tables are made.
+    A batch may be longer than `max_seq_len` (some reviews are); its length is then rounded up to
+    the next multiple, so that only a few different tables are cached.
 
     Dynamic NTK takes `end` as the sequence's length, padding included. Past the original length
-    each new position has other frequencies, and the keys that a cache holds stay as they were
-    rotated, as in transformers: decoding there is not what the whole forward pass computes.
+    the frequencies change with each new position, while cached keys keep their old rotation, as in
+    transformers: decoding then differs from a forward pass over the whole sequence.
     """
     if scaling is not None and scaling.rope_type == "dynamic":
         max_seq_len = fixed_positions(max_seq_len, scaling)
-        if end > max_seq_len:  # of use for this length alone: not kept
+        if end > max_seq_len:  # only valid for this length: not cached
             with torch.inference_mode(False):
                 frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
                 return make_tables(frequencies, start, end)
@@ -139,7 +139,7 @@ def tables_for(
 def config_tables(
     config: LlamaConfig, start: int, end: int, device: torch.device | str
 ) -> RotaryTables:
-    """tables_for the model of a configuration."""
+    """tables_for, with head_dim, max_seq_len, theta and scaling from a configuration."""
     theta, scaling = config.rope_theta, config.rope_scaling
     return tables_for(config.head_dim, config.max_seq_len, start, end, theta, device, scaling)
 
@@ -147,11 +147,11 @@ def config_tables(
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x (B, T, H, D) rotated by the angles whose cos and sin are (T, D/2); in x's dtype.
 
-    cos and sin may also be (B, T, D/2), where rows are at positions of their own. A pair
+    cos and sin may also be (B, T, D/2), where rows have different positions. A pair
     (even, odd) becomes (even·cos - odd·sin, even·sin + odd·cos).
     """
     pairs = x.float().contiguous().unflatten(-1, (-1, 2))  # (B, T, H, D/2, 2)
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # (T, 1, D/2): the same for every head
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # (T, 1, D/2): broadcast over heads
     if torch.compiler.is_compiling() or x.device.type == "mps":  # neither has complex numbers
         even, odd = pairs.unbind(-1)
         rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)

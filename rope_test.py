@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(3)
     try:
         load_reference(reference)
-    except Exception as error:  # torch has no error of its own for a file of another kind
+    except Exception as error:  # torch has no specific error for an invalid file
         print(f"{reference} is no reference data ({type(error).__name__})", file=sys.stderr)
         sys.exit(2)
     try:

@@ -10,7 +10,7 @@ from mini_llama.command_line import one_line_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, then hand over to one option; what a user can mend is one line on standard error."""
+    """Parse the arguments and run the option; user errors are one line on standard error."""
     args, is_bundled = parse(argv)
     with one_line_errors(PROGRAM):
         options = Options(**args)
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(options: Options) -> None:
-    """Hand over to the option's module; only the one that is asked for is imported."""
+    """Run the option's module; the others are not imported."""
     if options.option == "generate":
         from mini_llama.assignment import completion
 

@@ -32,7 +32,7 @@ REFERENCE = "sanity_check.data"
 HELP = "get it with bash setup.sh, or name another"
 # The course's own comparison; looser ones let a wrong norm or mask pass.
 ATOL, RTOL = 1e-5, 1e-3
-# In place of an edition, for a load_pretrained that knows none: the courses' own takes a path only.
+# Shown as the edition if load_pretrained has no such parameter, like the courses' own.
 OWN = "your model"
 TOKENS = torch.tensor(
     [
@@ -84,7 +84,7 @@ def tokens_for(checkpoint: str | Path, vocab_size: int) -> torch.Tensor:
 
 
 def embed(checkpoint: str | Path, edition: str) -> dict[str, torch.Tensor]:
-    """What the model gives for the check's token ids."""
+    """The model's outputs for the check's token ids."""
     model = load_model(checkpoint, edition)
     tokens = tokens_for(checkpoint, model.config.vocab_size)
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def compare(checkpoint: str | Path, reference: dict[str, torch.Tensor]) -> Itera
 def compare_float64(
     formulas: Formulas, tokens: torch.Tensor, reference: dict[str, torch.Tensor]
 ) -> Iterator[Comparison]:
-    """What `compare` would say of a model without a fault. Raises ValueError for other shapes."""
+    """What `compare` would yield for a correct model. Raises ValueError where the shapes differ."""
     for name, edition in EDITIONS.items():
         changed = formulas.changed(norm=edition.norm, attention=edition.attention)
         logits, hidden_states, _ = changed.forward(tokens.numpy())
@@ -133,10 +133,11 @@ def compare_float64(
 
 
 def explain_files(checkpoint: str | Path, reference: dict[str, torch.Tensor]) -> None:
-    """Print every place of the model beside its formula, and the first that differs.
+    """Compare every component of the model with its formula, and print the first that differs.
 
-    The formulas are those of the edition that the reference data is of, and where it is of none,
-    of what the checkpoint records or the default edition. Raises OSError or ValueError.
+    The formulas are those of the edition that the reference data matches; if none does, of the
+    arithmetic that the checkpoint records, else the default edition's. Raises OSError or
+    ValueError.
     """
     formulas, tensors, recorded = read_formulas(checkpoint)
     tokens = tokens_for(checkpoint, formulas.config.vocab_size)
@@ -180,7 +181,7 @@ def test_sanity_check() -> None:
 
 
 def choose_files(args: argparse.Namespace) -> None:
-    """Fill in the default files, the bundled ones where neither is here and none was named."""
+    """Fill in the default files, or the bundled ones if none is named and both are missing."""
     is_named = args.checkpoint is not None or args.reference is not None
     is_real = Path(CHECKPOINT).exists() or Path(REFERENCE).exists()
     if not (is_named or is_real) and bundled.REFERENCE.exists():

@@ -1,6 +1,6 @@
 """Text ↔ token ids with a SentencePiece model (Kudo and Richardson 2018), as in the assignment.
 
-As a command, it writes llama2.c's file of a SentencePiece model:
+As a command, it converts a SentencePiece model to llama2.c's tokenizer.bin:
 
     python tokenizer.py export tokenizer.model tokenizer.bin
 """
@@ -28,7 +28,7 @@ class Tokenizer(BaseTokenizer):
     """A SentencePiece model; `max_len` bounds the tokens of a text, BOS and EOS not counted.
 
     `pad_id` is the id of the piece <0x00>, as in the assignment (3 in Llama 2's vocabulary, not 0).
-    Raises FileNotFoundError or ValueError if `tokenizer_model` is no SentencePiece model.
+    Raises FileNotFoundError or ValueError if `tokenizer_model` is not a SentencePiece model.
     """
 
     byte_errors = EACH_BYTE
@@ -69,17 +69,17 @@ class Tokenizer(BaseTokenizer):
         if model.is_byte(token_id):
             return bytes([int(piece[3:5], 16)])  # <0x0A>
         if at_start and not model.decode([token_id, token_id]):
-            return None  # a space, where the model takes all those before a text off
+            return None  # a space, where the model strips all leading spaces
         is_whole = at_start or model.is_unknown(token_id)
         return (model.decode([token_id]) if is_whole else piece.replace("▁", " ")).encode()
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; BOS, EOS and other control pieces are silent."""
+        """The text of token ids; BOS, EOS and other control tokens add nothing."""
         return self.sp_model.decode(list(ids))
 
     def scored_pieces(self) -> Iterator[tuple[str, float]]:
-        """What `export_llama2c_tokenizer` writes: pieces and scores in llama2.c's form. Raises
-        ValueError for a model that cannot have one.
+        """Pieces and scores in llama2.c's form, for `export_llama2c_tokenizer`. Raises ValueError
+        for a model that has no such form.
         """
         model = self.sp_model
         is_usual = (model.unk_id(), self.bos_id, self.eos_id) == (0, 1, 2)
@@ -94,7 +94,7 @@ class Tokenizer(BaseTokenizer):
 
 
 def _read(path: Path) -> BaseTokenizer:
-    """A SentencePiece model, or a tokenizer.bin that was written before."""
+    """A SentencePiece model, or an existing tokenizer.bin."""
     is_written = path.is_file() and is_llama2c(path.read_bytes())
     return Llama2cTokenizer(path) if is_written else Tokenizer(tokenizer_model=path)
 

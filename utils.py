@@ -1,4 +1,4 @@
-"""Small helpers that every other module may use: seeds, devices, reading JSON, atomic writes."""
+"""Small helpers for all modules: seeds, devices, reading JSON, atomic writes."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch  # where it is used it is imported there: tools without it start at once
+    import torch  # imported in the functions that use it: tools without it start at once
 
 REMEDY = "check the path, or get the file again (bash setup.sh)"
 
@@ -32,7 +32,7 @@ def seed_everything(seed: int) -> None:
 def choose_device(use_gpu: bool) -> "torch.device":
     """The CPU, or with `use_gpu` CUDA, or Apple's MPS where there is no CUDA.
 
-    Raises ValueError if a GPU is asked for and there is none.
+    Raises ValueError if `use_gpu` and there is no GPU.
     """
     import torch
 
@@ -49,8 +49,8 @@ def choose_device(use_gpu: bool) -> "torch.device":
 
 
 def available_bytes(device: "torch.device | str" = "cpu") -> int | None:
-    """What can still be allocated: on a CUDA device what it reports; of the machine's own memory
-    what is free or caches files, swap included. None where it is unknown on this system.
+    """Memory that can still be allocated: on a CUDA device what it reports; on the CPU what is free
+    or file cache, swap included. None where it is unknown on this system.
     """
     import torch
 
@@ -70,9 +70,9 @@ def available_bytes(device: "torch.device | str" = "cpu") -> int | None:
 
 
 def autocast(device: "torch.device", dtype: str) -> "torch.autocast":
-    """Matrix products in "bfloat16", the rest where it needs to be in float32; or all in "float32".
+    """Mixed precision for "bfloat16": matrix products in it, the rest in float32 where needed.
 
-    Weights, gradients and what is added up stay float32 (Micikevicius et al. 2018, section 3).
+    Weights, gradients and accumulation stay float32 (Micikevicius et al. 2018, section 3).
     """
     import torch
 
@@ -88,12 +88,12 @@ def get_parameter_dtype(module: "torch.nn.Module") -> "torch.dtype":
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; rename it over `path` when the block ends well.
+    """Open a temporary file next to `path`; rename it to `path` when the block succeeds.
 
-    A reader, a crash or a kill -9 sees the old file or the new one, never a part. Text is UTF-8
-    with "\\n" line ends on every platform. Raises OSError if the folder cannot be written.
+    Even after a crash or a kill -9 there is the old file or the new one, never a part. Text is
+    UTF-8 with "\\n" line endings on every platform. Raises OSError if the folder cannot be written.
     """
-    path = Path(path).resolve()  # a link stays, and the file that it leads to is replaced
+    path = Path(path).resolve()  # a link is kept, and its target is replaced
     _check_regular(path)
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -105,7 +105,9 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk does not name the file
+        if (
+            error.filename is None and error.errno is not None
+        ):  # the error of a full disk does not name the file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -114,7 +116,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes its name when the block ends well.
+    """A temporary folder next to `path`, renamed to `path` when the block succeeds.
 
     Raises ValueError as check_new_folder does, OSError if the folder cannot be written.
     """
@@ -136,7 +138,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def check_new_folder(path: Path) -> None:
-    """Raise ValueError unless a folder can be made at `path`: nothing is there, or an empty one."""
+    """Raise ValueError unless `path` can become a new folder: it does not exist, or is empty."""
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"{path} is a folder with files in it; give another name, or empty it")
     if path.exists() and not path.is_dir():
@@ -164,7 +166,7 @@ def _check_regular(path: Path) -> None:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete temporary files and folders that a killed process left for the same target."""
-    if os.name != "posix":  # elsewhere os.kill(pid, 0) does more than ask
+    if os.name != "posix":  # on Windows os.kill(pid, 0) ends the process
         return
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         pid = leftover.name.split(".")[-2]
@@ -186,7 +188,7 @@ def _is_running(pid: int) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, or ValueError for anything else."""
+    """Read a JSON object. Raises FileNotFoundError, or ValueError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -197,10 +199,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> None:
-    """Raise ValueError unless every output can be written, is another file than the other outputs,
-    and replaces no input. Leaves no trace.
+    """Raise ValueError unless every output can be written, differs from the other outputs, and
+    replaces no input. Leaves no trace.
 
-    Called before long work, so that its result is not lost to a wrong folder.
+    Call it before long work, so that the result is not lost to a wrong path.
     """
     taken = {Path(path).resolve(): f"the input {path}" for path in inputs}
     for path in map(Path, outputs):

@@ -5,8 +5,8 @@ LlamaForQuestionAnswering, with their outputs, losses and folders. Sequences are
 last token's hidden state (Radford et al. 2018, section 3.2), answers are spans with a start and an
 end (Devlin et al. 2019, section 4.2). The assignment's classifier is classifier.py.
 
-Padding is on the right, and `lengths` (B,) counts each row's real tokens: with it padding changes
-no output of a real token and no loss. Without it rows are taken as they are.
+Padding is on the right, and `lengths` (B,) counts each row's real tokens: with it, padding changes
+neither a real token's output nor the loss. Without it all tokens count as real.
 
 Shapes: B batch, T tokens, C the model's width, N labels.
 """
@@ -32,21 +32,24 @@ from mini_llama.checkpoints.record import fit_tensors, usable
 BACKBONE_PREFIX = "llama."
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 IGNORED_LABEL = -100
-CLASSIFIER_DROPOUT = 0.1  # what a config.json that names none means
-N_LABELS = 2  # the same
+# The defaults of a config.json that leaves them out.
+CLASSIFIER_DROPOUT = 0.1
+N_LABELS = 2
 
 
 class TaskHead(nn.Module):
     """A backbone and a linear layer on its hidden states. The backbone loses its output layer.
 
-    `pad_token_id` is kept for Hugging Face, which finds padding by it; nothing here reads it.
-    Raises ValueError if it is not an id of the vocabulary.
+    `pad_token_id` is only saved for Hugging Face, which finds padding by it. Raises ValueError if
+    it is not an id of the vocabulary.
     """
 
     def __init__(self, llama: Llama, pad_token_id: int | None = None) -> None:
         super().__init__()
         vocab_size = llama.config.vocab_size
-        is_id = type(pad_token_id) is int and -1 <= pad_token_id < vocab_size  # -1: none, of old
+        is_id = (
+            type(pad_token_id) is int and -1 <= pad_token_id < vocab_size
+        )  # -1: none, in old files
         bound = f"an integer below vocab_size={vocab_size}"
         _check("pad_token_id", pad_token_id, pad_token_id is None or is_id, bound)
         llama.register_module("output", None)
@@ -54,14 +57,14 @@ class TaskHead(nn.Module):
 
     @staticmethod
     def arguments(content: dict[str, Any], rows: int) -> dict[str, Any]:
-        """A config.json → what the class is made with; `rows` are those of the head's weight.
+        """A config.json → the constructor's arguments; `rows` are those of the head's weight.
 
         Raises ValueError for contradictions.
         """
         return {"pad_token_id": content.get("pad_token_id")}
 
     def fields(self) -> dict[str, Any]:
-        """What a config.json says of the head."""
+        """The head's fields in config.json."""
         return {"pad_token_id": self.pad_token_id}
 
     def _new_head(self, outputs: int, bias: bool) -> nn.Linear:
@@ -96,9 +99,9 @@ class LabelHead(TaskHead):
             names = {i: f"LABEL_{i}" for i in ids}
         if not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
             raise ValueError("id2label is no JSON object of names")
-        for said in (len(names), len(names) if count is None else count):
-            if said != rows:
-                raise ValueError(f"it says {said} labels, and score.weight has {rows} rows")
+        for stated in (len(names), len(names) if count is None else count):
+            if stated != rows:
+                raise ValueError(f"it says {stated} labels, and score.weight has {rows} rows")
         if set(names) != set(ids):
             raise ValueError(f"id2label does not name just the labels 0 to {rows - 1}")
         return TaskHead.arguments(content, rows) | {"labels": [names[i] for i in ids]}
@@ -111,7 +114,7 @@ class LabelHead(TaskHead):
 class LlamaForSequenceClassification(LabelHead):
     """Labels, or with `problem_type` "regression" numbers, of whole rows.
 
-    `problem_type` None lets each loss go by its labels. Raises ValueError for an unknown one.
+    With `problem_type` None the labels' dtype decides. Raises ValueError for an unknown one.
     """
 
     def __init__(
@@ -122,8 +125,8 @@ class LlamaForSequenceClassification(LabelHead):
         problem_type: str | None = None,
     ) -> None:
         super().__init__(llama, labels, pad_token_id)
-        known = problem_type is None or problem_type in PROBLEM_TYPES
-        _check("problem_type", problem_type, known, f"one of {', '.join(PROBLEM_TYPES)}")
+        is_known = problem_type is None or problem_type in PROBLEM_TYPES
+        _check("problem_type", problem_type, is_known, f"one of {', '.join(PROBLEM_TYPES)}")
         has_choice = problem_type != PROBLEM_TYPES[1] or len(self.labels) > 1
         _check("problem_type", problem_type, has_choice, "another one for a single label")
         self.problem_type = problem_type
@@ -131,15 +134,15 @@ class LlamaForSequenceClassification(LabelHead):
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids (B, T) → logits (B, N), of the last real token.
 
-        Hugging Face takes the last token that is not `pad_token_id`, whatever its mask says: the
-        same one, unless a text ends in that id. Without the id it refuses batches.
+        Hugging Face takes the last token that is not `pad_token_id`, ignoring its mask: the same
+        token, unless a text ends in that id. Without the id it refuses batches.
         """
         return self.score(self.llama.last_hidden_state(tokens, lengths)[:, 0])
 
     def loss(
         self, tokens: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """A mean over the batch, by `problem_type`; None goes by the labels.
+        """The mean over the batch, by `problem_type`; for None by the labels.
 
         - regression, or N = 1: squared error, labels (B,) or (B, N);
         - single_label_classification, or labels (B,) of integers: cross-entropy;
@@ -165,7 +168,7 @@ class LlamaForSequenceClassification(LabelHead):
 
 
 class LlamaForTokenClassification(LabelHead):
-    """A label of every token, from what stands before it and itself; `dropout` before the head."""
+    """A label for every token, from itself and those before it; `dropout` is before the head."""
 
     def __init__(
         self,
@@ -175,8 +178,8 @@ class LlamaForTokenClassification(LabelHead):
         dropout: float = CLASSIFIER_DROPOUT,
     ) -> None:
         super().__init__(llama, labels, pad_token_id, bias=True)
-        is_share = isinstance(dropout, int | float) and 0 <= dropout < 1
-        _check("classifier_dropout", dropout, is_share, "at least 0 and below 1")
+        is_rate = isinstance(dropout, int | float) and 0 <= dropout < 1
+        _check("classifier_dropout", dropout, is_rate, "at least 0 and below 1")
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -186,7 +189,7 @@ class LlamaForTokenClassification(LabelHead):
     def loss(
         self, tokens: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Mean cross-entropy over labels (B, T), without those that are -100 or of padding."""
+        """Mean cross-entropy over labels (B, T), ignoring -100 and padding."""
         if lengths is not None:
             labels = labels.masked_fill(~_real(tokens, lengths), IGNORED_LABEL)
         logits = self(tokens, lengths).float()
@@ -203,7 +206,7 @@ class LlamaForTokenClassification(LabelHead):
 
 
 class LlamaForQuestionAnswering(TaskHead):
-    """Where in the row an answer starts, and where it ends."""
+    """Where in the row an answer starts and ends."""
 
     def __init__(self, llama: Llama, pad_token_id: int | None = None) -> None:
         super().__init__(llama, pad_token_id)
@@ -214,7 +217,7 @@ class LlamaForQuestionAnswering(TaskHead):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids (B, T) → logits of the start and of the end, each (B, T).
 
-        With `lengths` they are -inf in padding; Hugging Face leaves it in the running.
+        With `lengths` they are -inf at padding, which Hugging Face does not mask.
         """
         logits = self.qa_outputs(self.llama.hidden_states(tokens, lengths))  # (B, T, 2)
         if lengths is not None:
@@ -231,7 +234,7 @@ class LlamaForQuestionAnswering(TaskHead):
     ) -> torch.Tensor:
         """Mean of the cross-entropies of `starts` and of `ends`, positions (B,).
 
-        A position behind the row's end is left out, one below 0 is 0.
+        A position past the row's end is ignored, one below 0 is clamped to 0.
         """
         length = tokens.shape[1]
         limits = length if lengths is None else lengths
@@ -262,8 +265,8 @@ def _real(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def load_task_head(folder: str | Path) -> TaskHead:
-    """The model of a Hugging Face folder with a head, of the class that its config.json names; on
-    the CPU, in float32 and in evaluation mode.
+    """Load a Hugging Face folder with a head, as the class that its config.json names; on the CPU,
+    in float32 and in evaluation mode.
 
     Raises OSError or ValueError as reading.read_checkpoint does; ValueError for a model without
     a head, and for a head that does not fit its config.json.
@@ -306,7 +309,7 @@ def _check_head(tensors: dict[str, torch.Tensor], model: TaskHead) -> None:
 
 
 def save_task_head(folder: str | Path, model: TaskHead) -> None:
-    """Write model.safetensors and config.json as Hugging Face has them; adapters are merged in.
+    """Write model.safetensors and config.json in Hugging Face's form, LoRA adapters merged.
 
     Raises ValueError and OSError as huggingface.save_with_head does.
     """

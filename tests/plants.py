@@ -239,7 +239,7 @@ ATTENTION = [
     edit(
         "attention",
         "RoPE is not applied",
-        "        query, key = rotate(query, *turn), rotate(key, cos, sin)\n",
+        "        query, key = rotate(query, *query_tables), rotate(key, cos, sin)\n",
         "",
     ),
 ]

@@ -113,7 +113,7 @@ class Options(AssignmentOptions):
     )
     quantize: str | None = argument(
         None,
-        "generate, prompt: weights are rounded to 8 or 4 bits as they are read (nf4 needs "
+        "generate, prompt: weights are quantized to 8 or 4 bits as they are read (nf4 needs "
         "bitsandbytes)",
         choices=QUANTIZATIONS,
     )
