@@ -1,7 +1,7 @@
 """A checkpoint in another format, to the last bit where the format has the bits.
 
-Tensors go from file to file one by one, so a model need not fit in memory. `prepare` refuses
-whatever can be refused before anything is written; the formats' own writers do the rest.
+Tensors go from file to file one by one, so a model need not fit in memory. `prepare` checks
+everything that can be checked before anything is written; the formats' own writers do the rest.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""Tensors by name that are made when they are asked for, and not kept.
+"""Tensors by name that are made at each access, and not kept.
 
-A model may be larger than memory: whoever goes through these tensors one by one holds one of them.
+A model may be larger than memory: iterating over these tensors holds one of them at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,14 +9,14 @@ import torch
 
 from mini_llama.checkpoints.mapped_pages import MappedPages
 
-STREAMED_BYTES = 2**28  # after as many, pages are given back
+STREAMED_BYTES = 2**28  # after this many, pages are given back
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
     """`make(name)` gives a tensor; without `make`, `tensors` does.
 
-    `meta` are tensors of the same shapes and dtypes on the meta device, without numbers. They are
-    those of `tensors`, of which nothing is read.
+    `meta` has the shapes and dtypes of `tensors`, as tensors on the meta device; making it reads no
+    data.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def load_model(
 
     Tensors come one by one. What the file holds in `dtype` ("float32", "bfloat16", "float16") stays
     mapped from it; the rest is converted. `quantize` ("int8", "nf4") is the form of every linear
-    layer, the output layer to int8 in either case, and the model is then for reading only;
+    layer, always int8 for the output layer, and the model is then for inference only;
     embedding and norms stay in `dtype`. Raises ValueError for another dtype or quantization, for
     nf4 without bitsandbytes, for weights that hold NaN where they are quantized, and where memory
     has no room for what is converted (memory.require_memory).

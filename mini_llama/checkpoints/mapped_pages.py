@@ -42,7 +42,7 @@ class MappedPages:
         """Forget what was read, where the system can: the next access reads the file again.
 
         What was written to a tensor since it was mapped is lost. Raises ValueError if a file was
-        changed in place, of which the pages that were not read yet would be the new ones.
+        changed in place, since pages not read yet would have the new content.
         """
         for path, state in self._states.items():
             _check_unchanged(path, state)

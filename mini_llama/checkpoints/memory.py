@@ -1,8 +1,8 @@
-"""What fits a machine's memory: the forms a model can be loaded in, beside what is free.
+"""What fits a machine's memory: the forms a model can be loaded in, and the free memory.
 
 Whether a form fits counts all of it, weights and a whole context's keys and values, since all of it
 is read for every token. Whether loading is refused counts less: tensors that stay mapped from their
-file take no memory of their own, and a model that is larger than memory runs all the same, at the
+file take no memory of their own, and a model that is larger than memory still runs, at the
 speed of the disk.
 """
 
@@ -48,8 +48,8 @@ class Form(NamedTuple):
 
 
 def token_bytes(config: LlamaConfig, form: Form, length: int) -> int:
-    """What decoding reads for one token after `length` others: their keys and values, and of the
-    weights all but the input embedding, of which it reads a row.
+    """What decoding reads for one token after `length` others: their keys and values, and all
+    weights but the input embedding, where it reads one row.
     """
     embedding = config.vocab_size * config.dim * BYTES[form.dtype]
     is_shared = config.tie_word_embeddings and form.quantize is None
@@ -58,7 +58,7 @@ def token_bytes(config: LlamaConfig, form: Form, length: int) -> int:
     return weight_bytes(config, *form) - looked_up + cache
 
 
-# The most exact comes first.
+# The most exact first.
 FORMS = [Form(dtype, quantize) for quantize in (None, *QUANTIZATIONS) for dtype in DTYPES]
 
 

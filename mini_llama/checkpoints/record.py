@@ -21,7 +21,7 @@ KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
 
 
 class WrongNormError(ValueError):
-    """A checkpoint has LayerNorm biases that matter, and RMSNorm was asked for."""
+    """A checkpoint has nonzero LayerNorm biases, and RMSNorm was chosen."""
 
 
 @dataclass

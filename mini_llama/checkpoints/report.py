@@ -87,11 +87,13 @@ def describe(
     facts: list[tuple[str, str]], config: LlamaConfig, meta: Mapping[str, torch.Tensor]
 ) -> str:
     total = count_parameters(config)
-    twin = config.vocab_size * config.dim
+    embedding = config.vocab_size * config.dim
     if config.tie_word_embeddings:
-        counts = f"{total:,}, tied ({total + twin:,} if the output embedding were another)"
+        counts = f"{total:,}, tied ({total + embedding:,} if the output embedding were another)"
     else:
-        counts = f"{total:,}, untied ({total - twin:,} if the output embedding were the input's)"
+        counts = (
+            f"{total:,}, untied ({total - embedding:,} if the output embedding were the input's)"
+        )
     left_out = ("norm", "attention")  # the arithmetic's line has them
     fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
     facts = [

@@ -32,7 +32,7 @@ def count_parameters(config: LlamaConfig) -> int:
 def weight_bytes(config: LlamaConfig, dtype: str, quantize: str | None = None) -> int:
     """Of the weights, as llama.load_pretrained(dtype=…, quantize=…) holds them.
 
-    A tied output layer takes nothing unless it is quantized, beside the embedding that is not.
+    A tied output layer takes no memory, unless it is quantized and the embedding is not.
     """
     is_shared = config.tie_word_embeddings and quantize is None
     return sum(
@@ -52,7 +52,7 @@ def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | 
 
     8 bits: a byte a number, rows padded to a multiple of 32, and a float32 and a bfloat16 scale a
     row. 4 bits: half a byte a number, rows padded to a multiple of 64, and at most a bfloat16 scale
-    for 64. The output layer has 8 bits in either case.
+    for 64. The output layer always has 8 bits.
     """
     if not is_quantized(name, quantize):
         return math.prod(shape) * BYTES[dtype]

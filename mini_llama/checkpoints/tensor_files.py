@@ -77,8 +77,8 @@ def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
 
 
 def _is_swapped(path: Path) -> bool:
-    """Whether torch swaps the bytes of this zip file's numbers as it maps them, which pages that
-    are read again would undo; also where it cannot be told.
+    """Whether torch swaps the byte order of this zip file's numbers after mapping, which reading a
+    page again would undo; True if unknown.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -94,7 +94,7 @@ def save_plain(path: str | Path, content: dict[str, Any]) -> None:
     with atomic_write(path, "wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # how torch says that a write came to less than asked for
+        except RuntimeError as error:  # torch's error for a short write
             raise OSError(
                 f"{path} could not be written whole: is the disk full? What was there is untouched"
             ) from error
@@ -105,7 +105,7 @@ def save_plain_lazily(
 ) -> None:
     """save_plain(path, {key: tensors, **rest}), with one tensor at a time in memory.
 
-    `shared` names tensors that are another one of them: {"output.weight": "tok_embeddings.weight"}.
+    `shared` names tensors that are the same as another: {"output.weight": "tok_embeddings.weight"}.
     torch writes the file with holes in place of the numbers; it is copied, and they are filled in.
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""What a model reads of a conversation: texts → token ids, and how much history fits a context.
+"""A conversation as a prompt: texts → token ids, with as much history as fits the context.
 
 Two templates: "llama2", that of Llama 2's chat models (Touvron et al. 2023, in the form of Meta's
 reference implementation), and "plain", for models that only continue text.
@@ -50,7 +50,7 @@ def llama2_ids(
     for instruction, exchange in zip(instructions[:-1], exchanges, strict=True):
         text = f"{instruction} {exchange.answer.strip()} "
         ids += [bos_id, *tokenizer.encode(text, bos=False, eos=False), eos_id]
-    # Not bos=True: there are tokenizers that then put no BOS before a text.
+    # Not bos=True: some tokenizers add no BOS even then.
     return [*ids, bos_id, *tokenizer.encode(instructions[-1], bos=False, eos=False)]
 
 
@@ -84,7 +84,7 @@ def check_texts(*texts: str) -> None:
     """Raise ValueError for a text that is not UTF-8, or contains a tag, which would forge a turn.
 
     The tags are ordinary text to the tokenizer, so a model cannot tell them from the template's.
-    Characters count as what a tokenizer's normalisation may make of them.
+    Tags are also found in NFKC form, since tokenizers may normalise the text.
     """
     for text in texts:
         check_utf8(text)

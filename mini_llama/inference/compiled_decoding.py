@@ -37,15 +37,15 @@ from rope import RotaryTables, config_tables, rotate
 # llama.py's, the rotation is rope.py's), its arguments, the names of its weights. The key of a
 # cached function has it, so that a function of another version is never loaded.
 STEP_VERSION = 1
-COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # a variable of the environment
-SHORTEST_CONTEXT = 3  # the exporter takes a length that can vary from 2 on
+COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # an environment variable
+SHORTEST_CONTEXT = 3  # the exporter needs dynamic lengths of at least 2
 
 
 class Matrix(nn.Module):
     """A layer's weight (N, K), in `precision`, times a vector (1, K): (1, N).
 
     Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
-    in float32. A weight that is in that precision already is not copied.
+    in float32. A weight already in that precision is not copied.
     """
 
     weight: torch.Tensor
@@ -110,7 +110,7 @@ class CompiledLayer(nn.Module):
 
 
 class Step(nn.Module):
-    """All layers, from a token to the logits of the next."""
+    """All layers: a token → the logits of the next."""
 
     def __init__(self, llama: LlamaPreTrainedModel, precision: str) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class CompiledDecoder:
         return KVCache(self.config, rows, cache_capacity(self.config), dtype=self.dtype)
 
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """As the Decoder's, but the cache must hold a token: the function takes 2 positions on."""
+        """As the Decoder's, but the cache must not be empty: the function needs 2 positions."""
         position = cache.position
         tables = config_tables(self.config, position, position + 1, token.device)
         positions = self.positions[: position + 1]
@@ -196,7 +196,7 @@ class CompiledDecoder:
 
 
 def load_or_compile(step: Step, config: LlamaConfig, precision: str) -> Any:
-    """The compiled function, from the cache folder if it is there and whole."""
+    """The compiled function, from the cache folder if a valid one is there."""
     path = package_path(step, config, precision)
     if path.is_file() and zipfile.is_zipfile(path):
         try:
@@ -207,7 +207,7 @@ def load_or_compile(step: Step, config: LlamaConfig, precision: str) -> Any:
     try:
         compile_step(step, config, path)
         return torch._inductor.aoti_load_package(str(path))
-    except Exception as error:  # the exporter, the compiler and its compiler have many kinds
+    except Exception as error:  # exporter and compilers raise many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"the decoding step cannot be compiled ({reason[:200]}); --compile needs a C++ "
@@ -216,17 +216,17 @@ def load_or_compile(step: Step, config: LlamaConfig, precision: str) -> Any:
 
 
 def package_path(step: Step, config: LlamaConfig, precision: str) -> Path:
-    """Where the compiled function of such a step is kept."""
+    """The path of this step's compiled function in the cache folder."""
     names: dict[int, list[str]] = {}
     for name, tensor in step.state_dict().items():
         names.setdefault(tensor.data_ptr(), []).append(name)
-    shared = [group for group in names.values() if len(group) > 1]  # the compiler makes them one
+    shared = [group for group in names.values() if len(group) > 1]  # the compiler merges them
     dtype = step.embeddings.weight.dtype
     return cache_folder() / f"step-{fingerprint(config, precision, dtype, shared)}.pt2"
 
 
 def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
-    """Write the package for one configuration; it appears when it is whole."""
+    """Compile one configuration's package and write it atomically."""
     shape = (1, config.n_kv_heads, cache_capacity(config), config.head_dim)
     dtype = step.embeddings.weight.dtype
     cache = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
@@ -253,7 +253,7 @@ def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
 
 @contextlib.contextmanager
 def compiler_folder(folder: str) -> Iterator[None]:
-    """Let the compiler work there, and not in a folder for all users whose name is known."""
+    """Let the compiler use this folder, not its predictable one shared by all users."""
     before = os.environ.get(COMPILER_FOLDER)
     os.environ[COMPILER_FOLDER] = folder
     try:
@@ -265,9 +265,9 @@ def compiler_folder(folder: str) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """The user's own cache folder. What lies there is run as code, so nobody else may write to it.
+    """The user's own cache folder. Its files are run as code, so nobody else may write to it.
 
-    Raises ValueError if somebody else could.
+    Raises ValueError if others can.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mini-llama")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -286,7 +286,7 @@ def fingerprint(
     dtype: torch.dtype = torch.float32,
     shared: Sequence[Sequence[str]] = (),
 ) -> str:
-    """Changes with whatever the compiled function depends on; `dtype` is that of embeddings, norms
+    """A hash of everything the compiled function depends on; `dtype` is that of embeddings, norms
     and cache, `shared` the names of weights that are one tensor.
     """
     digest = hashlib.sha256(_processor().encode())
@@ -297,7 +297,7 @@ def fingerprint(
 
 
 def _processor() -> str:
-    """The compiler uses whatever instructions it finds, so a shared home needs to know them."""
+    """The CPU and its instruction sets: code compiled for one may not run on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

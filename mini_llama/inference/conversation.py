@@ -19,7 +19,7 @@ class Conversation:
     """A system prompt and finished exchanges. One turn is `prompt`, `answer`, and `keep`.
 
     `template` is one of chat_template.TEMPLATES; `sample` and `decoder` are generation.stream's.
-    Raises ValueError if the context has no room for a prompt beside `max_new_tokens`.
+    Raises ValueError if the context has no room for a prompt and `max_new_tokens`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Conversation:
     def answer(self, ids: list[int]) -> Iterator[str]:
         """Yield the answer to a prompt, a piece for each token, until EOS or BOS.
 
-        It may be stopped at any point: the next turn runs again whatever is incomplete.
+        It may be stopped at any point: the next turn recomputes what is incomplete.
         """
         self._rewind(ids)
         stops = {self.tokenizer.bos_id, self.tokenizer.eos_id}

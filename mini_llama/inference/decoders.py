@@ -30,7 +30,7 @@ class Decoder(Protocol):
 
 
 class PlainDecoder:
-    """The Decoder that is the model's own forward pass: slow, in any dtype, and obviously right."""
+    """The model's own forward pass as a Decoder: slow, in any dtype, and obviously correct."""
 
     def __init__(self, llama: LlamaPreTrainedModel) -> None:
         self.llama = llama
@@ -51,8 +51,8 @@ def choose_decoder(
 ) -> Decoder:
     """The fastest decoder for B = `rows` that has the model's own weights.
 
-    `precision` (decoding.PRECISIONS) asks for weights in another one; `compiled` has single
-    sequences decoded by the compiled function, which is compiled or loaded at once. Raises
+    `precision` (decoding.PRECISIONS) converts the weights to another one; `compiled` decodes single
+    sequences with the compiled function, which is compiled or loaded immediately. Raises
     ValueError as FastDecoder and CompiledDecoder do.
     """
     own = str(llama.dtype).removeprefix("torch.")

@@ -26,7 +26,7 @@ from rope import config_tables, fixed_positions
 from utils import available_bytes
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-COPIED_SHARE = 0.5  # of the free memory, at most, for a faster layout of the same weights
+COPIED_FRACTION = 0.5  # of the free memory, at most, for a faster layout of the same weights
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
@@ -51,7 +51,7 @@ def make_projection(
     if (dtype != weights[0].dtype or (gains and may_copy)) and can_pack(dtype, device):
         packed = packed_linear(torch.cat(weights).to(dtype), rows)
         return lambda x: packed(x.to(dtype)).float().split(sizes, dim=-1)
-    weights = [weight.to(dtype) for weight in weights]  # no copy where they have that dtype
+    weights = [weight.to(dtype) for weight in weights]  # no copy if they already have that dtype
     return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
 
 
@@ -62,10 +62,10 @@ def _bfloat16_products(
     return tuple(product(x).float() for product in products)
 
 
-def rotate_pairs(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """x (B, heads · D): each head's interleaved pairs, taken as complex numbers, times turn."""
-    pairs = torch.view_as_complex(x.reshape(x.shape[0], -1, len(turn), 2))  # (B, heads, D/2)
-    return torch.view_as_real(pairs * turn)  # (B, heads, D/2, 2)
+def rotate_pairs(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """x (B, heads · D): each head's interleaved pairs, as complex numbers, times rotation."""
+    pairs = torch.view_as_complex(x.reshape(x.shape[0], -1, len(rotation), 2))  # (B, heads, D/2)
+    return torch.view_as_real(pairs * rotation)  # (B, heads, D/2, 2)
 
 
 class LayerStep:
@@ -89,10 +89,10 @@ class LayerStep:
         self.gate_and_up = projection(feed_forward.w1, feed_forward.w3)
         self.down = projection(feed_forward.w2)
 
-    def __call__(self, h: torch.Tensor, turn: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """h (B, C) → (B, C); `turn` (D/2,) is the position's rotation, as complex numbers."""
+    def __call__(self, h: torch.Tensor, rotation: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """h (B, C) → (B, C); `rotation` (D/2,) is the position's, as complex numbers."""
         query, key, value = self.query_key_value(self.attention_norm(h))
-        query, key = rotate_pairs(query, turn), rotate_pairs(key, turn)
+        query, key = rotate_pairs(query, rotation), rotate_pairs(key, rotation)
         keys, values = cache.update(
             self.layer_id, key.view(self.kv_heads), value.view(self.kv_heads)
         )
@@ -109,25 +109,28 @@ class NetworkStep:
     def __init__(self, llama: LlamaPreTrainedModel, rows: int, precision: str) -> None:
         self.config, self.device = llama.config, llama.device
         fixed = fixed_positions(self.config.max_seq_len, self.config.rope_scaling)
-        self.turns = self._turns(0, fixed)  # (fixed, D/2)
+        self.rotations = self._rotations(0, fixed)  # (fixed, D/2)
         self.embeddings, self.norm = llama.tok_embeddings, llama.norm
         size = sum(parameter.nbytes for parameter in llama.parameters())
-        may_copy = size < COPIED_SHARE * (available_bytes(self.device) or math.inf)
+        may_copy = size < COPIED_FRACTION * (available_bytes(self.device) or math.inf)
         self.layers = [LayerStep(layer, rows, precision, may_copy) for layer in llama.layers]
         self.output = make_projection([llama.output], rows, precision, may_copy)
 
-    def _turns(self, start: int, end: int) -> torch.Tensor:
+    def _rotations(self, start: int, end: int) -> torch.Tensor:
         """The rotations (end - start, D/2) of positions, as complex numbers."""
         return torch.complex(*config_tables(self.config, start, end, self.device))
 
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next."""
         position = cache.position
-        is_known = position < len(self.turns)
-        turn = self.turns[position] if is_known else self._turns(position, position + 1)[0]
+        is_known = position < len(self.rotations)
+        if is_known:
+            rotation = self.rotations[position]
+        else:
+            rotation = self._rotations(position, position + 1)[0]
         h = self.embeddings(token)[:, 0].float()  # (B, C)
         for layer in self.layers:
-            h = layer(h, turn, cache)
+            h = layer(h, rotation, cache)
         cache.advance(1)
         return self.output(self.norm(h))[0]
 
@@ -150,9 +153,9 @@ def check_precision(llama: LlamaPreTrainedModel, precision: str) -> None:
 class FastDecoder:
     """The Decoder of a causal Llama in evaluation mode, for `rows` sequences.
 
-    Layers that are quantized already are used as they are. Of the others "int8", and any precision
-    that they do not have, keep a copy; so do "bfloat16" and, for more than one row, "float32",
-    where memory has room for it. The copies are made when the first token comes, after the prompt.
+    Quantized layers are used as they are. The others are copied for "int8" and for any precision
+    that they do not have; and, if memory allows, for "bfloat16" and, with more than one row, for
+    "float32", into a faster layout. Copies are made at the first token after the prompt.
     Raises ValueError as check_precision does.
     """
 

@@ -1,7 +1,7 @@
 """Autoregressive generation: prefill, then one token at a time.
 
 Causal models decode with a key/value cache; bidirectional ones recompute the whole context for
-each token, because there every position's keys and values change with every new token. Past
+each token, because every new token changes the keys and values of all positions. Past
 `max_seq_len` the context slides: its last `max_seq_len` tokens are run again from position 0,
 cached or not.
 
@@ -45,10 +45,9 @@ def stream(
 
     `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
     cached path (but for dynamic RoPE scaling: rope.tables_for). A bidirectional model always does.
-    `decoder` is by default choose_decoder's. A `cache` of its making takes the place of a new one:
-    what it holds must be the beginning of tokens, and at the end it holds all but the last token
-    that was yielded. Raises ValueError for an empty prompt, and for one that leaves nothing to run
-    after what a given cache holds.
+    `decoder` is by default choose_decoder's. A `cache` made by it is used instead of a new
+    one: it must hold a prefix of tokens, and at the end it holds all but the last yielded token.
+    Raises ValueError for an empty prompt, and for one without a token after the cached prefix.
     """
     max_seq_len = llama.config.max_seq_len
     check_prompt(tokens, max_seq_len, cache)
@@ -95,8 +94,8 @@ def generate(
 ) -> torch.Tensor:
     """Prompt (B, T) followed by up to `max_new_tokens` tokens: (B, T + new).
 
-    With `stop_id` a row that has produced it goes on with `stop_id` only, and generation ends
-    early once every row has. The other arguments are stream's. Raises ValueError for an empty
+    With `stop_id` a row that has produced it continues with `stop_id` only, and generation
+    ends early once every row has. The other arguments are stream's. Raises ValueError for an empty
     prompt, and as choose_decoder does.
     """
     stopped = torch.zeros(tokens.shape[0], 1, dtype=torch.bool, device=tokens.device)

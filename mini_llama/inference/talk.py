@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mini_llama.inference.conversation import Conversation
 
 PROMPT = "> "
-LONGEST_LINE = 2**20  # characters; whatever a context holds is shorter
+LONGEST_LINE = 2**20  # characters; longer than any context
 HELP_TEXT = """\
 /system TEXT  another system prompt; without TEXT none
 /undo         forget the last exchange
@@ -56,8 +56,8 @@ class Talk:
                 self.turn(line.strip())
 
     def lines(self) -> Iterator[str]:
-        """Lines without their ends. One that is too long is refused, and read no further than it
-        need be.
+        """Lines without their ends. A line that is too long is refused, without reading all of it
+        into memory.
         """
         while (line := self.read_line()) is not None:
             text = line.rstrip("\r\n")
@@ -120,7 +120,7 @@ class Talk:
             say(f"not kept in the conversation: {error}")
 
     def write(self, pieces: Iterator[str], prompt_len: int) -> str:
-        """Show an answer as it comes; all of it, or what there is of it at Ctrl-C."""
+        """Show an answer as it is generated; return it, or the part before Ctrl-C."""
         answer, begin = [], time.perf_counter()
         try:
             for piece in pieces:

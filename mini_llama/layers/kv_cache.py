@@ -1,7 +1,7 @@
 """Preallocated key/value cache for causal decoding.
 
-It is exact only where attention is causal: there a position's keys and values never change once
-later tokens come.
+It is exact only for causal attention: there later tokens never change a position's keys and
+values.
 
 Shapes: B rows of a batch, T new positions, H_kv key/value heads, D head_dim.
 """
@@ -31,7 +31,7 @@ class KVCache:
     def update(
         self, layer_id: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store key and value (B, H_kv, T, D) after the `position` tokens that are there.
+        """Store key and value (B, H_kv, T, D) after the `position` cached tokens.
 
         Returns the layer's keys and values so far, (B, H_kv, position + T, D), as views. The
         position moves only with `advance`, once every layer has stored its part.
@@ -49,13 +49,11 @@ class KVCache:
         self.position += count
 
     def reset(self) -> None:
-        """Forget everything; the memory is kept."""
+        """Empty the cache; the memory is kept."""
         self.position = 0
 
     def rewind(self, position: int) -> None:
-        """Forget all but the first `position` positions. Raises ValueError if the cache does not
-        hold as many.
-        """
+        """Keep only the first `position` positions. Raises ValueError if the cache holds fewer."""
         if not 0 <= position <= self.position:
             raise ValueError(f"{position} is not one of the {self.position} positions held")
         self.position = position

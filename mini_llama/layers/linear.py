@@ -32,7 +32,7 @@ def has_onednn() -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """_product with gradients; only what the gradients that are asked for need is kept."""
+    """_product with gradients; saves only what the needed gradients require."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ class _Linear(torch.autograd.Function):
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x (…, K) times weight (N, K) transposed: (…, N), as F.linear, by the fastest product."""
     is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if torch.compiler.is_compiling():  # a compiler can optimise what it can see into
+    if torch.compiler.is_compiling():  # the compiler can optimise F.linear, not a custom call
         return F.linear(x, weight)
     if not is_plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not has_onednn():
         return F.linear(x, weight)
@@ -85,7 +85,7 @@ def packed_linear(weight: torch.Tensor, rows: int) -> Callable[[torch.Tensor], t
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight (N, K) → int8 (N, K) and float32 scales (N,); their product is nearest to the weight.
+    """weight (N, K) → int8 (N, K) and float32 scales (N,), whose product approximates it.
 
     The largest magnitude of each row becomes 127.
     """

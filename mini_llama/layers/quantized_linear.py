@@ -18,7 +18,7 @@ from mini_llama.layers.linear import linear, quantize_rows
 from mini_llama.optional_imports import import_optional
 
 BLOCK_WEIGHTS = 2**22  # quantized or dequantized at a time
-FEW_ROWS = 64  # up to so many PyTorch's int8 product is faster than dequantizing
+FEW_ROWS = 64  # up to this many, PyTorch's int8 product is faster than dequantizing
 # In bitsandbytes: the weights that share a scale, and the rows in a block of its layout for a CPU.
 NF4_GROUP, NF4_ROWS = 64, 32
 LOGGER = "bitsandbytes.backends.cpu.ops"
@@ -42,7 +42,7 @@ class QuantizedLinear(nn.Module):
             raise ValueError("it holds NaN or infinity, which quantized weights cannot")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Raises ValueError if a gradient is asked for."""
+        """Raises ValueError if x needs a gradient."""
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(
                 "quantized weights cannot be trained through: load the model without quantize"
@@ -63,7 +63,7 @@ class Int8Linear(QuantizedLinear):
 
     padded: torch.Tensor
     scales: torch.Tensor
-    rounded_scales: torch.Tensor
+    bfloat16_scales: torch.Tensor
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__(weight)
@@ -77,7 +77,7 @@ class Int8Linear(QuantizedLinear):
             padded[rows, : self.in_features], scales[rows] = quantize_rows(weight.detach()[rows])
         self.register_buffer("padded", padded)
         self.register_buffer("scales", scales)
-        self.register_buffer("rounded_scales", scales.bfloat16())
+        self.register_buffer("bfloat16_scales", scales.bfloat16())
 
     @property
     def weight(self) -> torch.Tensor:
@@ -91,7 +91,7 @@ class Int8Linear(QuantizedLinear):
             parts = [linear(x, (values * scales[:, None]).to(x.dtype)) for values, scales in blocks]
             return torch.cat(parts, dim=-1)
         rows = _pad(rows.bfloat16(), self.padded.shape[1] - self.in_features)
-        product = torch._weight_int8pack_mm(rows, self.padded, self.rounded_scales)
+        product = torch._weight_int8pack_mm(rows, self.padded, self.bfloat16_scales)
         return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
@@ -117,7 +117,7 @@ class NF4Linear(QuantizedLinear):
         )
         values = _pad(weight.detach().float(), self.missing).contiguous()
         quantized = layers.Params4bit(values, requires_grad=False, quant_type="nf4")
-        self.linear.weight = quantized.to(weight.device)  # it is this `to` that quantizes
+        self.linear.weight = quantized.to(weight.device)  # this `to` quantizes
         if self.out_features % NF4_ROWS:
             self.linear.support_avx512bf16_for_cpu = False
 
@@ -127,7 +127,7 @@ class NF4Linear(QuantizedLinear):
 
 def import_bitsandbytes() -> Any:
     """bitsandbytes. Raises ValueError naming the install command if it is not installed."""
-    # Every import warns of a product that it would fetch from the network if it could.
+    # Importing it logs a warning about a kernel that it would download if it could.
     logging.getLogger(LOGGER).setLevel(logging.ERROR)
     return import_optional("bitsandbytes", "nf4 quantization")
 

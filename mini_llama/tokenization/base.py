@@ -50,7 +50,7 @@ class BaseTokenizer(ABC):
         """
 
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
-        """Token ids of `s`, cut to `max_len`, with BOS before and EOS after it where asked for.
+        """Token ids of `s`, cut to `max_len`, with BOS before it if `bos`, EOS after it if `eos`.
 
         Raises ValueError as check_utf8 does.
         """

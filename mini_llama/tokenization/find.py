@@ -1,4 +1,4 @@
-"""Which tokenizer belongs to a checkpoint, of which format a tokenizer is, and whether it fits."""
+"""Finding a checkpoint's tokenizer, recognising its format, and checking that it fits."""
 
 import importlib.util
 import re
@@ -11,7 +11,7 @@ from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX, TiktokenTokenizer
 from tokenizer import TOKENIZER_MODEL, Tokenizer
 
 TOKENIZER_BIN = "tokenizer.bin"
-# How a file of ranks begins, which is given with the prefix.
+# How a file of tiktoken ranks begins.
 RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n")
 SNIFFED_BYTES = 256
 
@@ -64,7 +64,7 @@ def _in_folder(folder: Path) -> Path | None:
     if whole.is_file() and importlib.util.find_spec("tokenizers") is not None:
         return whole
     found = model if model.is_file() else _only(folder)
-    return found or (whole if whole.is_file() else None)  # whose error says what to install
+    return found or (whole if whole.is_file() else None)  # its error says what to install
 
 
 def _only(folder: Path) -> Path | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOKENIZER_JSON = "tokenizer.json"
 NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 ID_FILES = ("config.json", "generation_config.json")
-# Names that stand in where no file beside tokenizer.json says which token begins and ends a text.
+# The names to try if no file next to tokenizer.json says which tokens are BOS, EOS and padding.
 USUAL_NAMES = {
     "bos": ("<s>", "<|begin_of_text|>"),
     "eos": ("</s>", "<|end_of_text|>", "<|endoftext|>"),
@@ -46,8 +46,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
 
     `encode(bos=True)` adds BOS where this tokenizer's own post-processing does, or add_bos_token in
     tokenizer_config.json decides it: some Llamas (SmolLM2) were trained without. An empty text then
-    gets BOS, or EOS, all the same, since a model must begin with something. The vocabulary's
-    template is not applied besides. `pad_id` is pad_token, else <0x00>, else EOS, else 0. Raises
+    still gets BOS, or EOS, since a model needs at least one token. The file's own post-processing
+    is not applied. `pad_id` is pad_token, else <0x00>, else EOS, else 0. Raises
     OSError, ValueError for what is no such file, or if tokenizers is not installed.
     """
 
@@ -142,7 +142,7 @@ class _Decoding:
                 "and Metaspace with bytes, as in Llama 2, are"
             )
         self.has_byte_pieces = "ByteFallback" in kinds
-        self.takes_space_off = any(map(_takes_space_off, steps))
+        self.strips_space = any(map(_strips_space, steps))
 
     def token_bytes(self, token: str, at_start: bool) -> bytes:
         if self.is_byte_level:
@@ -155,7 +155,7 @@ class _Decoding:
                 text = token.encode()
         else:
             text = token.replace(SPACE, " ").encode()
-        return text.removeprefix(b" ") if at_start and self.takes_space_off else text
+        return text.removeprefix(b" ") if at_start and self.strips_space else text
 
 
 def _flatten(decoder: Any) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def _is_metaspace(step: dict[str, Any]) -> bool:
     return step.get("type") == "Metaspace" and step.get("replacement") == SPACE
 
 
-def _takes_space_off(step: dict[str, Any]) -> bool:
+def _strips_space(step: dict[str, Any]) -> bool:
     if step.get("type") == "Metaspace":
         always = "always" if step.get("add_prefix_space", True) else "never"
         return step.get("prepend_scheme", always) != "never"

@@ -1,4 +1,4 @@
-"""What a format's module says of itself, and what its writers are given."""
+"""How a format's module describes itself, and the plan that its writers are given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SHARED = {"output.weight": "tok_embeddings.weight"}  # of a tied model: one tens
 
 @dataclass
 class Plan:
-    """A conversion that can be done. `notes` are lines that its user should read."""
+    """A conversion that can be done. `notes` are lines for the user."""
 
     source: Path
     destination: Path
@@ -29,7 +29,7 @@ class Plan:
 
     @property
     def shared(self) -> dict[str, str]:
-        """Names of tensors that are another one of them."""
+        """Names of tensors that are the same as another: alias → name."""
         return SHARED if self.config.tie_word_embeddings else {}
 
     def stored(self) -> list[torch.Tensor]:
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def bytes_to_write(self) -> int:
-        """Those of the tensors."""
+        """Of the tensors alone."""
         return int(sum(self.target.bytes_of(tensor, self.config) for tensor in self.stored()))
 
     def write(self, on_read: Callable[[int], object] = lambda _: None) -> None:
@@ -67,7 +67,7 @@ class Target:
     is_folder: bool = False
     is_llama: bool = True
     is_float32: bool = False
-    hint: str = ""  # what whoever reads the file must know
+    hint: str = ""  # what the file's reader must know
 
 
 @dataclass(frozen=True)

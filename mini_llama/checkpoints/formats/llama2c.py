@@ -51,8 +51,8 @@ EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight
 TABLES = ("freqs_cos", "freqs_sin")
 LEGACY_ORDER = (EMBEDDING, ATTENTION_NORM, *ATTENTION, FFN_NORM, *FEED_FORWARD, NORM, *TABLES)
 ORDER = (ATTENTION_NORM, FFN_NORM, NORM, EMBEDDING, *ATTENTION, *FEED_FORWARD)
-GROUPS_AT_ONCE = 2**16  # quantized at a time, so that a large embedding needs little besides itself
-# What llama2.c computes with, whatever the file holds.
+GROUPS_AT_ONCE = 2**16  # quantized at a time, so that a large embedding needs little more memory
+# What llama2.c always computes with.
 FIXED = {"rope_theta": 10000.0, "rope_scaling": None, "layer_norm_eps": 1e-5}
 
 
@@ -69,7 +69,7 @@ class QuantizationLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of the tensors that follow. Raises ValueError for what cannot be."""
+    """A file's header, which describes its tensors. Raises ValueError for impossible values."""
 
     version: int
     config: LlamaConfig
@@ -290,7 +290,7 @@ def _write_quantized(
 
 
 def _check_arithmetic(config: LlamaConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for a model that llama2.c would compute otherwise."""
+    """Raise ValueError for a model that llama2.c would compute differently."""
     for name, value in FIXED.items():
         if getattr(config, name) != value:
             raise ValueError(

@@ -7,8 +7,8 @@ in every shard. The token embedding is cut along its width in Llama 1 and 2, alo
 Llama 3: the shapes say which.
 
 Joined tensors are LazyTensors: the parts are mapped from their files, and each access joins one
-tensor; of a single shard they are the mapped tensors themselves. Only the norms, and of each shard
-as much as shows that it is no copy of another, are read at once.
+tensor; with a single shard they are the mapped tensors themselves. Only the norms are read at once,
+and enough of each shard to see that it is not a copy of another.
 """
 
 import re
@@ -31,7 +31,7 @@ SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 QUERY, GATE = "layers.0.attention.compute_query.weight", "layers.0.feed_forward.w1.weight"
 IGNORED = "rope.freqs"  # RoPE's frequencies, which are computed here
-# Tensors by how they are cut: along rows (column-parallel, in Meta's words) or columns.
+# Tensors by how they are cut: along rows (column-parallel, in Meta's terms) or columns.
 BY_ROWS = re.compile(
     r"output\.weight|layers\.\d+\.(attention\.compute_(query|key|value)|feed_forward\.w[13])\.weight"
 )
