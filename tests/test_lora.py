@@ -30,6 +30,7 @@ def test_formula():
     torch.nn.init.normal_(layer.lora_B)
     x = torch.randn(4, 6)
     assert layer.lora_A.shape == (2, 6) and layer.lora_B.shape == (5, 2)
+    assert (layer.rank, layer.alpha) == (2, 3.0)
     w, b = layer.original_layer.weight, layer.original_layer.bias
     expected = x @ (w + 3.0 / 2 * layer.lora_B @ layer.lora_A).T + b
     torch.testing.assert_close(layer(x), expected)
@@ -83,6 +84,7 @@ def test_merging_is_exact_and_idempotent():
     merge_lora_weights(llama)
     torch.testing.assert_close(logits(llama), unmerged, atol=1e-4, rtol=1e-4)
     assert not any(isinstance(module, LoRALayer) for module in llama.modules())
+    assert not any(parameter.requires_grad for parameter in llama.parameters())
     merged = llama.state_dict()
     assert merged.keys() == state.keys()
     assert all(torch.equal(state[name], merged[name]) for name in merged)
@@ -102,9 +104,9 @@ def test_merging_a_tied_layer_leaves_its_twin_alone():
 def test_applying_twice_is_applying_once():
     llama = adapted()
     before = logits(llama)
-    names = [name for name, _ in llama.named_parameters()]
+    names = [(name, parameter.requires_grad) for name, parameter in llama.named_parameters()]
     apply_lora(llama)
-    assert [name for name, _ in llama.named_parameters()] == names
+    assert [(name, p.requires_grad) for name, p in llama.named_parameters()] == names
     assert torch.equal(logits(llama), before)
 
 
@@ -142,14 +144,43 @@ def test_any_module_and_any_target():
     assert isinstance(model[0], LoRALayer) and isinstance(model[2], torch.nn.Linear)
 
 
-@pytest.mark.parametrize("targets", [["compute_qery"], ["compute_query", "norm"], []])
-def test_unknown_targets(targets: list):
-    with pytest.raises(ValueError, match="the linear layers are compute_key, compute_output"):
-        apply_lora(random_llama(tiny_config()), target_modules=targets)
+LINEAR = "compute_key, compute_output, compute_query, compute_value, output, w1, w2, w3"
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("targets", "asked"),
+    [
+        (["compute_qery"], "compute_qery"),
+        (["compute_query", "norm"], "norm"),
+        (["b", "compute_key", "a"], "b, a"),
+        (["original_layer"], "original_layer"),
+        ([], "nothing"),
+    ],
+)
+def test_unknown_targets(targets: list, asked: str, is_wrapped: bool):
+    """Nothing is changed then."""
+    model = random_llama(tiny_config())
+    model = apply_lora(model) if is_wrapped else model
+    before = [(name, p.requires_grad) for name, p in model.named_parameters()]
+    with pytest.raises(ValueError) as error:
+        apply_lora(model, target_modules=targets)
+    assert str(error.value) == f"LoRA targets: {asked}; the linear layers are {LINEAR}"
+    assert [(name, p.requires_grad) for name, p in model.named_parameters()] == before
+
+
+def test_a_model_without_linear_layers():
+    with pytest.raises(ValueError) as error:
+        apply_lora(torch.nn.Sequential(torch.nn.ReLU()), target_modules=["0"])
+    found = "none, or quantized ones, which cannot be trained"
+    assert str(error.value) == f"LoRA targets: 0; the linear layers are {found}"
 
 
 def test_bounds():
-    with pytest.raises(ValueError, match="lora_rank 0 is not allowed"):
-        LoRALayer(torch.nn.Linear(2, 2), rank=0)
-    with pytest.raises(ValueError, match="not Embedding"):
+    assert LoRALayer(torch.nn.Linear(2, 3), rank=1).lora_A.shape == (1, 2)
+    for rank in (0, -1):
+        with pytest.raises(ValueError) as error:
+            LoRALayer(torch.nn.Linear(2, 2), rank=rank)
+        assert str(error.value) == f"lora_rank {rank} is not allowed: it must be at least 1"
+    with pytest.raises(ValueError, match=r"^LoRA wraps nn\.Linear, not Embedding$"):
         LoRALayer(torch.nn.Embedding(2, 2))

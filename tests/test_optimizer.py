@@ -113,17 +113,31 @@ def test_closure_and_state_dict():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("options", "message"),
     [
-        ("lr", -1.0),
-        ("lr", float("nan")),
-        ("betas", (1.0, 0.9)),
-        ("betas", (0.9, -0.1)),
-        ("eps", -1e-8),
-        ("weight_decay", -0.1),
-        ("max_grad_norm", 0.0),
+        ({"lr": -1.0}, "lr -1.0 is not allowed: it must be at least 0"),
+        ({"lr": float("nan")}, "lr nan is not allowed: it must be at least 0"),
+        ({"betas": (-0.1, 0.9)}, "betas[0] -0.1 is not allowed: it must be at least 0 and below 1"),
+        ({"betas": (1.0, 0.9)}, "betas[0] 1.0 is not allowed: it must be at least 0 and below 1"),
+        ({"betas": (0.9, -0.1)}, "betas[1] -0.1 is not allowed: it must be at least 0 and below 1"),
+        ({"betas": (0.9, 1.0)}, "betas[1] 1.0 is not allowed: it must be at least 0 and below 1"),
+        ({"eps": -1e-8}, "eps -1e-08 is not allowed: it must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1 is not allowed: it must be at least 0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm 0.0 is not allowed: it must be > 0"),
     ],
+    ids=str,
 )
-def test_bounds(option: str, value: object):
-    with pytest.raises(ValueError, match=option):
-        AdamW([torch.nn.Parameter(torch.zeros(1))], **{option: value})
+def test_bounds(options: dict, message: str):
+    with pytest.raises(ValueError) as error:
+        AdamW([torch.nn.Parameter(torch.zeros(1))], **options)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr": 0}, {"betas": (0, 0)}, {"eps": 0}, {"weight_decay": 0}, {"max_grad_norm": 1e-9}],
+    ids=str,
+)
+def test_values_at_the_bounds_are_allowed(options: dict):
+    defaults = AdamW([torch.nn.Parameter(torch.zeros(1))], **options).defaults
+    assert options.items() <= defaults.items()

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,15 @@ from llama import Llama, load_pretrained
 from mini_llama.checkpoints.formats.folder import save_folder
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.reading import read_checkpoint
-from mini_llama.checkpoints.record import fit_tensors
+from mini_llama.checkpoints.record import (
+    Checkpoint,
+    check_can_be_saved,
+    check_is_pretrained,
+    fit_tensors,
+    migrate_names,
+    stored_tensors,
+    usable,
+)
 from tests.checkpoints.helpers import assert_same_model, plain_args, save_torch
 from tests.helpers import random_llama, random_tokens, tiny_config
 
@@ -187,3 +196,151 @@ def test_half_precision_becomes_float32(tmp_path, llama):
     loaded = load_pretrained(save_torch(tmp_path / "m.pt", halves, plain_args(llama)), "llama2")
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
     assert torch.equal(loaded.norm.weight, llama.norm.weight.bfloat16().float())
+
+
+# The record by itself
+
+PATH = Path("folder") / "m.pt"
+
+
+def checkpoint_of(llama: Llama, **metadata: object) -> Checkpoint:
+    return Checkpoint(PATH, plain_args(llama), llama.state_dict(), metadata)
+
+
+def test_what_a_record_says_of_itself(llama):
+    checkpoint = checkpoint_of(llama)
+    assert checkpoint.recorded == {} and checkpoint.has_biases is False
+    assert checkpoint.metadata == {} and checkpoint.format == ""
+    checkpoint.model_args |= {"norm": "rmsnorm", "attention": "causal"}
+    assert checkpoint.recorded == {"norm": "rmsnorm", "attention": "causal"}
+    layernorm = random_llama(tiny_config(norm="layernorm"))
+    assert checkpoint_of(layernorm).has_biases is True
+
+
+def test_the_embedding_is_tied_where_both_copies_are_equal(llama):
+    checkpoint = checkpoint_of(llama)
+    tensors = dict(checkpoint.tensors)
+    assert torch.equal(tensors["output.weight"], tensors["tok_embeddings.weight"])
+    for output, is_tied in (
+        (tensors["tok_embeddings.weight"].clone(), True),
+        (tensors["tok_embeddings.weight"] + 1, False),
+        (None, True),
+    ):
+        tensors.pop("output.weight", None)
+        tensors |= {} if output is None else {"output.weight": output}
+        checkpoint.tensors = tensors
+        assert checkpoint.make_config().tie_word_embeddings is is_tied
+
+
+def test_heads_are_no_pretrained_models(llama):
+    check_is_pretrained(checkpoint_of(llama))
+    head = (
+        "it has no output layer, so it cannot generate; "
+        "its head, if it has one, is loaded by task_heads.load_task_head"
+    )
+    for metadata, message in (
+        ({"classifier": {}}, "is a trained classifier, not a pretrained model; name the latter"),
+        ({"task_head": {}}, f"is a model with another head: {head}"),
+        ({"task_head": {}, "architecture": "LlamaModel"}, f"is a LlamaModel: {head}"),
+    ):
+        with pytest.raises(ValueError) as error:
+            check_is_pretrained(checkpoint_of(llama, **metadata))
+        assert str(error.value) == f"{PATH} {message}"
+
+
+def test_only_whole_words_of_names_are_migrated():
+    given = {
+        "_orig_mod.layers.0.attention.wq.weight": 1,
+        "layers.0.attention.wk.weight": 2,
+        "layers.0.attention.wv.bias": 3,
+        "layers.0.attention.wo.weight": 4,
+        "layers.0.cross_attention.wq.weight": 5,
+        "layers.0.attention.wqkv.weight": 6,
+        "freqs_cos": 7,
+        "_orig_mod.freqs_sin": 8,
+        "norm._orig_mod.weight": 9,
+    }
+    assert migrate_names(PATH, given) == {
+        "layers.0.attention.compute_query.weight": 1,
+        "layers.0.attention.compute_key.weight": 2,
+        "layers.0.attention.compute_value.bias": 3,
+        "layers.0.attention.compute_output.weight": 4,
+        "layers.0.cross_attention.wq.weight": 5,
+        "layers.0.attention.wqkv.weight": 6,
+        "norm._orig_mod.weight": 9,
+    }
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_output_layer_is_the_embedding_where_tied(is_tied: bool):
+    """Also where the file holds other values under its name, and the configuration decides."""
+    llama = random_llama(tiny_config(norm="rmsnorm", tie_word_embeddings=False))
+    config = tiny_config(norm="rmsnorm", tie_word_embeddings=is_tied)
+    tensors = stored_tensors(checkpoint_of(llama), config)
+    source = "tok_embeddings.weight" if is_tied else "output.weight"
+    assert torch.equal(tensors["output.weight"], llama.state_dict()[source])
+
+
+def test_zero_biases_are_left_out_under_rmsnorm(llama):
+    checkpoint = checkpoint_of(llama)
+    biases = {
+        name.replace("norm.weight", "norm.bias"): torch.zeros(32)
+        for name in llama.state_dict()
+        if name.endswith("norm.weight")
+    }
+    checkpoint.tensors = {**llama.state_dict(), **biases}
+    assert fit_tensors(checkpoint, llama.config).keys() == llama.state_dict().keys()
+    checkpoint.tensors["layers.1.ffn_norm.bias"][31] = 1e-30
+    with pytest.raises(ValueError) as error:
+        fit_tensors(checkpoint, llama.config)
+    assert str(error.value) == (
+        f"{PATH}: layers.1.ffn_norm.bias is not 0, and RMSNorm has no bias; "
+        "use --norm layernorm or another edition"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "listed"),
+    [(1, "a0"), (3, "a0, a1, a2"), (4, "a0, a1, a2 and 1 more"), (6, "a0, a1, a2 and 3 more")],
+)
+def test_the_first_three_of_many_names_are_listed(llama, count: int, listed: str):
+    checkpoint = checkpoint_of(llama)
+    checkpoint.tensors = {**llama.state_dict(), **{f"a{i}": torch.zeros(1) for i in range(count)}}
+    with pytest.raises(ValueError, match=rf"its model_args: unexpected {listed}; "):
+        stored_tensors(checkpoint, llama.config)
+
+
+def test_problems_are_listed_together(llama):
+    checkpoint = checkpoint_of(llama)
+    checkpoint.tensors = {
+        **llama.state_dict(),
+        "extra": torch.zeros(1),
+        "norm.weight": torch.ones(2),
+    }
+    del checkpoint.tensors["layers.0.ffn_norm.weight"]
+    problems = "missing layers.0.ffn_norm.weight; unexpected extra; "
+    problems += "wrong shape norm.weight [2] instead of [32]; "
+    with pytest.raises(
+        ValueError, match=re.escape(f"{PATH} does not fit its model_args: {problems}")
+    ):
+        stored_tensors(checkpoint, llama.config)
+
+
+def test_usable_tensors_are_contiguous_aligned_and_copied_only_if_need_be():
+    whole = torch.arange(6.0).reshape(2, 3)
+    assert usable(whole).data_ptr() == whole.data_ptr()
+    assert usable(whole.T).is_contiguous() and torch.equal(usable(whole.T), whole.T)
+    assert usable(whole.bfloat16()).dtype == torch.float32
+    assert usable(whole, torch.bfloat16).dtype == torch.bfloat16
+    assert not usable(whole.clone().requires_grad_()).requires_grad
+    odd = torch.frombuffer(bytearray(9), dtype=torch.float32, offset=1)
+    assert odd.data_ptr() % 4 and usable(odd).data_ptr() % 4 == 0
+    assert torch.equal(usable(odd), torch.zeros(2))
+
+
+def test_quantized_weights_cannot_be_saved():
+    floats = {"a": torch.zeros(1), "b": torch.zeros(1).bfloat16()}
+    check_can_be_saved(floats)
+    with pytest.raises(ValueError) as error:
+        check_can_be_saved(floats | {"c": torch.zeros(1, dtype=torch.int8)})
+    assert str(error.value) == "c is int8, and cannot be saved: load without quantize"

@@ -1,5 +1,8 @@
 """Sampling against numbers worked out by hand from the contract's rules."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
@@ -47,10 +50,62 @@ def test_top_p_takes_the_smaller_id_of_equals():
     torch.testing.assert_close(kept, torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
 
 
+def test_top_p_takes_the_smaller_ids_of_many_equals():
+    """As many as the vocabulary has: sorting a few keeps their order in any case."""
+    levels = torch.randint(1, 5, (3, 2048), generator=torch.Generator().manual_seed(0))
+    probs = levels.double() / levels.sum(-1, keepdim=True)
+    kept = logits_to_probs(probs.log(), 1.0, top_p=0.5) > 0
+    for row, chosen in zip(levels.numpy(), kept.numpy(), strict=True):
+        order = np.lexsort((np.arange(len(row)), -row))  # by probability, then by id
+        assert set(np.flatnonzero(chosen)) == set(order[: chosen.sum()])
+
+
 def test_rows_are_filtered_on_their_own():
     rows = torch.cat((PROBS, PROBS.flip(-1)))
     kept = logits_to_probs(rows.log(), 1.0, epsilon=0.05)
     torch.testing.assert_close(kept[0], kept[1].flip(-1))
+
+
+def test_each_row_keeps_its_own_best_token_where_epsilon_drops_all():
+    """The second row has one token above epsilon, the others none."""
+    rows = torch.tensor([[0.25, 0.35, 0.4], [0.05, 0.85, 0.1], [0.5, 0.3, 0.2]])
+    kept = logits_to_probs(rows.log(), 1.0, epsilon=0.6)
+    assert kept.tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_top_p_of_rows_with_different_sums():
+    rows = torch.cat((PROBS, torch.tensor([[0.1, 0.1, 0.2, 0.2, 0.4]])))
+    kept = logits_to_probs(rows.log(), 1.0, top_p=0.7)
+    expected = torch.tensor([[0.625, 0.375, 0, 0, 0], [0, 0, 0.25, 0.25, 0.5]])
+    torch.testing.assert_close(kept, expected)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"epsilon": 0.0, "top_p": 1.0}])
+def test_filters_that_keep_all_change_no_bit(arguments: dict):
+    """Neither a sum that is not quite 1 nor a tail too small for it matters."""
+    rows = 8 * torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
+    expected = torch.softmax(rows - rows.max(dim=-1, keepdim=True).values, dim=-1)
+    assert torch.equal(logits_to_probs(rows, 1.0, **arguments), expected)
+
+
+def test_half_precision_is_sampled_from_in_float32():
+    half = torch.tensor([[1.0, 2.5, -3.0, 0.125]]).bfloat16()
+    probs = logits_to_probs(half, 0.7)
+    assert probs.dtype == torch.float32
+    exact = torch.softmax(half.double() / 0.7, dim=-1)
+    torch.testing.assert_close(probs.double(), exact, rtol=1e-6, atol=0)
+
+
+def test_defaults_are_the_contract():
+    sampler = Sampler()
+    assert dataclasses.asdict(sampler) == {
+        "temperature": 1.0,
+        "epsilon": 0.0,
+        "top_p": 1.0,
+        "generator": None,
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sampler.top_p = 0.5
 
 
 def test_greedy_takes_the_first_maximum():
