@@ -1,1 +1,1 @@
-"""All but the assignment's own modules and the commands."""
+"""Everything except the modules that the assignment names and the commands."""

@@ -1,4 +1,4 @@
-"""A chat's options, and the conversation that they ask for."""
+"""The options of chat.py, and the conversation that they set up."""
 
 import contextlib
 import sys
@@ -63,10 +63,10 @@ class ChatOptions:
     )
 
     def __post_init__(self) -> None:
-        self.model_options()  # its checks are a chat's
+        self.model_options()  # validates the shared options
 
     def model_options(self) -> Options:
-        """The options that run_llama.py has as well."""
+        """The options that are shared with run_llama.py."""
         shared = {field.name for field in fields(self)} & {field.name for field in fields(Options)}
         return Options(**{name: getattr(self, name) for name in shared})
 

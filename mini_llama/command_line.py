@@ -33,11 +33,11 @@ def argument(
     metavar: str | None = None,
     shown: str | None = None,
 ) -> Any:
-    """A dataclass field that is an option of a command line, with `text` as its help.
+    """A dataclass field that is a command-line option, with `text` as its help.
 
-    Its type gives the type of the flag's value, a tuple without `nargs` names separated by commas;
-    a default of False makes a switch, none a required option. `flag` is the name where it is not
-    the field's, `shown` what the help calls the default where that is not the default itself.
+    The field's type is that of the value; a tuple without `nargs` is a comma-separated list. A
+    default of False makes a switch, no default a required option. `flag` is the flag's name if it
+    differs from the field's, `shown` the default as the help prints it if that differs.
     """
     metadata = {"text": text, "flag": flag, "choices": choices, "nargs": nargs}
     metadata |= {"metavar": metavar, "shown": shown}
@@ -53,9 +53,9 @@ def argument_of(owner: type, name: str, **changes: Any) -> Any:
 def make_parser(
     program: str, description: str, options: type, show: Callable[[Any], str] = str
 ) -> OneLineParser:
-    """A parser with a flag for every field of the dataclass `options`; `show` writes defaults.
+    """A parser with a flag for every field of the dataclass `options`; `show` formats defaults.
 
-    What it parses has only the options that were given: the defaults are the dataclass's.
+    The parsed namespace has only the options that were given: defaults are the dataclass's.
     """
     parser = OneLineParser(
         prog=program,
@@ -89,13 +89,13 @@ def flag_of(options: type, name: str) -> str:
 
 
 def parse_given(parser: OneLineParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The options that the command line gives, by name; several values of one are a tuple."""
+    """The options given on the command line, by name; several values of one are a tuple."""
     given = vars(parser.parse_args(argv)).items()
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given}
 
 
 def check_option(options: object, name: str, holds: bool, bound: str) -> None:
-    """Raise ValueError, naming flag and value, unless the option's value `holds` its `bound`."""
+    """Raise ValueError, naming flag, value and `bound`, unless `holds`."""
     check_bound(f"--{name} {getattr(options, name)}", holds, bound)
 
 
@@ -128,8 +128,8 @@ def split_names(text: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turn what a user can mend into one line on standard error and exit status 1, Ctrl-C into
-    status 130. MINI_LLAMA_TRACEBACK in the environment shows tracebacks instead.
+    """Turn errors that a user can fix into one line on standard error and exit status 1, Ctrl-C
+    into status 130. MINI_LLAMA_TRACEBACK in the environment shows tracebacks instead.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows its code
@@ -139,7 +139,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         return
     try:
         yield
-    except BrokenPipeError:  # whoever read our output has enough: no message, and none at exit
+    except BrokenPipeError:  # our output's reader closed the pipe: no message, also none at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError) as error:
@@ -162,7 +162,5 @@ def describe(error: Exception) -> str:
 
 
 def visible(text: str, kept: str = "") -> str:
-    """Text in which nothing works unseen: control and direction characters are spelled out, all but
-    those in `kept`.
-    """
+    """The text with control and direction characters escaped, except those in `kept`."""
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)

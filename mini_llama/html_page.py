@@ -1,4 +1,4 @@
-"""HTML pages that need nothing beside them: jinja2 templates with one frame, style and policy.
+"""Self-contained HTML pages: jinja2 templates with one frame, style and policy.
 
 Every value is escaped, and the policy (Content-Security-Policy) forbids scripts and requests.
 """
@@ -13,9 +13,9 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def render(template: str, spell: Callable[[str], str] = str, **values: object) -> str:
-    """The page of a template in templates/, which extends base.html, with `values` put in.
+    """The page of a template in templates/, which extends base.html, filled with `values`.
 
-    `spell` is applied to every text that is put in, before it is escaped.
+    `spell` is applied to every inserted text before it is escaped.
     """
 
     def finalize(value: object) -> object:

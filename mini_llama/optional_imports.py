@@ -1,4 +1,4 @@
-"""Modules of packages that only some uses need, imported where they are used."""
+"""Imports of optional packages, at the place of use."""
 
 import importlib
 from typing import Any

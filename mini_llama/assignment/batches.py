@@ -50,8 +50,8 @@ def make_batches(
 ) -> DataLoader[Batch]:
     """Batches in order, or in `shuffle`'s order.
 
-    With `by_length` texts of similar length share a batch: fewer columns are padding, and the
-    order is another one (order_by_length).
+    With `by_length` texts of similar length share a batch, which means less padding and another
+    order (order_by_length).
     """
     dataset = cast(Dataset[Batch], range(len(encoded.rows)))  # any sequence will do
 
@@ -79,7 +79,7 @@ def order_by_length(
 
     In `shuffle`'s order, texts are drawn into pools of POOL batches, each pool is sorted, and the
     batches are shuffled: texts still come together by chance. Without it the longest come first,
-    so that too little memory shows at once.
+    so that a lack of memory shows at once.
     """
     count = len(lengths)
     pool, order = count, list(range(count))

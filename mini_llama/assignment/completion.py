@@ -27,7 +27,7 @@ RULE = "---------------"
 def run(options: Options) -> None:
     """Write the greedy text and `num_samples` texts at `temperature`, each with its prompt.
 
-    Several samples share a file, with a line of dashes between them. With `plan` print instead what
+    Several samples share a file, with a line of dashes between them. With `plan`, only print what
     fits this machine. Raises OSError or ValueError before any work is done.
     """
     if options.plan:

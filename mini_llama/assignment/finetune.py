@@ -1,8 +1,8 @@
 """Options finetune and lora: one loop that trains a classifier head and all weights, or adapters.
 
-After every epoch the best model by dev accuracy and the state to go on from are written, each
-atomically; `--resume` goes on from the last finished epoch with the same result as a run that was
-never interrupted, because each epoch's randomness is seeded by (seed, epoch).
+After every epoch the best model by dev accuracy and the state to resume from are written, each
+atomically. `--resume` continues after the last finished epoch with the same result as an
+uninterrupted run, because each epoch's randomness is seeded by (seed, epoch).
 """
 
 import math
@@ -50,12 +50,12 @@ PROGRESS_KEYS = {"settings", "parameters", "optimizer", "epochs_done", "best_acc
 
 
 def run(options: Options) -> None:
-    """Train, keep the best epoch, read it back, evaluate it on dev and test, write predictions.
+    """Train, keep the best epoch, load it again, evaluate it on dev and test, write predictions.
 
     Raises OSError or ValueError before any work is done, ValueError if the loss is not finite.
     """
-    # Most gradients here come from one column of many and are tiny: numbers below 1e-38, on which
-    # a CPU is many times slower, are taken as 0. Before the first thread starts, which inherits it.
+    # Most gradients here come from one column of many and are tiny: denormals (below 1e-38), on
+    # which a CPU is many times slower, become 0. Set before the threads start, which inherit it.
     torch.set_flush_denormal(True)
     seed_everything(options.seed)
     task = prepare(options, [options.checkpoint_path, adapters_path(options)])
@@ -101,7 +101,7 @@ def train(
     model: LlamaEmbeddingClassifier,
     splits: Mapping[str, EncodedExamples],
 ) -> None:
-    """All epochs that are still to be done; the best one ends up in options.checkpoint_path."""
+    """Train the remaining epochs; the best one is saved to options.checkpoint_path."""
     parameters = trainable_parameters(model)
     optimizer = AdamW(parameters.values(), lr=options.lr)
     settings = resume_settings(options, task, model)
@@ -187,7 +187,7 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
 def save_best(
     options: Options, model: LlamaEmbeddingClassifier, epoch: int, dev_accuracy: float
 ) -> None:
-    """Write the classifier, LoRA merged, and the adapters on their own beside it."""
+    """Write the classifier, LoRA merged, and beside it the adapters alone."""
     path = options.checkpoint_path
     facts = {"option": options.option, "epoch": epoch, "dev_accuracy": dev_accuracy}
     save_classifier(
@@ -203,7 +203,7 @@ def save_best(
 
 
 def adapters_path(options: Options) -> Path:
-    """Where LoRA's adapters are kept on their own."""
+    """The file that holds LoRA's adapters alone."""
     return beside(options.checkpoint_path, "adapters")
 
 
@@ -213,7 +213,7 @@ def beside(checkpoint: Path, kind: str) -> Path:
 
 
 def progress_path(options: Options) -> Path:
-    """Where the state to resume from is kept until the run has ended well."""
+    """Where the state to resume from is kept until the run has finished."""
     return beside(options.checkpoint_path, "resume")
 
 
@@ -260,7 +260,7 @@ def load_progress(
     parameters: dict[str, torch.nn.Parameter],
     optimizer: AdamW,
 ) -> tuple[int, float]:
-    """Go on where save_progress left off: (epochs done, best dev accuracy so far).
+    """Continue where save_progress left off: (epochs done, best dev accuracy so far).
 
     Raises ValueError if that run had other settings, or its files are not whole.
     """

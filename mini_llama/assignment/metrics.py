@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def accuracy(labels: Sequence[int], predictions: Sequence[int]) -> float:
-    """Share of labels that are the predicted ones."""
+    """Share of predictions that equal the label."""
     hits = sum(label == guess for label, guess in zip(labels, predictions, strict=True))
     return hits / len(labels)
 

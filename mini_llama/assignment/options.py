@@ -194,7 +194,7 @@ class Options(AssignmentOptions):
 
     @property
     def inputs(self) -> list[str]:
-        """Files that the run reads; a tokenizer that is found by itself is not among them."""
+        """Files that the run reads, without a tokenizer that is found by itself."""
         texts = [] if self.option == "generate" else [self.train, self.dev, self.test]
         names = [] if self.option == "generate" else [self.label_names]
         others = [path for path in (self.tokenizer, self.adapters) if path]
@@ -202,7 +202,7 @@ class Options(AssignmentOptions):
 
     @property
     def edition_in_force(self) -> Edition:
-        """For what no checkpoint records: sampling and the prompt's text."""
+        """The edition for what no checkpoint records: sampling and the prompt's text."""
         return EDITIONS[self.edition or DEFAULT_EDITION]
 
     @property
@@ -212,9 +212,7 @@ class Options(AssignmentOptions):
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where training writes its best model, by default a name that runs with other data, other
-        epochs or another learning rate do not share.
-        """
+        """The file of the best model; its default name has option, data, epochs and rate."""
         default = f"{self.option}-{self.dataset}-{self.epochs}-{self.lr}.pt"
         return Path(self.checkpoint_out or default)
 

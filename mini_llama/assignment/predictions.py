@@ -17,7 +17,7 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path, examples: Sequence[Example], source: str) -> list[int]:
-    """The label that a file predicts for each of `examples`, which are those of the file `source`.
+    """The label that a file predicts for each of `examples`, which were read from `source`.
 
     White space around sentences is not compared: editors strip it, Windows adds some. Raises
     OSError, and ValueError for a file of other sentences, or in another order.

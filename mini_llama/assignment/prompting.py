@@ -1,4 +1,4 @@
-"""Option prompt: zero-shot classification by the words that the model would answer with."""
+"""Option prompt: zero-shot classification by the most probable label word."""
 
 import sys
 
@@ -34,9 +34,7 @@ def run(options: Options) -> None:
 
 
 def warn_of_lost_questions(split: str, encoded: EncodedExamples, max_len: int | None) -> None:
-    """Say how often --max_sentence_len cuts the question as well, which it does in the assignment
-    too.
-    """
+    """Warn of texts whose question --max_sentence_len cuts off, as in the assignment."""
     if max_len is None:
         return
     lost = sum(len(row) - 1 == max_len for row in encoded.rows)  # BOS is not counted

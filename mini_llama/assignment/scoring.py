@@ -41,8 +41,8 @@ def score(
     options: Options,
     description: str,
 ) -> torch.Tensor:
-    """The model's scores (N, num_labels), on the CPU, in input order; batches are taken in that
-    order, or, where padding is masked and they do not matter, by length.
+    """The model's scores (N, num_labels), on the CPU, in input order. Batches are in that
+    order, or by length if padding is masked, since they then do not matter.
 
     Raises ValueError if the model gives NaN.
     """

@@ -71,8 +71,8 @@ def prepare_model(
 
 
 def _label_names(options: Options, train: Sequence[Example]) -> list[str] | None:
-    """The label words, and None where training needs none: their default file is another data
-    set's, and the labels then are those of the training file.
+    """The label words; None if training needs none: the default file is of another data set, and
+    the labels are then those of the training file.
     """
     is_default = options.label_names == default_of("label_names")
     if options.option != "prompt" and is_default and options.train != default_of("train"):
@@ -90,7 +90,7 @@ def _distinct_labels(examples: Sequence[Example]) -> list[int]:
 
 
 def classifier_config(options: Options, task: Task) -> ClassifierConfig:
-    """What the classifiers are made with."""
+    """The configuration of the classifiers."""
     return ClassifierConfig(
         options.pretrained_model_path,
         task.num_labels,

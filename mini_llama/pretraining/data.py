@@ -32,7 +32,7 @@ from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write
 
 FORMAT = 1  # raise it when the documents made of a text, or the token files, change
-MAX_DOCUMENT = 1 << 20  # characters: bounds the memory of a text in which no separator comes
+MAX_DOCUMENT = 1 << 20  # characters: bounds the memory of a text without separators
 MAX_TRAINING_TEXT = 1 << 28  # characters: SentencePiece keeps its training text in memory
 # SentencePiece drops sentences above a limit, and cannot count words of 65,536 characters
 TRAINING_SLICE = 4000
@@ -44,8 +44,8 @@ _BATCH_CHARACTERS = 1 << 16
 
 
 def read_documents(paths: Sequence[str | Path], separator: str = "\n\n") -> Iterator[str]:
-    """The documents of text files, of all .txt files below folders, in sorted order, and of what
-    the bundled generators are asked for, such as tales:10000 (bundled.GENERATED).
+    """The documents of text files, of all .txt files below folders, in sorted order, and of
+    generated text such as tales:10000 (bundled.GENERATED).
 
     Documents are stripped, empty ones skipped; one of more than MAX_DOCUMENT characters is cut.
     Line ends become "\\n", as Python reads text; a file named twice is read once. Raises OSError
@@ -61,7 +61,7 @@ def read_documents(paths: Sequence[str | Path], separator: str = "\n\n") -> Iter
 
 
 def fingerprint_paths(paths: Sequence[str | Path], separator: str) -> str:
-    """A hash of the files' resolved names, sizes and times of change, and of the separator.
+    """A hash of the files' resolved names, sizes and modification times, and of the separator.
 
     Raises OSError or ValueError as a call of `read_documents` does.
     """
@@ -104,7 +104,7 @@ def _read_text(path: Path) -> Iterator[str]:
             file.seek(0)
         chunk = b"-"
         while chunk:
-            start = file.tell() - len(utf8.getstate()[0])  # of a character that a chunk cut
+            start = file.tell() - len(utf8.getstate()[0])  # of a character split by a chunk
             chunk = file.read(_CHUNK)
             try:
                 yield decoder.decode(chunk, final=not chunk)
@@ -138,9 +138,9 @@ def _cut(document: str) -> Iterator[str]:
 def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:
     """Write a SentencePiece BPE model of exactly `vocab_size` pieces, made as Llama's: <unk>, BOS
     and EOS are 0, 1 and 2, the 256 bytes 3 to 258, digits stand alone, and every text decodes to
-    itself, but for U+2581, SentencePiece's own sign for a space.
+    itself, except U+2581, SentencePiece's own sign for a space.
 
-    Looks at the first MAX_TRAINING_TEXT characters; the same text gives the same bytes. Raises
+    Reads the first MAX_TRAINING_TEXT characters; the same text gives the same bytes. Raises
     ValueError for a vocabulary that does not fit the text, and what `documents` raises.
     """
     failures: list[BaseException] = []
@@ -149,7 +149,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
         SentencePieceTrainer.train(
             sentence_iterator=_training_slices(documents, failures),
             model_writer=model,
-            vocab_size=max(vocab_size, BYTE_VOCABULARY),  # else its complaint names no bound
+            vocab_size=max(vocab_size, BYTE_VOCABULARY),  # else its error names no bound
             model_type="bpe",
             byte_fallback=True,
             split_digits=True,
@@ -170,7 +170,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
 
 
 def _training_slices(documents: Iterable[str], failures: list[BaseException]) -> Iterator[str]:
-    """SentencePiece makes an exception of its iterator a text of its own: keep the exception."""
+    """SentencePiece turns an exception of its iterator into its own: keep the first one."""
     read = 0
     try:
         for document in documents:
@@ -258,7 +258,7 @@ def build_token_files(
 
 
 def _describe(tokenizer: BaseTokenizer) -> dict[str, Any]:
-    """All that the ids of a text depend on."""
+    """Everything that the ids of a text depend on."""
     path = tokenizer.model_path
     content = path.read_bytes() if path.is_file() else str(path).encode()  # tiktoken:gpt2
     return {
@@ -378,9 +378,9 @@ def make_loader(
     """This rank's rows (B, C + 1) of every global batch, B = batch_size / world_size.
 
     With `shuffle` the batches never end: epoch e is a permutation drawn from (seed, e), and where
-    it runs out within a batch, the next one goes on. Global batch s is the same whatever
+    it runs out within a batch, the next one fills up. Global batch s is the same whatever
     `start_step` and `world_size` are. Without `shuffle`, one pass in order: the last batch may be
-    short, and a rank that has no row of it ends before. Raises ValueError out of bounds.
+    short, and a rank without a row of it ends earlier. Raises ValueError out of bounds.
     """
     if world_size < 1 or batch_size < 1 or batch_size % world_size:
         raise ValueError(

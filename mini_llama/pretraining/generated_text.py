@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mini_llama.bundled import FOLDER
 
-# What --input may say instead of a file: what kind, how many, and from which seed.
+# What --input may name instead of a file: kind, count and seed.
 GENERATED = re.compile(r"(tales|reviews):([0-9]+)(?::([0-9]+))?")
 
 

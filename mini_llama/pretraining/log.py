@@ -1,6 +1,4 @@
-"""What a training run leaves to look at: metrics.jsonl, loss.png and, on request, TensorBoard's
-files.
-"""
+"""The records of a training run: metrics.jsonl, loss.png and, on request, TensorBoard's files."""
 
 import json
 import math
@@ -75,7 +73,7 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
-    """The loss curve, or a line that says why there is none: no reason to fail at the end."""
+    """Plot the losses, or print why not: a finished run does not fail for it."""
     try:
         plot_losses(records, path)
         print(f"loss curve: {path}")

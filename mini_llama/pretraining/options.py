@@ -18,7 +18,7 @@ def shape_argument(name: str, choices: tuple[str, ...] | None = None) -> Any:
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """All that a run depends on. Raises ValueError, naming the flag, for a value out of bounds."""
+    """A run's settings. Raises ValueError, naming the flag, for a value out of bounds."""
 
     input: tuple[str, ...] = argument(
         (),
@@ -91,7 +91,7 @@ class PretrainOptions:
         check_option(self, name, holds, bound)
 
     def model_config(self, vocab_size: int | None = None) -> LlamaConfig:
-        """The preset's shape, with the values that were given instead."""
+        """The preset's shape, with the given values in place of its own."""
         names = ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "norm", "attention")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if vocab_size is not None:

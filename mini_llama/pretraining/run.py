@@ -34,7 +34,7 @@ from utils import seed_everything
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
-    """Make the folder if it is not there; take it away again if an error leaves it empty."""
+    """Make the folder if it is not there; remove it again if an error leaves it empty."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -182,7 +182,7 @@ def run(options: PretrainOptions) -> int:
         return 0
     if not options.input:
         raise ValueError("--input is needed: text files or folders to train on")
-    import_safetensors()  # missing, it would be missed at the first save
+    import_safetensors()  # if missing, fail now, not at the first save
     torch.set_float32_matmul_precision("high")
     with join_processes(options.use_gpu) as process:
         folder = Path(options.out)

@@ -58,7 +58,7 @@ def make_optimizer(model: torch.nn.Module, options: PretrainOptions) -> AdamW:
 
 
 class NextTokenLoss(torch.nn.Module):
-    """The model with its loss as output, which is what gradients of several processes need."""
+    """The model with its loss as output, the form that DDP and FSDP2 wrap."""
 
     def __init__(self, llama: Llama) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ def synchronise(loss: Any, is_last: bool) -> contextlib.AbstractContextManager:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout of a step follows from these three alone."""
+    """Seed dropout from these three alone."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
 class Trainer:
-    """Model, optimizer and progress of one run; each method is one thing that a run does."""
+    """Model, optimizer and progress of one run."""
 
     def __init__(self, options: PretrainOptions, process: Process, config: LlamaConfig) -> None:
         self.options, self.process = options, process
@@ -194,7 +194,7 @@ class Trainer:
             save_plain(self.progress_path, content)
 
     def load_progress(self) -> None:
-        """Go on where save_progress left off. Raises ValueError as check_same_run does."""
+        """Continue where save_progress left off. Raises ValueError as check_same_run does."""
         saved = load_plain(self.progress_path)
         settings = resume_settings(self.options, self.llama.config)
         check_same_run(self.progress_path, saved, PROGRESS_KEYS, settings)

@@ -10,8 +10,8 @@ START_SECONDS = 4.0  # of Python and torch
 
 
 class Estimate:
-    """How long the rest will take: as long as runs of the same kind took, or, where there was none,
-    by the bytes of text that go through the model.
+    """Estimates the remaining time from earlier runs of the same kind or, where there is none, from
+    the bytes of text that go through the model.
     """
 
     def __init__(self) -> None:

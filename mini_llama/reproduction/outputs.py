@@ -1,4 +1,4 @@
-"""What a run left: its log, its predictions, and how good they are."""
+"""A run's outputs: its log, its predictions and their scores."""
 
 import re
 
@@ -52,7 +52,7 @@ def read_epochs(run: Run) -> list[dict[str, float]]:
 
 
 def headline(run: Run) -> str:
-    """What a run gave, in a few words. Raises OSError or ValueError for damaged outputs."""
+    """A run's result in one short line. Raises OSError or ValueError for damaged outputs."""
     if run.dataset is None:
         return "two texts"
     scores = ((s, accuracy(*read_labels(run, s))) for s in SPLITS)

@@ -16,7 +16,7 @@ Pair = tuple[Run, Record]
 
 @dataclass(frozen=True)
 class Grid:
-    """A table whose first `left` columns are words; the others are numbers."""
+    """A table whose first `left` columns are text; the others are numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

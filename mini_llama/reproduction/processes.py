@@ -1,7 +1,7 @@
-"""Graded commands, one process after another: what was run before, what is run now, what it gave.
+"""The graded commands as processes, one after another, with a record of each.
 
-Every run is a process of run_llama.py with a folder of its own. What is known of it is written
-after each step, so that Ctrl-C, a crash or a kill leaves all finished runs to a later --resume.
+Every run is a process of run_llama.py with a folder of its own. Its record is written after
+each step, so that Ctrl-C, a crash or a kill leaves all finished runs to a later --resume.
 """
 
 import json
@@ -43,8 +43,8 @@ def identify(run: Run) -> Record:
 def run_all(runs: Sequence[Run], results: Results) -> Iterator[tuple[Run, Record]]:
     """Do what is not done, printing a line before and after each run; yields every run's record.
 
-    A run that fails is recorded with its one line, and the next begins. Raises KeyboardInterrupt
-    or SystemExit, once the child has stopped, where they came from outside.
+    A run that fails is recorded with its one line, and the next begins. KeyboardInterrupt and
+    SystemExit are passed on after the child has stopped.
     """
     start = time.monotonic()
     rest = Estimate()
@@ -79,7 +79,7 @@ def is_interrupted(run: Run) -> bool:
 
 
 def perform(run: Run, record: Record, results: Results, goes_on: bool) -> None:
-    """Run the command, or go on with its training, and put what came of it into `results`."""
+    """Run the command, or resume its training, and record the outcome in `results`."""
     run.folder.mkdir(parents=True, exist_ok=True)
     record.is_resumed |= goes_on
     record.status, record.error, record.outputs, record.worst = STARTED, None, {}, None
@@ -140,15 +140,15 @@ def wait(process: subprocess.Popen) -> tuple[int, int | None]:
     """(exit status, peak resident bytes, or None where it is unknown on this system)."""
     if not hasattr(os, "wait4"):
         return process.wait(), None
-    # The figure begins with the peak of the process that started it: this one stays smaller than
-    # any run as long as it loads no model, no scikit-learn and no matplotlib before all have ended.
+    # A child's peak starts from that of its parent: this process stays smaller than any
+    # run as long as it loads no model, no scikit-learn and no matplotlib before all have ended.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_maxrss * MAXRSS_BYTES
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ask the process to end, and end it if it does not."""
+    """Terminate the process, and kill it if it does not end."""
     process.terminate()
     try:
         process.wait(GRACE)

@@ -1,4 +1,4 @@
-"""What finished runs amount to: scores over seeds beside the courses' figures, as rows and notes.
+"""Scores of finished runs over seeds beside the courses' figures, as rows and notes.
 
 `report` prints the table and writes it to results.json, with plots and the page made elsewhere.
 """
@@ -32,7 +32,7 @@ HEADER = (
     *("data", "option", "split", "runs", "accuracy", "reference"),
     *("verdict", "macro F1", "time", "peak MB"),
 )
-LEFT = 3  # columns of words; the others are numbers
+LEFT = 3  # columns of text; the others are numbers
 Pair = tuple[Run, Record]
 
 
@@ -227,7 +227,7 @@ def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
 
 
 def add_worst(pairs: Sequence[Pair], results: Results) -> list[str]:
-    """Put the worst examples into the record of the first finished run; notes on what hinders."""
+    """Put the worst examples into the record of the first finished run; notes on what failed."""
     first = next((pair for pair in pairs if pair[1].status == DONE), None)
     if first is None or first[1].worst is not None:
         return []

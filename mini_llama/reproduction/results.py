@@ -1,4 +1,4 @@
-"""What is kept of each run, and the file that keeps it."""
+"""The record of each run, and the results file."""
 
 import json
 import math
@@ -30,7 +30,7 @@ class Wrong:
 
 @dataclass
 class Record:
-    """What is kept of a run. `settings` and `inputs` (SHA-256 of what it read) are its identity;
+    """The record of a run. `settings` and `inputs` (SHA-256 of what it read) are its identity;
     `seconds` is the wall time of all its parts that ended, `peak_bytes` the largest resident
     memory of its process, None where it is unknown on this system.
     """
@@ -58,7 +58,7 @@ class Results:
         self.records: dict[str, Record] = {}
 
     def read(self) -> None:
-        """Take over what an earlier call left, if there is anything.
+        """Read the records of an earlier call, if there are any.
 
         Raises OSError, and ValueError if the file is not one of ours.
         """
@@ -79,7 +79,7 @@ class Results:
         self.records = {record.name: record for record in records}
 
     def find(self, fresh: Record) -> Record | None:
-        """What is kept of this run, if it had the same settings and files."""
+        """The record of this run, if it had the same settings and files."""
         old = self.records.get(fresh.name)
         return old if old is not None and old.is_same(fresh) else None
 
@@ -104,7 +104,7 @@ def _record(entry: Any) -> Record:
 
 
 def _typed(kind: type, entry: Any) -> Any:
-    """A dataclass of what JSON gave, each field of its type, each number finite. Raises TypeError,
+    """A dataclass from parsed JSON, each field of its type, each number finite. Raises TypeError,
     ValueError or OverflowError.
     """
     value = kind(**entry)
@@ -120,7 +120,7 @@ def _typed(kind: type, entry: Any) -> Any:
 
 
 def environment() -> dict[str, str]:
-    """What results on another machine may differ by."""
+    """The versions and platform that results may depend on."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

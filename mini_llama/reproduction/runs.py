@@ -92,7 +92,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One command: `arguments` are run_llama.py's, `options` what it makes of them.
+    """One command: `arguments` are run_llama.py's, `options` those parsed from them.
 
     `dataset` is the courses' name also where bundled data stand in, and None for generate.
     """
