@@ -83,16 +83,16 @@ class Edit:
 
     def __str__(self) -> str:
         """The old text, what of it changes, and to what."""
-        around = self.parent if isinstance(self.parent, ast.expr | ast.keyword) else self.old
-        old, new = (
-            "nothing"
-            if node is None
-            else ast.unparse(node).splitlines()[0]
-            if isinstance(node, ast.stmt | ast.expr | ast.keyword)
-            else type(node).__name__
-            for node in (self.old, self.new)
-        )
-        return f"{ast.unparse(around).splitlines()[0]}:  {old} → {new}"
+        texts = ast.expr | ast.stmt | ast.keyword
+        around = self.old if isinstance(self.old, ast.stmt) else self.parent
+        if not isinstance(around, texts):
+            around = self.old
+        shown = [
+            ast.unparse(node) if isinstance(node, texts) else type(node).__name__
+            for node in (around, self.old, self.new)
+        ]
+        around_it, old, new = (text.partition("\n")[0] for text in shown)
+        return f"{around_it}:  {old} → {'nothing' if self.new is None else new}"
 
 
 def changed_constant(value: object) -> object:

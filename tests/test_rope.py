@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from config import RopeScaling
-from rope import apply_rotary_emb, inverse_frequencies, rotary_tables, rotate, tables_for
+from rope import (
+    apply_rotary_emb,
+    config_tables,
+    fixed_positions,
+    inverse_frequencies,
+    rotary_tables,
+    rotate,
+    tables_for,
+)
+from tests.helpers import tiny_config
 
 
 def complex_rotation(x: torch.Tensor, theta: float, start: int = 0) -> np.ndarray:
@@ -79,6 +88,7 @@ def test_tables_serve_autograd_after_inference_mode():
 def test_tables_are_computed_once():
     short, long = (tables_for(8, 16, 0, end, 1e4, "cpu")[0] for end in (3, 16))
     assert short.data_ptr() == long.data_ptr()
+    assert short.untyped_storage().nbytes() == 4 * 16 * 4  # no more than the 16 positions
     assert tables_for(8, 16, 5, 17, 1e4, "cpu")[0].shape == (12, 4)
 
 
@@ -140,6 +150,21 @@ def test_unscaled_frequencies_are_theirs_to_the_last_bit(theta: float):
         assert torch.equal(inverse_frequencies(head_dim, 1, theta), expected)
 
 
+def test_theta_is_10000_unless_given():
+    exact = 10000.0 ** (-np.arange(0, 64, 2) / 64)
+    np.testing.assert_allclose(inverse_frequencies(64, 1).double(), exact, rtol=1e-6)
+    expected = np.cos(np.outer(np.arange(3), exact))
+    np.testing.assert_allclose(rotary_tables(64, 3)[0].double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", [None, LINEAR[1], DYNAMIC[1], LLAMA3[1]], ids=str)
+def test_tables_are_made_on_the_device_that_is_asked_for(scaling: RopeScaling | None):
+    """The meta device stands for any other than the CPU."""
+    assert inverse_frequencies(8, 40, device="meta", scaling=scaling).device.type == "meta"
+    for table in tables_for(8, ORIGINAL, 0, 40, 1e4, "meta", scaling):
+        assert table.device.type == "meta" and table.shape == (40, 4)
+
+
 def test_linear_scaling_divides_positions():
     x = torch.randn(1, 40, 2, 8, generator=torch.Generator().manual_seed(4))
     scaled, _ = apply_rotary_emb(x, x, 8, 16, 1e4, RopeScaling("linear", 4.0))
@@ -164,10 +189,25 @@ def test_tables_of_dynamic_scaling_are_kept_within_the_original_length_only():
     assert rotary_tables.cache_info().currsize == 1
 
 
+def test_tables_of_a_configuration_are_those_of_its_theta_and_scaling():
+    config = tiny_config(rope_theta=3e3, rope_scaling=LINEAR[1])
+    angles = np.outer(np.arange(5, 20), 3e3 ** (-np.arange(0, 8, 2) / 8)) / 2.0
+    cos, sin = config_tables(config, 5, 20, "cpu")
+    np.testing.assert_allclose(cos.double(), np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(sin.double(), np.sin(angles), atol=1e-5)
+
+
+def test_only_dynamic_scaling_changes_angles_with_the_length():
+    for scaling in (None, LINEAR[1], LLAMA3[1]):
+        assert fixed_positions(1000, scaling) == 1000
+    assert fixed_positions(1000, DYNAMIC[1]) == ORIGINAL
+
+
 def test_scaled_tables_serve_autograd_after_inference_mode():
     for scaling in (LINEAR[1], DYNAMIC[1], LLAMA3[1]):
         with torch.inference_mode():
             tables = tables_for(12, ORIGINAL, 0, 40, 778.0, "cpu", scaling)
+        assert not any(table.is_inference() for table in tables)
         x = torch.ones(1, 40, 1, 12, requires_grad=True)
         rotate(x, *tables).sum().backward()
         assert x.grad is not None

@@ -281,6 +281,32 @@ def test_the_output_layer_is_the_embedding_where_tied(is_tied: bool):
     assert torch.equal(tensors["output.weight"], llama.state_dict()[source])
 
 
+def test_an_output_layer_of_another_shape_is_refused_beside_the_embedding():
+    llama = random_llama(tiny_config(norm="rmsnorm", tie_word_embeddings=False))
+    checkpoint = checkpoint_of(llama)
+    checkpoint.tensors["output.weight"] = torch.zeros(95, 32)
+    wrong = "its model_args: wrong shape output.weight [95, 32] instead of [96, 32]; "
+    with pytest.raises(ValueError, match=re.escape(wrong)):
+        stored_tensors(checkpoint, llama.config)
+
+
+def test_neither_embedding_nor_output_layer(llama):
+    checkpoint = checkpoint_of(llama)
+    for name in ("output.weight", "tok_embeddings.weight"):
+        del checkpoint.tensors[name]
+    assert llama.config.tie_word_embeddings
+    missing = "its model_args: missing tok_embeddings.weight, output.weight; "
+    with pytest.raises(ValueError, match=missing):
+        stored_tensors(checkpoint, llama.config)
+
+
+@pytest.mark.parametrize(("n_layers", "problem"), [(2, "does not fit"), (3, "holds 2 tensors")])
+def test_fewer_tensors_than_layers(n_layers: int, problem: str):
+    tensors = {"a": torch.zeros(1), "b": torch.zeros(1)}
+    with pytest.raises(ValueError, match=f"{PATH} {problem}"):
+        stored_tensors(Checkpoint(PATH, {}, tensors), tiny_config(n_layers=n_layers))
+
+
 def test_zero_biases_are_left_out_under_rmsnorm(llama):
     checkpoint = checkpoint_of(llama)
     biases = {

@@ -67,10 +67,10 @@ def test_rows_are_filtered_on_their_own():
 
 
 def test_each_row_keeps_its_own_best_token_where_epsilon_drops_all():
-    """The second row has one token above epsilon, the others none."""
-    rows = torch.tensor([[0.25, 0.35, 0.4], [0.05, 0.85, 0.1], [0.5, 0.3, 0.2]])
+    """Only the second row has a token above epsilon: the one that is the first row's best."""
+    rows = torch.tensor([[0.25, 0.4, 0.35], [0.05, 0.85, 0.1], [0.5, 0.3, 0.2]])
     kept = logits_to_probs(rows.log(), 1.0, epsilon=0.6)
-    assert kept.tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert kept.tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def test_top_p_of_rows_with_different_sums():
