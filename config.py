@@ -55,6 +55,7 @@ EDITIONS = {
     "mmia": Edition("layernorm", "bidirectional", 0.05, 1.0, FRANKENSTEIN, "fall2025"),
     "fall2025": Edition("layernorm", "bidirectional", 0.05, 1.0, THRILLER, "fall2025"),
     "fall2024": Edition("rmsnorm", "bidirectional", 0.0, 1.0, THRILLER, "fall2024", False),
+    "spring2025": Edition("rmsnorm", "bidirectional", 0.0, 0.9, THRILLER, "fall2024"),
     "spring2026": Edition("layernorm", "causal", 0.0, 0.95, THRILLER, "spring2026"),
     "llama2": Edition("rmsnorm", "causal", 0.0, 1.0, FRANKENSTEIN, None),
 }

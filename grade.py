@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--edition",
         choices=tuple(EDITIONS),
         default=DEFAULT_EDITION,
-        help="whose figures and reference outputs count (%(default)s)",
+        help="whose files are asked for, and whose figures and outputs count (%(default)s)",
     )
     add("--data", metavar="DIR", type=Path, help="folder of the gold data (the project's data/)")
     add(

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.places import DATA
 from mini_llama.submissions.archive import has_errors, read_submission
 from mini_llama.submissions.packing import make_submission, validate_id
 from mini_llama.submissions.prediction_files import N_LINES, read_data
-from mini_llama.submissions.rules import Expected, check_submission
+from mini_llama.submissions.rules import check_submission, expect
 from mini_llama.submissions.untrusted_text import one_line
 
 
@@ -27,6 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("path", metavar="PATH", help="a folder: make ID.zip; a zip: check it")
     parser.add_argument(
         "id", metavar="ID", nargs="?", help="student id(s), the top folder's name; needed to make"
+    )
+    parser.add_argument(
+        "--edition",
+        choices=tuple(EDITIONS),
+        default=DEFAULT_EDITION,
+        help="whose files are asked for (%(default)s)",
     )
     parser.add_argument(
         "--data",
@@ -55,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(path: Path, options: argparse.Namespace) -> int:
     student_id = None if options.id is None else validate_id(options.id)
-    expected = Expected(sentences=read_data(options.data))
+    expected = expect(options.edition, read_data(options.data))
     if absent := ", ".join(name for name in N_LINES if name not in expected.sentences):
         what = f"no data of {absent} in {options.data}: lines are counted, sentences not compared"
         print(one_line(what))

@@ -22,6 +22,7 @@ CONTRACT = {
     "mmia": ("layernorm", "bidirectional", 0.05, 1.0, "Victor", "fall2025", True),
     "fall2025": ("layernorm", "bidirectional", 0.05, 1.0, "I", "fall2025", True),
     "fall2024": ("rmsnorm", "bidirectional", 0.0, 1.0, "I", "fall2024", False),
+    "spring2025": ("rmsnorm", "bidirectional", 0.0, 0.9, "I", "fall2024", True),
     "spring2026": ("layernorm", "causal", 0.0, 0.95, "I", "spring2026", True),
     "llama2": ("rmsnorm", "causal", 0.0, 1.0, "Victor", None, True),
 }
@@ -38,7 +39,7 @@ def test_editions_are_named_by_what_holds_of_them():
     assert editions_where(lambda edition: edition.attention == "causal") == "spring2026 and llama2"
     assert editions_where(lambda edition: not edition.clips_gradients) == "fall2024"
     bidirectional = editions_where(lambda edition: edition.attention == "bidirectional")
-    assert bidirectional == "mmia, fall2025 and fall2024"
+    assert bidirectional == "mmia, fall2025, fall2024 and spring2025"
 
 
 def test_stories42m_shape():

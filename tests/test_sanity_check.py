@@ -54,7 +54,7 @@ def run(monkeypatch, *args: object) -> int | str:
     ("edition", "same"),
     [
         ("mmia", ["mmia", "fall2025"]),
-        ("fall2024", ["fall2024"]),
+        ("fall2024", ["fall2024", "spring2025"]),
         ("spring2026", ["spring2026"]),
         ("llama2", ["llama2"]),
     ],

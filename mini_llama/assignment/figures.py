@@ -20,8 +20,8 @@ _ROWS: tuple[tuple[tuple[str, ...], str, tuple[Figure | None, ...]], ...] = (
         ((0.411, 0.025), (0.399, 0.023), (0.833, 0.06), (0.473, 0.198)),
     ),
     (("mmia", "fall2025"), "lora", ((0.275, 0.024), (0.269, 0.02), (0.51, 0.051), (0.506, 0.239))),
-    (("fall2024",), "prompt", ((0.213, None), (0.224, None), (0.498, None), None)),
-    (("fall2024",), "finetune", ((0.414, 0.014), (0.418, 0.017), (0.8, 0.115), None)),
+    (("fall2024", "spring2025"), "prompt", ((0.213, None), (0.224, None), (0.498, None), None)),
+    (("fall2024", "spring2025"), "finetune", ((0.414, 0.014), (0.418, 0.017), (0.8, 0.115), None)),
     (("spring2026",), "prompt", ((0.197, None), (0.176, None), (0.514, None), (0.232, None))),
 )
 _COLUMNS = [(dataset, split) for dataset in BANDS for split in SPLITS]

@@ -11,15 +11,25 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import BinaryIO, Literal
 
+from mini_llama.submissions.handed_in import (
+    ASKED_FOR,
+    CLUTTER_FOLDERS,
+    ENVIRONMENT_MARKS,
+    MACOS,
+    MEBIBYTE,
+    find_clutter,
+)
+from mini_llama.submissions.layout import Layout, find_layout
 from mini_llama.submissions.untrusted_text import listed, one_line, shorten, shown
 
-MEBIBYTE = 1024 * 1024
-MAX_ZIP_BYTES = 10 * MEBIBYTE
+MAX_ZIP_BYTES = 4096 * MEBIBYTE  # read in pieces; what an edition allows is another question
+MAX_RECORDS = 50_000  # of a zip with a virtual environment in it, say, which is not read
 MAX_ENTRIES = 1000
+PIECE_BYTES = MEBIBYTE
 MAX_FILE_BYTES = 10 * MEBIBYTE
 MAX_TOTAL_BYTES = 50 * MEBIBYTE
 MAX_RATIO = 100  # text reaches 3 to 10; deflate ends at 1032
@@ -61,14 +71,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a zip or a folder holds: `names` are all files below its top folder, `files` those that
-    could be read, `problems` what is wrong with the zip itself.
+    """What a zip or a folder holds: `names` are all files of the submission, `files` those that
+    could be read, `problems` what is wrong with the zip itself. `size` is the zip's, in bytes.
     """
 
     top: str
     names: tuple[str, ...]
     files: Mapping[str, bytes]
     problems: tuple[Problem, ...]
+    size: int = field(default=0, compare=False)
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
@@ -82,47 +93,63 @@ def read_submission(path: str | Path) -> Submission:
     if not path.is_file():  # a pipe or a device might never end
         raise FileNotFoundError(f"{path} is not a file: check the path")
     with path.open("rb") as file:
-        return parse_submission(file.read(MAX_ZIP_BYTES + 1))
+        return _parse(file, path.stat().st_size)
 
 
 def parse_submission(data: bytes) -> Submission:
     """The files of a zip. Never raises for what it holds: that is said in `problems`."""
+    return _parse(io.BytesIO(data), len(data))
+
+
+def _parse(file: BinaryIO, size: int) -> Submission:
     try:
-        archive = _open_archive(data)
+        archive = _open_archive(file, size)
     except ValueError as error:
-        return Submission("", (), {}, (_fatal("zip", str(error)),))
+        return Submission("", (), {}, (_fatal("zip", str(error)),), size)
     problems = list(_check_overlaps(archive))
     entries = _named_entries(archive, problems)
+    if len(entries) > MAX_ENTRIES:
+        problems.append(_fatal("zip", TOO_MANY))
+        return Submission("", (), {}, tuple(problems), size)
     names = [name for name, _ in entries]
     problems += _check_collisions(names)
-    top = _top_folder(names, problems)
-    prefix = f"{top}/" if top else ""
-    below = {
-        name.removeprefix(prefix): info
-        for name, info in entries
-        if name.startswith(prefix) and not name.endswith("/")
-    }
-    files = _read_files(archive, below, problems)
-    return Submission(top, tuple(below), files, tuple(problems))
+    infos = {name: info for name, info in entries if not name.endswith("/")}
+    if not infos:
+        problems.append(_fatal("zip", "holds no usable file"))
+    layout = find_layout(infos)
+    problems += _check_layout(layout, names)
+    chosen = {name: infos[path] for name, path in layout.paths.items()}
+    files = _read_files(archive, chosen, problems)
+    return Submission(layout.top, tuple(chosen), files, tuple(problems), size)
 
 
-def _open_archive(data: bytes) -> zipfile.ZipFile:
+TOO_MANY = f"holds more than {MAX_ENTRIES} entries: zip only what is asked for"
+
+
+def _open_archive(file: BinaryIO, size: int) -> zipfile.ZipFile:
     """Raises ValueError for what is no zip, or one beyond the bounds."""
-    if len(data) > MAX_ZIP_BYTES:
-        raise ValueError(
-            f"is larger than {MAX_ZIP_BYTES:,} bytes (10 MB): leave out checkpoints and whatever "
-            "else is not asked for"
-        )
+    if size > MAX_ZIP_BYTES:
+        raise ValueError(f"is larger than {MAX_ZIP_BYTES:,} bytes: zip only what is asked for")
     # Counted in the bytes, because zipfile makes an object of every entry before it says how
     # many there are, and the number in the zip's header may be false.
-    if data.count(DIRECTORY_RECORD) > MAX_ENTRIES:
-        raise ValueError(f"holds more than {MAX_ENTRIES} entries: zip only what is asked for")
+    if count_in(file, DIRECTORY_RECORD) > MAX_RECORDS:
+        raise ValueError(TOO_MANY)
     try:
-        return zipfile.ZipFile(io.BytesIO(data))
+        return zipfile.ZipFile(file)
     except UNREADABLE as error:
         raise ValueError(
             f"is no zip file, cut off or damaged ({error}): make it or upload it again"
         ) from error
+
+
+def count_in(file: BinaryIO, mark: bytes) -> int:
+    """How often `mark` is in a file."""
+    count, rest = 0, b""
+    while piece := file.read(PIECE_BYTES):
+        piece = rest + piece
+        count += piece.count(mark)
+        rest = piece[max(0, len(piece) - len(mark) + 1) :]
+    return count
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
@@ -145,30 +172,34 @@ def _fatal(where: str, message: str) -> Problem:
 
 
 def read_folder(path: str | Path) -> Submission:
-    """An unpacked submission, under the bounds of a zip; no link is followed, and hidden names and
-    `__pycache__` are left out.
+    """An unpacked submission, under the bounds of a zip; no link is followed, and hidden names,
+    caches and virtual environments are left out.
 
     Raises OSError if the folder itself cannot be read.
     """
     path = Path(path)
     problems: list[Problem] = []
-    names: list[str] = []
-    files: dict[str, bytes] = {}
-    left = MAX_TOTAL_BYTES
+    entries: dict[str, os.DirEntry[str]] = {}
     for entry in _walk(path):
-        name = Path(entry.path).relative_to(path).as_posix()
-        if len(names) == MAX_ENTRIES:
+        if len(entries) == MAX_ENTRIES:
             what = f"holds more than {MAX_ENTRIES} files: name the folder of one submission"
             problems.append(_fatal("folder", what))
             break
-        names.append(name)
+        entries[Path(entry.path).relative_to(path).as_posix()] = entry
+    clutter = find_clutter(entries)
+    layout = find_layout([name for name in entries if name not in clutter])
+    problems += _check_moved(layout)
+    files: dict[str, bytes] = {}
+    left = MAX_TOTAL_BYTES
+    for name in sorted(layout.paths, key=_reading_order):
+        entry = entries[layout.paths[name]]
         size = entry.stat(follow_symlinks=False).st_size
         if fault := _entry_fault(name, entry, size, left):
             problems.append(fault)
         else:
             files[name] = Path(entry.path).read_bytes()
             left -= len(files[name])
-    return Submission("", tuple(names), files, tuple(problems))
+    return Submission("", tuple(layout.paths), files, tuple(problems))
 
 
 def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
@@ -176,12 +207,17 @@ def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__pycache__":
+        if entry.name.startswith(".") or entry.name in CLUTTER_FOLDERS:
             continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
-        else:
+        if not entry.is_dir(follow_symlinks=False):
             yield entry
+        elif not any(Path(entry.path, mark).exists() for mark in ENVIRONMENT_MARKS):
+            yield from _walk(Path(entry.path))
+
+
+def _reading_order(name: str) -> bool:
+    """What is asked for comes first, the rest only as far as the bound on all files allows."""
+    return not (name in ASKED_FOR or name.endswith(".py"))
 
 
 def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Problem | None:
@@ -192,7 +228,7 @@ def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Pr
     bound = min(MAX_FILE_BYTES, left)
     if size > bound:  # the others can be read all the same
         what = f"has {size:,} bytes, allowed are {bound:,}: it was not read"
-        return Problem("error", name, what)
+        return Problem("warning", name, what)
     return None
 
 
@@ -202,21 +238,27 @@ def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Pr
 def _named_entries(
     archive: zipfile.ZipFile, problems: list[Problem]
 ) -> list[tuple[str, zipfile.ZipInfo]]:
-    """The entries whose names are safe to work with, macOS's own files left out."""
+    """The entries whose names are safe to work with, without what nobody should hand in."""
     entries = []
     n_extras = 0
     for info in archive.infolist():
         name = _stored_name(info)
-        if fault := _name_fault(name):
-            problems.append(_fatal(name, fault))
-        elif _is_macos_extra(name):
+        if MACOS.search(name) and ".." not in name.split("/"):
             n_extras += 1
+        elif fault := _name_fault(name):
+            problems.append(_fatal(name, fault))
         else:
             entries.append((name, info))
     if n_extras:
         what = f"{n_extras} files of macOS (__MACOSX, .DS_Store, ._*) are ignored: leave them out"
         problems.append(Problem("warning", "zip", what))
-    return entries
+    clutter = find_clutter([name for name, _ in entries])
+    if clutter:
+        counts = Counter(clutter[name] for name in clutter if not name.endswith("/"))
+        places = [f"{place} ({n} files)" if n > 1 else place for place, n in counts.items()]
+        what = f"not asked for, leave out: {listed(places)}"
+        problems.append(Problem("warning", "zip", what))
+    return [(name, info) for name, info in entries if name not in clutter]
 
 
 def _stored_name(info: zipfile.ZipInfo) -> str:
@@ -247,11 +289,6 @@ def _first_fault(*checks: tuple[bool, str]) -> str | None:
     return next((fault for is_faulty, fault in checks if is_faulty), None)
 
 
-def _is_macos_extra(name: str) -> bool:
-    parts = name.split("/")
-    return parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
-
-
 def _check_collisions(names: Collection[str]) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name in names:
@@ -272,20 +309,26 @@ def _check_collisions(names: Collection[str]) -> Iterator[Problem]:
         yield _fatal(name, "is a file and a folder at once: make the zip again")
 
 
-def _top_folder(names: Collection[str], problems: list[Problem]) -> str:
-    """The folder that everything is in; if there are several, the one with the most files.
-
-    "" stands for files that are in no folder.
-    """
-    tops = Counter(name.partition("/")[0] if "/" in name else "" for name in names)
-    if not tops:
-        problems.append(_fatal("zip", "holds no usable file"))
-        return ""
-    if len(tops) > 1 or "" in tops:
+def _check_layout(layout: Layout, names: Collection[str]) -> Iterator[Problem]:
+    """A zip should hold one folder, and that the files themselves."""
+    tops = dict.fromkeys(name.partition("/")[0] if "/" in name else "" for name in names)
+    if "" in tops or len(tops) > 1:
         found = listed(f"{top}/" if top else "files in no folder" for top in tops)
         what = f"must hold exactly one top folder, named after the students; it holds: {found}"
-        problems.append(Problem("error", "zip", what))
-    return tops.most_common(1)[0][0]
+        if layout.root:
+            what += f"; what is in {shown(layout.root)} is read"
+        is_clear = layout.root and not layout.doubled
+        yield Problem("warning" if is_clear else "error", "zip", what)
+    if "/" in layout.root:
+        what = f"its files are in {shown(layout.root)}: they belong directly in the top folder"
+        yield Problem("warning", "zip", what)
+    yield from _check_moved(layout)
+
+
+def _check_moved(layout: Layout) -> Iterator[Problem]:
+    if layout.moved:
+        what = f"found elsewhere, they belong beside the others: {listed(layout.moved)}"
+        yield Problem("warning", "zip", what)
 
 
 # --- contents ---
@@ -296,15 +339,20 @@ def _read_files(
 ) -> dict[str, bytes]:
     files = {}
     left = MAX_TOTAL_BYTES
-    for path, info in entries.items():
+    for path in sorted(entries, key=_reading_order):
+        info = entries[path]
         if fault := _content_fault(info):
             problems.append(_fatal(path, fault))
+            continue
+        if info.file_size > MAX_FILE_BYTES:
+            what = f"unpacks to {info.file_size:,} bytes, allowed are {MAX_FILE_BYTES:,}"
+            problems.append(Problem("warning", path, f"{what}: it was not read"))
             continue
         left -= info.file_size
         if left < 0:
             what = f"unpacks to more than {MAX_TOTAL_BYTES:,} bytes: {shown(path)} and what follows"
             what += " was not read; leave out what is not asked for"
-            problems.append(_fatal("zip", what))
+            problems.append(Problem("error", "zip", what))
             break
         try:
             files[path] = _read_entry(archive, info)
@@ -329,10 +377,6 @@ def _content_fault(info: zipfile.ZipInfo) -> str | None:
         (
             info.compress_type not in METHODS,
             f"is compressed with method {info.compress_type}: only stored (0) and deflate (8)",
-        ),
-        (
-            info.file_size > MAX_FILE_BYTES,
-            f"unpacks to {info.file_size:,} bytes, allowed are {MAX_FILE_BYTES:,}",
         ),
         (
             info.file_size > largest,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mini_llama.submissions.grading import Grade, grade_submission, mark_equal_outputs
+from mini_llama.submissions.handed_in import TELLING
 from mini_llama.submissions.report import csv_text, json_text
-from mini_llama.submissions.rules import REQUIRED_FILES
 from mini_llama.submissions.standard import Standard
 from mini_llama.submissions.student_code import RunPlan
 from mini_llama.submissions.untrusted_text import listed
@@ -37,7 +37,7 @@ def _short_name(path: Path) -> str:
 def _submissions_in(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: check the path")
-    if not path.is_dir() or any((path / name).exists() for name in REQUIRED_FILES):
+    if not path.is_dir() or any((path / name).exists() for name in TELLING):
         yield path
         return
     others = []

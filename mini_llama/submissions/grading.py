@@ -72,7 +72,7 @@ def grade_submission(
 ) -> Grade:
     """Grade a zip or a folder; with `plan` its code is run as well. Never raises."""
     try:
-        submission = _read(path)
+        submission = read_folder(path) if path.is_dir() else read_submission(path)
         size = path.stat().st_size if path.is_file() else sum(map(len, submission.files.values()))
         if refusal := _refusal(submission):
             return Grade(name, size, refusal)
@@ -81,16 +81,6 @@ def grade_submission(
     except Exception as error:  # whatever one submission brings about, the class goes on
         what = f"{type(error).__name__}: {error}"
         return Grade(name, refusal=one_line(shorten(f"cannot be graded: {what}", 300)))
-
-
-def _read(path: Path) -> Submission:
-    """A folder that holds nothing but another folder is taken for that one, as zips are."""
-    if not path.is_dir():
-        return read_submission(path)
-    inner = [entry for entry in path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    if len(inner) == 1 and inner[0].is_dir() and not inner[0].is_symlink():
-        path = inner[0]
-    return read_folder(path)
 
 
 def _refusal(submission: Submission) -> str | None:
@@ -115,7 +105,7 @@ def grade_files(submission: Submission, name: str, size: int, standard: Standard
         for file in standard.expected.predictions
     )
     text = read_text(submission)
-    agreements = tuple(compare_all(checked.labels, text, standard))
+    agreements = tuple(compare_all(checked.comparable, text, standard))
     remarks = tuple(_check_prompt(text, standard))
     return Grade(name, size, None, tuple(problems), outputs, agreements, (), remarks)
 

@@ -1,21 +1,20 @@
 """What submissions are graded by: gold labels, prediction files, and reference outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from config import EDITIONS
 from mini_llama import bundled
-from mini_llama.assignment.reviews import read_label_names
+from mini_llama.assignment.reviews import BOM, read_label_names
 from mini_llama.places import DATA
 from mini_llama.submissions.prediction_files import (
     LABEL_WORDS,
     N_LINES,
-    prediction_files,
     read_data_file,
     read_predictions,
 )
-from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
+from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected, expect
 from mini_llama.submissions.untrusted_text import decode_text, shown
 
 
@@ -53,15 +52,17 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
         bundled.announce("data")
         folder, prompts = bundled.FOLDER, (bundled.PROMPT_TEXT,)
         label_words = {"demo": read_label_names(bundled.PATHS["label_names"])}
-    files = prediction_files(label_words)
+    expected = expect(edition, {}, label_words, prompts)
     sentences, gold = {}, {}
-    for name, known in {file.data_name: file.labels for file in files.values()}.items():
+    for name, known in {
+        file.data_name: file.labels for file in expected.predictions.values()
+    }.items():
         path = folder / f"{name}.txt"
         if path.is_file():
             examples = read_data_file(path)
             sentences[name] = [sentence for _, sentence in examples]
             gold[name] = _gold_labels(path, examples, known)
-    expected = Expected(files, sentences, prompts)
+    expected = replace(expected, sentences=sentences)
     references = read_references(reference, edition, expected) if reference else {}
     return Standard(edition, expected, gold, references)
 
@@ -114,4 +115,4 @@ def normal_text(content: bytes) -> str:
     """A generated text without what editors and systems change: line ends. Raises ValueError if it
     is not UTF-8.
     """
-    return decode_text(content).replace("\r\n", "\n").rstrip("\n")
+    return decode_text(content.removeprefix(BOM)).replace("\r\n", "\n").rstrip("\n")

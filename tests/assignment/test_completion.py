@@ -229,6 +229,7 @@ EDITIONS = {
     "mmia": ("layernorm", "bidirectional", "0.05", "1", FRANKENSTEIN),
     "fall2025": ("layernorm", "bidirectional", "0.05", "1", THRILLER),
     "fall2024": ("rmsnorm", "bidirectional", "0", "1", THRILLER),
+    "spring2025": ("rmsnorm", "bidirectional", "0", "0.9", THRILLER),
     "spring2026": ("layernorm", "causal", "0", "0.95", THRILLER),
     "llama2": ("rmsnorm", "causal", "0", "1", FRANKENSTEIN),
 }

@@ -42,6 +42,20 @@ def test_make_then_check(folder, capsys):
     only(out.splitlines()[:-1], "error: zip: its top folder is 'ab1', not 'other'")
 
 
+def test_editions_ask_for_their_own_files(folder, capsys):
+    assert run(capsys, folder, "ab1", "--edition", "fall2024")[0] == 0
+    assert run(capsys, "ab1.zip", "--edition", "fall2024")[0] == 0
+    status, out, _ = run(capsys, "ab1.zip")
+    assert status == 1
+    only(
+        out.splitlines()[:-1], "6 of 30 required files are missing: lora.py, checklist.md, sst-dev"
+    )
+    status, out, _ = run(capsys, "ab1.zip", "--edition", "spring2026")
+    assert status == 1
+    assert "missing: addition_data_generation.py, addition_lib.py, addition_run.py" in out
+    assert "error: addition_models/: holds no experiment" in out
+
+
 def test_missing_data_is_announced(folder, capsys):
     Path("data/sst-test.txt").unlink()
     status, out, _ = run(capsys, folder, "ab1")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import stat
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 
 from mini_llama.submissions import packing
 from mini_llama.submissions.archive import parse_submission
-from mini_llama.submissions.rules import Expected, check_submission
+from mini_llama.submissions.rules import Expected, check_submission, expect
 from tests.helpers import ROOT
-from tests.submissions.samples import GENERATED, METHODS, SENTENCES, good_files, write_work
+from tests.submissions.samples import GENERATED, METHODS, SENTENCES, good_files, only, write_work
 
 EXPECTED = Expected(sentences=SENTENCES)
 
@@ -41,6 +42,67 @@ def test_made_zip_holds_the_required_files_and_nothing_else(folder):
     assert {info.date_time for info in infos.values()} == {(1980, 1, 1, 0, 0, 0)}
     backwards = dict(reversed(good_files().items()))
     assert Path("ab1.zip").read_bytes() == packing.build_zip(backwards, "ab1")
+
+
+def pack(folder, edition):
+    """The problems' lines, and what is in the zip."""
+    problems = packing.make_submission(folder, "ab1", expect(edition, SENTENCES))
+    names = zipfile.ZipFile("ab1.zip").namelist() if Path("ab1.zip").exists() else []
+    return [str(problem) for problem in problems], {name.removeprefix("ab1/") for name in names}
+
+
+MORE = {"feedback.txt", "sst-dev-advanced-output.txt", "cfimdb-test-advanced-output.txt"}
+
+
+def test_editions_take_along_what_may_be_added(folder):
+    more = {*MORE, "ab1-report.pdf"}
+    for name in (*more, "finetune-5-2e-05.pt", "assignment.pdf"):
+        (folder / name).write_bytes(b"x")
+    assert pack(folder, "fall2025") == ([], {*good_files(), *more})
+    lines, names = pack(folder, "spring2025")
+    left_out = ["checklist.md", "lora.py", *(n for n in good_files() if "-lora-" in n)]
+    assert names == {*good_files(), *more} - {*left_out}
+    only(lines, "warning: zip: this edition does not ask for", "'checklist.md'", "'lora.py'")
+    lines, names = pack(folder, "mmia")
+    assert names == {*good_files()}
+    only(lines, "'ab1-report.pdf', 'cfimdb-test-advanced", "--edition names another")
+
+
+def test_report_of_another_name(folder):
+    (folder / "Final Report.pdf").write_bytes(b"x")
+    lines, names = pack(folder, "fall2025")
+    assert "Final Report.pdf" in names
+    only(lines, "warning: Final Report.pdf: a report is to be called ab1-report.pdf")
+
+
+def test_experiments_are_taken_along_whole(folder):
+    additions = {f"addition_{name}.py" for name in ("data_generation", "lib", "run")}
+    experiments = {
+        f"addition_models/{name}/{file}"
+        for name in ("best_model", *(f"ablation_{i}" for i in range(5)))
+        for file in ("best_model.pth", "loss_curve.png", "train.log")
+    }
+    caches = {"addition_models/__pycache__/a.pyc", "addition_models/all.zip"}
+    for name in {*additions, *experiments, *caches}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"#")
+    lines, names = pack(folder, "spring2026")
+    only(lines, "does not ask for", "'lora.py'")
+    assert {name for name in names if name.startswith("addition")} == additions | experiments
+    assert not any("lora" in name or "finetuning" in name for name in names)
+    for name in experiments:
+        if "ablation_4" in name:
+            (folder / name).unlink()
+    assert pack(folder, "spring2026")[0][0].startswith("error: addition_models/: holds 4 ablations")
+
+
+def test_zip_beyond_the_size_is_not_written(folder):
+    noise = random.Random(0).randbytes(11 * 2**20)
+    (folder / "ab1-report.pdf").write_bytes(noise)
+    lines, names = pack(folder, "fall2025")
+    assert lines[0].startswith("error: zip: has 11,")
+    assert "allowed are 10,485,760 (10 MB)" in lines[0]
+    assert not names
 
 
 def test_errors_leave_the_older_zip(folder):

@@ -2,11 +2,12 @@
 
 import pytest
 
-from config import THRILLER
+from config import EDITIONS, THRILLER
 from mini_llama.assignment import reviews
-from mini_llama.submissions.archive import Submission
+from mini_llama.submissions.archive import Submission, parse_submission
 from mini_llama.submissions.prediction_files import PREDICTION_FILES, read_data
-from mini_llama.submissions.rules import REQUIRED_FILES, Expected, check_submission
+from mini_llama.submissions.rules import Expected, check_submission, expect
+from tests.planted import zipped
 from tests.submissions.samples import (
     GENERATED,
     LINES,
@@ -16,6 +17,7 @@ from tests.submissions.samples import (
     PROMPTING,
     SENTENCES,
     SOURCES,
+    SUFFIXES,
     WORDS,
     good_files,
     only,
@@ -36,8 +38,8 @@ def check(changes, sentences=SENTENCES):
 
 def test_required_files_are_the_contracts():
     outputs = [f"{data}-{method}-output.txt" for data in LINES for method in METHODS]
-    assert sorted(REQUIRED_FILES) == sorted([*SOURCES, *OTHERS, *GENERATED, *outputs])
-    assert len(REQUIRED_FILES) == 30
+    assert sorted(expect().names) == sorted([*SOURCES, *OTHERS, *GENERATED, *outputs])
+    assert len(expect().names) == 30
 
 
 def test_prompts_and_data_are_those_of_the_commands(tmp_path):
@@ -85,23 +87,56 @@ def test_real_data(shared):
 # --- names ---
 
 
-def test_missing_unasked_and_checkpoint_files():
-    only(check({"rope.py": None, "setup.sh": None}), "error", "2 of 30", "rope.py", "setup.sh")
-    only(check({"a.pdf": b"", "x/y": b""}), "warning: zip: not asked for", "'a.pdf', 'x/y'")
+def test_missing_files_and_checkpoints():
+    setup = "setup.sh brings the .data file"
+    only(check({"rope.py": None, "setup.sh": None}), "error", "2 of 30", ": rope.py, setup.sh")
+    only(
+        check({"rope.py": None, "sanity_check.data": None}), f"rope.py, sanity_check.data; {setup}"
+    )
+    assert check({"a.pdf": b"x", "x/y": b"x", "tokenizer.bin": b"x", "data/a.txt": b"x"}) == []
     for name in ("finetune-5-2e-05.pt", "runs/A.PTH", "m.safetensors"):
-        lines = check({name: b"x", "a.pdf": b"x"})
-        assert lines[0].startswith("error: zip: checkpoints are not handed in")
-        assert f"remove '{name}'" in lines[0]
-        assert lines[1:] == ["warning: zip: not asked for, leave out: 'a.pdf'"]
-    files = {f"ab1/{name}": content for name, content in good_files().items()}
-    lines = check(dict.fromkeys(good_files()) | files)  # a folder in a folder
-    assert "30 of 30" in lines[0]
-    assert "'ab1/run_llama.py'" in lines[1]
+        only(check({name: b"x"}), "error: zip: checkpoints are not handed in", f"remove '{name}'")
+
+
+def test_folder_in_a_folder():
+    lines = grade_paths({f"ab1/ab1/{name}": content for name, content in good_files().items()})
+    only(lines, "warning: zip: its files are in 'ab1/ab1': they belong directly")
+
+
+def grade_paths(files, edition="mmia"):
+    """The problems' lines of a zip with these paths."""
+    submission = parse_submission(zipped(files, top=""))
+    expected = expect(edition, SENTENCES)
+    return [str(p) for p in check_submission(submission, submission.top, expected).problems]
 
 
 def test_errors_come_first():
-    lines = check({"a.pdf": b"x", "README.md": b"", LORA: b"", "lora.py": b"("})
-    assert [line.split(":")[0] for line in lines] == ["error", "error", "warning", "warning"]
+    lines = check({"README.md": b"", LORA: b"", "lora.py": b"("})
+    assert [line.split(":")[0] for line in lines] == ["error", "error", "warning"]
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_every_edition_has_its_files(edition):
+    """And takes no file of another's for one of its own."""
+    names = set(expect(edition).names)
+    assert {"llama.py", "rope.py", "README.md", GENERATED[0], PROMPTING} <= names
+    has = {"mmia": "lcf", "llama2": "lcf", "fall2025": "lcf", "fall2024": "f", "spring2025": "f"}
+    has["spring2026"] = "ca"
+    marks = {"l": "lora.py", "c": "checklist.md", "f": LORA.replace("lora", "finetuning")}
+    marks["a"] = "addition_run.py"
+    for mark, name in marks.items():
+        assert (name in names) == (mark in has[edition]), name
+    assert (LORA in names) == ("l" in has[edition])
+    assert expect(edition).hand_in.max_bytes == (15 if edition == "spring2026" else 10) * 2**20
+
+
+def test_what_the_courses_install_may_be_imported():
+    course = b"import requests, filelock, importlib_metadata, tokenizers, torchvision, PIL"
+    assert check({"utils.py": course}) == []
+    plots = {f"ab1/{name}": content for name, content in good_files().items()}
+    plots["ab1/utils.py"] = b"import matplotlib.pyplot"
+    assert any("'matplotlib'" in line for line in grade_paths(plots, "fall2024"))
+    assert not any("'matplotlib'" in line for line in grade_paths(plots, "spring2026"))
 
 
 # --- prediction files ---
@@ -118,7 +153,6 @@ def test_errors_come_first():
         (LORA, b"2 |||", b"2,", ["line 3:", "PREDICTION ||| SENTENCE"]),
         (LORA, b"sentence 2", b"Sentence 2", ["line 3: sentence differs", "'sst-dev Sentence 2"]),
         (LORA, "\u00e9".encode(), b"\xe9", ["line 1: byte 0xe9 is not UTF-8"]),
-        (PROMPTING, b"bad or good", b"good or bad", ["line 1 (and 6 more", "and the prompt"]),
         (PROMPTING, b" Is this movie bad or good? This movie is ", b"", ["vu .', expected"]),
         (LORA, b"0 ||| sst", b"\n0 ||| sst", ["has 9 lines, sst-dev.txt has 7"]),
     ],
@@ -127,6 +161,38 @@ def test_faulty_line_is_named(name, old, new, parts):
     content = good_files()[name]
     assert old in content
     only(check({name: content.replace(old, new)}), f"error: {name}: ", *parts)
+
+
+PROMPTS = [
+    (b"", b" Is this movie good or bad? This movie is "),
+    (b"Review: ", b"\nSentiment: "),
+    (b"0 stars or 1?\n", b"\n\nAnswer:"),
+]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize(("before", "after"), PROMPTS)
+def test_another_prompt(before, after, is_known):
+    """Its lines may be more than the data's; the labels are read, also where data is missing."""
+    sentences = {name: [f"{i} {i}" for i in range(n)] for name, n in LINES.items()}
+    files = good_files(sentences)
+    own = SUFFIXES["cfimdb"].encode()
+    files[PROMPTING] = files[PROMPTING].replace(own, after).replace(b" ||| ", b" ||| " + before)
+    submission = Submission("ab1", tuple(files), files, ())
+    known = sentences if is_known else {}
+    checked = check_submission(submission, "ab1", expect(sentences=known))
+    lines = [str(problem) for problem in checked.problems]
+    only(
+        lines, f"warning: {PROMPTING}: is written with another prompt, ", " after the sentence, not"
+    )
+    assert checked.labels[PROMPTING][:3] == [0, 1, 0]
+    assert PROMPTING not in checked.comparable
+    if is_known:
+        files[PROMPTING] = files[PROMPTING].replace(b"17 17", b"18 17")
+        number = 17 * (1 + before.count(b"\n") + after.count(b"\n")) + 1
+        only(
+            check(files, known), f"error: {PROMPTING}: another prompt, ", f"line {number}: sentence"
+        )
 
 
 def test_shuffled_sentences():
@@ -194,7 +260,7 @@ def test_python_is_never_run(tmp_path):
 
 def test_imports_of_modules_that_are_not_there():
     only(check({"llama.py": b"import os\nimport kv_cache\n"}), "warning", "'kv_cache'")
-    only(check({"kv_cache.py": b"import torch\n"}), "warning", "not asked for", "'kv_cache.py'")
+    assert check({"kv_cache.py": b"import torch\n"}) == []
     both = {
         "llama.py": b"def f():\n  from kv_cache import C",
         "kv_cache.py": b"import torch.nn",
