@@ -78,7 +78,8 @@ def test_biases_rule_out_only_the_editions_without(tmp_path, monkeypatch, capsys
     reference = write_reference(tmp_path / "r.data", numpy_weights(model), "mmia")
     code = run(monkeypatch, "--checkpoint", tmp_path / "m.pt", "--reference", reference)
     assert code == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1 : 1 + len(EDITIONS)]}
+    lines = capsys.readouterr().out.splitlines()[1 : 1 + len(EDITIONS)]
+    rows = {line.split()[0]: line for line in lines}
     assert rows["mmia"].endswith("matches") and "inf" in rows["llama2"]
 
 

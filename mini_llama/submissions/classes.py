@@ -13,6 +13,8 @@ from mini_llama.submissions.standard import Standard
 from mini_llama.submissions.student_code import RunPlan
 from mini_llama.submissions.untrusted_text import listed
 
+CODE = ("run_llama.py", "llama.py", "classifier.py", "optimizer.py")
+
 # --- finding submissions ---
 
 
@@ -37,7 +39,8 @@ def _short_name(path: Path) -> str:
 def _submissions_in(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: check the path")
-    if not path.is_dir() or any((path / name).exists() for name in TELLING):
+    is_one = not path.is_dir() or any((path / name).exists() for name in TELLING)
+    if is_one or _is_repository(path):
         yield path
         return
     others = []
@@ -49,6 +52,20 @@ def _submissions_in(path: Path) -> Iterator[Path]:
             others.append(entry.name)
     if others:
         print(f"neither zips nor folders, left out: {listed(others)}", file=sys.stderr)
+
+
+def _is_repository(path: Path) -> bool:
+    """Whether one of a folder's several folders has code, and no zip is there: src/ beside data/,
+    say, which are no two submissions.
+    """
+    folders = [entry for entry in path.iterdir() if entry.is_dir()]
+    with_code = [
+        folder
+        for folder in folders
+        if any((folder / name).is_file() or any(folder.glob(f"*/{name}")) for name in CODE)
+    ]
+    has_zips = any(entry.suffix.casefold() == ".zip" for entry in path.iterdir())
+    return len(with_code) == 1 and len(folders) > 1 and not has_zips
 
 
 # --- grading a class ---

@@ -211,6 +211,21 @@ def test_like_names_get_their_paths(folder, tmp_path):
     assert list(classes.find_submissions([good, other, good])) == [str(good), str(other)]
 
 
+def test_repository_is_one_submission(folder, tmp_path, capsys):
+    """Code and outputs in folders of their own, and a README, which tells nothing."""
+    for name, content in STUDENTS["folder"].content.items():
+        part = "src" if name.endswith(".py") else "results" if name.endswith(".txt") else "."
+        (tmp_path / part).mkdir(exist_ok=True)
+        (tmp_path / part / name).write_bytes(content)
+    status, out, err = run(capsys, tmp_path, f"--data={folder / 'data'}")
+    assert (status, err) == (0, "")
+    assert "submissions: 1; without errors 1" in out
+    assert "found elsewhere" in out
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    (tmp_path / "other" / "deep" / "llama.py").write_text("")
+    assert len(classes.find_submissions([tmp_path])) == 3
+
+
 def test_bundled_data_stands_in(tmp_path, monkeypatch, capsys):
     """Without real data the demo's outputs are graded, which have no figure."""
     monkeypatch.setattr("mini_llama.submissions.standard.DATA", tmp_path / "data")
