@@ -105,7 +105,7 @@ def _missing_class(name: str, base: type) -> type:
     def refuse(cls: type, *_args: Any, **_kwargs: Any) -> Any:
         raise ModuleNotFoundError(_used(name, sys._getframe(1)), name=name.partition(".")[0])
 
-    def accept(cls: type, **_kwargs: Any) -> None:
+    def accept(cls: type, /, **_kwargs: Any) -> None:
         pass
 
     members = {"__new__": refuse, "__init_subclass__": classmethod(accept)}
