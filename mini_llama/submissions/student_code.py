@@ -2,11 +2,12 @@
 
 The three checks run rope_test.py, optimizer_test.py and a forward pass, from our copies, on the
 student's modules, through the names alone that all editions share; the student's process prints
-numbers, and they are compared here with those of our modules, out of its reach.
+numbers, and they are compared here with those of our modules, out of its reach. What a submission
+lacks of the files that the courses give is put beside it (given/), and modules that are not
+installed get stand-ins (missing_modules.py): both fail where they are used.
 """
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,12 @@ from mini_llama import bundled
 from mini_llama.assignment.options import default_of
 from mini_llama.bounds import check_bound
 from mini_llama.places import ROOT
+from mini_llama.submissions import missing_modules
 from mini_llama.submissions.archive import Submission
+from mini_llama.submissions.given import GIVEN, given_files
 from mini_llama.submissions.limited_process import Outcome, isolation, run_limited
-from mini_llama.submissions.untrusted_text import one_line, shorten
+from mini_llama.submissions.rules import GENERATED_FILES, PROMPT_TEXTS
+from mini_llama.submissions.untrusted_text import one_line, shorten, shown
 
 if TYPE_CHECKING:
     import numpy as np  # imported where it is used: a grade without --run starts at once
@@ -29,10 +33,18 @@ if TYPE_CHECKING:
 MODEL = default_of("pretrained_model_path")
 TOKENIZER = "tokenizer.model"
 GENERATED = ("low.txt", "high.txt")
+WRONG_ARGUMENTS = 2  # argparse's exit status
 # A model as small as can be, of the assignment's kind: with it only the arithmetic is tried.
 TINY: dict[str, Any] = dict(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=4, multiple_of=32, max_seq_len=1024
 )
+# The final norm's gain times this, and each next token of the bundled model has a probability far
+# above the editions' epsilon, whatever the arithmetic: the course's five lines of epsilon sampling
+# divide 0 by 0 where none has.
+PEAK = 12.0
+# What some programs read, whatever they are asked for.
+DATASETS = {"sst": "demo", "cfimdb": "demo2"}
+DATA_PARTS = ("train.txt", "dev.txt", "test.txt", "label-mapping.json")
 GIBIBYTE = 1024**3
 ATOL, RTOL = 1e-5, 1e-3  # the courses' for optimizer_test and sanity_check
 MARK = "numbers of the check: "
@@ -66,6 +78,13 @@ with torch.no_grad():
 """
 )
 
+GENERATE = """
+import os, runpy, sys
+sys.argv = ["run_llama.py", *{}]
+sys.path[0] = os.getcwd()  # as for a script
+runpy.run_path(os.path.abspath("run_llama.py"), run_name="__main__")
+"""
+
 Arrays = Sequence["np.ndarray"]
 
 
@@ -86,13 +105,15 @@ class Limits:
 class RunPlan:
     """What all submissions are run with; the expected arrays are our modules'.
 
-    `model` is a checkpoint; `tokens` (2, 8) are what the sanity check reads; `weights` are without
-    and with clipping, `embeddings` by edition.
+    `model` is a checkpoint of random weights, for the sanity check, which reads `tokens` (2, 8);
+    `peaked` one that generation is sure of its next tokens with; `weights` are without and with
+    clipping, `embeddings` by edition.
     """
 
     edition: str
     limits: Limits
     model: Path
+    peaked: Path
     tokens: list[list[int]]
     rotated: Arrays
     weights: Arrays
@@ -112,7 +133,7 @@ class Check:
 
 
 def make_plan(edition: str, limits: Limits, folder: Path) -> RunPlan:
-    """Write a tiny model to `folder`, compute what every check should give, and say on standard
+    """Write two small models to `folder`, compute what every check should give, and say on standard
     error whether what is run will have a network.
     """
     import optimizer_test
@@ -123,12 +144,14 @@ def make_plan(edition: str, limits: Limits, folder: Path) -> RunPlan:
     network = "without a network" if isolation() else "WITH the network, which cannot be cut here"
     print(f"running the submitted code, {network}", file=sys.stderr)
     model, n_words = _write_tiny_model(folder)
+    peaked = _write_peaked_model(folder)
     tokens = TOKENS % n_words
     clippings = (None, optimizer_test.CLIPPING["fall2025"])
     return RunPlan(
         edition,
         limits,
         model,
+        peaked,
         tokens.tolist(),
         rotated=[tensor.numpy() for tensor in rope_test.rotated_constants()],
         weights=[optimizer_test.trained_weight(clipping).numpy() for clipping in clippings],
@@ -153,9 +176,34 @@ def _write_tiny_model(folder: Path) -> tuple[Path, int]:
         noise = torch.randn(tensor.shape, generator=generator)
         state[name] = 1 + 0.3 * noise if tensor.dim() == 1 else noise * tensor.shape[-1] ** -0.5
     state["output.weight"] = state["tok_embeddings.weight"]
-    path = folder / MODEL
+    path = folder / "random.pt"
     torch.save({"model": state, "model_args": args}, path)
     return path, n_words
+
+
+def _write_peaked_model(folder: Path) -> Path:
+    """The bundled model as the courses' would be: float32, a key/value head for each query head, a
+    hidden size that follows from the width; peaked.
+    """
+    import torch
+
+    from mini_llama.checkpoints.reading import read_checkpoint
+
+    content = read_checkpoint(bundled.CHECKPOINT)
+    config = content.make_config()
+    copies = config.n_heads // config.n_kv_heads
+    state = {name: tensor.float() for name, tensor in content.tensors.items()}
+    for name, tensor in state.items():
+        if name.endswith(("compute_key.weight", "compute_value.weight")):
+            heads = tensor.unflatten(0, (config.n_kv_heads, config.head_dim))
+            state[name] = heads.repeat_interleave(copies, 0).flatten(0, 1)
+    state["norm.weight"] = state["norm.weight"] * PEAK
+    state["output.weight"] = state["tok_embeddings.weight"]
+    args = TINY | {name: getattr(config, name) for name in ("dim", "n_layers", "vocab_size")}
+    args |= dict(n_heads=config.n_heads, n_kv_heads=config.n_heads)
+    path = folder / "peaked.pt"
+    torch.save({"model": state, "model_args": args}, path)
+    return path
 
 
 def _embed(model: Path, edition: str, tokens: object) -> Arrays:
@@ -227,20 +275,36 @@ def _check_sanity(submission: Submission, plan: RunPlan) -> Check:
 
 
 def _check_generation(submission: Submission, plan: RunPlan) -> Check:
-    """Whether run_llama.py writes two texts; with random weights they say nothing."""
+    """Whether run_llama.py writes two texts that begin with the assignment's prompt."""
     name = "generate"
-    options = ["--option", "generate", "--pretrained-model-path", MODEL]
+    named = list(zip(GENERATED, GENERATED_FILES, strict=True))
+    plain = ["--option", "generate"]
+    options = [*plain, "--pretrained-model-path", MODEL]
     options += ["--generated_sentence_low_temp_out", GENERATED[0]]
     options += ["--generated_sentence_high_temp_out", GENERATED[1]]
-    with fresh_folder() as folder:
-        outcome = _run(["run_llama.py", *options], Path(folder), submission, plan)
-        if fault := _fault(name, outcome, plan):
-            return fault
-        paths = [Path(folder) / file for file in GENERATED]
-        absent = [p.name for p in paths if not p.is_file() or p.lstat().st_size == 0]
-    if absent:
+    for arguments in (options, plain):
+        with fresh_folder() as folder:
+            outcome = _run(GENERATE.format(arguments), Path(folder), submission, plan, plan.peaked)
+            texts = [_read_text(Path(folder), names) for names in named]
+        if outcome.returncode != WRONG_ARGUMENTS:  # it has options of its own: by its defaults
+            break
+    if fault := _fault(name, outcome, plan):
+        return fault
+    if absent := [file for file, text in zip(GENERATED, texts, strict=True) if not text]:
         return Check(name, "fail", f"ended well, but did not write {' and '.join(absent)}")
+    if others := [text for text in texts if not text.lstrip().startswith(PROMPT_TEXTS)]:
+        found = f"a text starts with {shown(others[0].lstrip()[:20])}"
+        return Check(name, "fail", f"{found}, not with the assignment's prompt")
     return Check(name, "pass", "wrote two texts")
+
+
+def _read_text(folder: Path, names: Sequence[str]) -> str:
+    """The beginning of the first of these that is there, empty if none is."""
+    for path in (folder / name for name in names):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                return file.read(1000).decode("utf-8", errors="replace")
+    return ""
 
 
 def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arrays | Check:
@@ -248,7 +312,7 @@ def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arr
     import numpy as np
 
     with fresh_folder() as folder:
-        outcome = _run(["-c", code], Path(folder), submission, plan)
+        outcome = _run(code, Path(folder), submission, plan, plan.model)
     if fault := _fault(name, outcome, plan):
         return fault
     lines = outcome.stdout.decode("utf-8", errors="replace").splitlines()
@@ -259,16 +323,32 @@ def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arr
         return Check(name, "error", f"ended without an answer: {last_line(outcome)}")
 
 
-def _run(arguments: Sequence[str], folder: Path, submission: Submission, plan: RunPlan) -> Outcome:
-    for name, content in submission.files.items():
+def _run(code: str, folder: Path, submission: Submission, plan: RunPlan, model: Path) -> Outcome:
+    """Run `code` in `folder`, beside the student's files and what the assignment has there."""
+    for name, content in _all_files(submission, model).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    for source in (ROOT / "rope_test.py", ROOT / "optimizer_test.py", plan.model):
-        shutil.copyfile(source, folder / source.name)
-    shutil.copyfile(_tokenizer(), folder / TOKENIZER)
-    command = [sys.executable, *arguments]
+    stand_ins = Path(missing_modules.__file__).read_text(encoding="utf-8")
+    command = [sys.executable, "-c", f"{stand_ins}\ninstall(os.getcwd())\n{code}"]
     return run_limited(command, folder, plan.limits.seconds, int(plan.limits.memory * GIBIBYTE))
+
+
+def _all_files(submission: Submission, model: Path) -> dict[str, bytes]:
+    """What was handed in, and what the assignment has beside it, by name."""
+    is_ours = any(name.startswith("mini_llama/") for name in submission.files)
+    given = {name: (ROOT / name).read_bytes() for name in GIVEN if is_ours}
+    given = given or given_files(submission.files)
+    if "data" not in submission.files:
+        given |= {
+            f"data/{name}-{part}": (bundled.FOLDER / f"{source}-{part}").read_bytes()
+            for name, source in DATASETS.items()
+            for part in DATA_PARTS
+        }
+    handed_in = {k: v for k, v in submission.files.items() if k not in GENERATED_FILES}
+    tests = {name: ROOT / name for name in ("rope_test.py", "optimizer_test.py")}
+    fixed = tests | {MODEL: model, TOKENIZER: _tokenizer()}
+    return given | handed_in | {name: path.read_bytes() for name, path in fixed.items()}
 
 
 def _fault(name: str, outcome: Outcome, plan: RunPlan) -> Check | None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from config import FRANKENSTEIN
 from mini_llama.submissions import student_code
 from mini_llama.submissions.archive import Submission
 from mini_llama.submissions.packing import collect_files
 from mini_llama.submissions.student_code import Check, Limits, make_plan
 from tests.helpers import ROOT
+from tests.submissions.student_shapes import COURSES, NOT_INSTALLED, RUN_LLAMA, student_files
 
 OURS = collect_files(ROOT, True)
 
@@ -33,6 +35,83 @@ def test_our_own_modules_pass(plan):
         Check("sanity_check", "pass", "the arithmetic of mmia, fall2025"),
         Check("generate", "pass", "wrote two texts"),
     )
+
+
+def handed_in(edition: str, **changes: str | None) -> Submission:
+    files = {k: text.encode() for k, text in student_files(edition, **changes).items()}
+    return Submission("ab1", tuple(files), files, ())
+
+
+def run_llama(prompt: str = FRANKENSTEIN) -> str:
+    return RUN_LLAMA.replace("{prompt!r}", repr(prompt))
+
+
+@pytest.mark.parametrize("edition", COURSES)
+def test_right_code_of_every_course_passes(plan, edition):
+    """With what its utils.py imports and does not use, and without what the courses give."""
+    given = dict.fromkeys(("base_llama", "config", "tokenizer", "utils"))
+    changes = given if edition == "fall2024" else {}
+    own = dataclasses.replace(plan, edition=edition)
+    checks = student_code.run_checks(handed_in(edition, **changes), own)
+    assert [check.verdict for check in checks] == ["pass"] * 4, checks
+    assert edition in checks[2].message
+
+
+def test_generation_is_sure_of_every_next_token(plan):
+    """With the assignment's five lines of epsilon sampling no draw divides 0 by 0."""
+    seeds = "for seed in range(7):\n        torch.manual_seed(seed)\n        generate_sentence"
+    text = run_llama().replace(
+        "    generate_sentence(args, prefix, args.generated_sentence_high",
+        f"    {seeds}(args, prefix, args.generated_sentence_high",
+    )
+    check = student_code._check_generation(handed_in("mmia", run_llama=text), plan)
+    assert check == Check("generate", "pass", "wrote two texts")
+
+
+def test_generation_starts_with_the_prompt(plan):
+    text = run_llama("A text of my own, it is").replace("=75", "=2")
+    check = student_code._check_generation(handed_in("mmia", run_llama=text), plan)
+    message = "a text starts with 'A text of my own, it', not with the assignment's prompt"
+    assert check == Check("generate", "fail", message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--pretrained-model-path", "--pretrained_model_path"),
+        ("args.pretrained_model_path", "'stories42M.pt'"),
+        ("    args = parser", "    open('data/sst-dev.txt').readline()\n    args = parser"),
+        ("import argparse", "import os\nos.chdir(os.path.dirname(__file__))\nimport argparse"),
+        ("import numpy as np", "import numpy as np\nimport wandb_of_no_one as wandb"),
+        ('"--generated_sentence_low_temp_out"', '"--out"'),
+        ("args.generated_sentence_low_temp_out", "low"),
+    ],
+)
+def test_habits_of_run_llama(plan, old, new):
+    text = run_llama().replace("=75", "=2")
+    assert old in text
+    changed = text.replace(old, new)
+    if new == '"--out"':
+        changed = changed.replace("args.generated_sentence_low_temp_out", "args.out")
+    check = student_code._check_generation(handed_in("mmia", run_llama=changed), plan)
+    assert check == Check("generate", "pass", "wrote two texts")
+
+
+def test_old_texts_are_not_taken_for_new_ones(plan):
+    files = dict.fromkeys(student_code.GENERATED_FILES, FRANKENSTEIN.encode())
+    files |= {"run_llama.py": b"pass"}
+    check = student_code._check_generation(Submission("ab1", tuple(files), files, ()), plan)
+    assert check.message == "ended well, but did not write low.txt and high.txt"
+
+
+@pytest.mark.parametrize("module", NOT_INSTALLED[:1])
+def test_a_missing_module_that_is_used_is_named(plan, module):
+    rope = f"import {module}\ndef apply_rotary_emb(q, k, *_):\n    return {module}.turn(q), k\n"
+    check = student_code._check_rope(handed_in("mmia", rope=rope), plan)
+    assert check.verdict == "error"
+    assert f"No module named '{module}' is installed here, and line 3 of rope.py" in check.message
+    check = student_code._check_rope(handed_in("mmia", rope=None), plan)
+    assert "No module named 'rope'" in check.message
 
 
 def test_another_arithmetic_is_named(plan):
