@@ -23,8 +23,9 @@ from mini_llama.places import ROOT
 from mini_llama.submissions import missing_modules
 from mini_llama.submissions.archive import Submission
 from mini_llama.submissions.given import GIVEN, given_files
+from mini_llama.submissions.handed_in import GENERATED_FILES
 from mini_llama.submissions.limited_process import Outcome, isolation, run_limited
-from mini_llama.submissions.rules import GENERATED_FILES, PROMPT_TEXTS
+from mini_llama.submissions.rules import PROMPT_TEXTS
 from mini_llama.submissions.untrusted_text import one_line, shorten, shown
 
 if TYPE_CHECKING:

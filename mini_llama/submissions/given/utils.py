@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Union  # noqa: F4
 import torch as torch
 from torch import Tensor as Tensor
 from torch import nn as nn
-from tqdm.auto import tqdm as tqdm
+from tqdm import tqdm as tqdm
 
 
 def get_parameter_dtype(parameter: nn.Module) -> torch.dtype:
