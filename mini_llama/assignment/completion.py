@@ -10,6 +10,7 @@ import torch
 from config import Edition
 from llama import Llama, load_pretrained
 from mini_llama.assignment.adapters import load_adapters
+from mini_llama.assignment.graded_run import report_text
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.task import announce, prepare_model
 from mini_llama.checkpoints.memory import Form, require_device_memory
@@ -49,6 +50,8 @@ def run(options: Options) -> None:
             print(text)
             print(RULE)
         print(f"Wrote generated sentence to {path}.")
+        if path == low:
+            report_text(llama, tokenizer, options, texts[0])
 
 
 def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, BaseTokenizer]:

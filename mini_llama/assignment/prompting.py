@@ -5,6 +5,7 @@ import sys
 from classifier import LlamaZeroShotClassifier
 from mini_llama.assignment.adapters import load_adapters
 from mini_llama.assignment.batches import EncodedExamples, encode_examples
+from mini_llama.assignment.graded_run import report_predictions
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import with_prompt
 from mini_llama.assignment.scoring import write_results
@@ -13,7 +14,8 @@ from utils import seed_everything
 
 
 def run(options: Options) -> None:
-    """Classify dev and test, print both accuracies, write both prediction files.
+    """Classify dev and test, print both accuracies, write both prediction files, and compare them
+    with the reference outputs where the run is a graded one.
 
     Raises OSError or ValueError before any work is done.
     """
@@ -30,7 +32,8 @@ def run(options: Options) -> None:
     for split, examples in (("dev", task.dev), ("test", task.test)):
         splits[split] = encode_examples(with_prompt(examples, task.label_names), task.tokenizer)
         warn_of_lost_questions(split, splits[split], task.tokenizer.max_len)
-    write_results(model, splits, options)
+    predictions = write_results(model, splits, options)
+    report_predictions(model.llama, task.tokenizer, options, splits, predictions)
 
 
 def warn_of_lost_questions(split: str, encoded: EncodedExamples, max_len: int | None) -> None:

@@ -76,9 +76,9 @@ def predict(
 
 def write_results(
     model: torch.nn.Module, splits: Mapping[str, EncodedExamples], options: Options
-) -> None:
+) -> dict[str, list[int]]:
     """Predict the dev and the test split, and, once both are known, print their scores and write
-    their prediction files.
+    their prediction files. Returns the predictions by split.
     """
     predictions = {
         split: predict(model, encoded, options, f"eval {split}")
@@ -88,6 +88,7 @@ def write_results(
         report_scores(split, [e.label for e in encoded.examples], predictions[split])
         path = getattr(options, f"{split}_out")
         write_predictions(path, encoded.examples, predictions[split])
+    return predictions
 
 
 def report_scores(split: str, labels: Sequence[int], predictions: Sequence[int]) -> None:

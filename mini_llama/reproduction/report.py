@@ -9,7 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from config import DEFAULT_EDITION
-from mini_llama.assignment.figures import BANDS, REFERENCE, SPLITS, Figure, is_placeholder, verdict
+from mini_llama.assignment.agreement import Agreement
+from mini_llama.assignment.figures import (
+    BANDS,
+    MEASURED,
+    REFERENCE,
+    SPLITS,
+    Figure,
+    is_placeholder,
+    two_figures,
+    verdict,
+)
 from mini_llama.assignment.metrics import accuracy, macro_f1
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.reading import read_checkpoint
@@ -19,6 +29,7 @@ from mini_llama.reproduction import plots as reproduction_plots
 from mini_llama.reproduction.estimate import clock
 from mini_llama.reproduction.outputs import read_epochs, read_labels, read_predictions
 from mini_llama.reproduction.page import Grid, Page
+from mini_llama.reproduction.reference import compare_runs
 from mini_llama.reproduction.results import DONE, Record, Results
 from mini_llama.reproduction.runs import TRAINED, Run, Settings
 from mini_llama.reproduction.worst import find_worst
@@ -41,7 +52,8 @@ class Row:
     """One option on one split of one data set, over all seeds that ended well.
 
     `seconds` is the mean of a whole run, dev and test together, `peak_bytes` the largest;
-    `why_not` says why the reference does not apply, where it does not.
+    `why_not` says why the reference does not apply, where it does not; `measured` is what the
+    predictions of independent runs give, where the course's text has another figure.
     """
 
     data: str
@@ -54,6 +66,7 @@ class Row:
     seconds: float | None
     peak_bytes: int | None
     why_not: str | None = None
+    measured: float | None = None
 
     def cells(self) -> tuple[str, ...]:
         peak = "-" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:.0f}"
@@ -61,6 +74,7 @@ class Row:
         if self.reference is not None:
             mean, deviation = self.reference
             reference = f"{mean:.3f}" + ("" if deviation is None else f" ({deviation:.3f})")
+            reference += "" if self.measured is None else f" or {self.measured:.3f}"
         is_first = self.split == SPLITS[0]  # a run's time is not that of a split
         return (
             *(self.data, self.option, self.split, str(len(self.accuracies))),
@@ -85,7 +99,9 @@ def report(settings: Settings, pairs: Sequence[Pair], results: Results) -> None:
     """
     groups = group(pairs)
     rows = list(make_rows(settings, groups))
-    notes = make_notes(rows, pairs)
+    notes = make_notes(rows, pairs) + figure_notes(settings, rows)
+    agreements = compare_with_reference(settings, pairs)
+    notes += [f"{one.file}: {one.message}" for one in agreements]
     print("\n" + "\n".join([*table(rows), *(f"- {note}" for note in notes)]), flush=True)
     for runs in groups.values():
         notes += add_worst(runs, results)
@@ -97,7 +113,8 @@ def report(settings: Settings, pairs: Sequence[Pair], results: Results) -> None:
         print(f"- {notes[-1]}")
     summary = [asdict(row) for row in rows]
     epochs = {run.name: read_epochs(run) for run, _ in pairs if run.options.option in TRAINED}
-    results.write(summary=summary, notes=notes, epochs=epochs)
+    compared = [asdict(one) for one in agreements]
+    results.write(summary=summary, notes=notes, epochs=epochs, agreements=compared)
     cells = [row.cells() for row in rows]
     page = Page(about(settings), Grid(HEADER, cells, LEFT), notes, plots)
     path = settings.out / "report.html"
@@ -154,7 +171,16 @@ def make_rows(settings: Settings, groups: dict[tuple[str, str], list[Pair]]) -> 
                 statistics.fmean(r.seconds for _, r in done) if done else None,
                 max((r.peak_bytes for _, r in done if r.peak_bytes), default=None),
                 why_not if word == NOT_JUDGED else None,
+                None if reference is None else MEASURED.get(key),
             )
+
+
+def compare_with_reference(settings: Settings, pairs: Sequence[Pair]) -> list[Agreement]:
+    """The outputs of the graded commands on the real model beside the reference outputs."""
+    done = [pair for pair in pairs if pair[1].status == DONE]
+    if settings.is_bundled or not done or why_no_figures_apply(settings):
+        return []
+    return list(compare_runs([run for run, record in done if not why_not_judged((run, record))]))
 
 
 def why_no_figures_apply(settings: Settings) -> str | None:
@@ -177,7 +203,7 @@ def why_no_figures_apply(settings: Settings) -> str | None:
 def why_not_judged(pair: Pair) -> str | None:
     """Why a run is not one of the graded commands on the courses' files; None if it is."""
     run, record = pair
-    for name in ("train", *SPLITS):
+    for name in ("train", *SPLITS) if run.dataset is not None else ():
         if record.inputs[name] != PUBLISHED[f"data/{run.dataset}-{name}.txt"]:
             return f"{getattr(run.options, name)} is not the courses' file"
     if record.inputs["tokenizer"] != PUBLISHED["tokenizer.model"]:
@@ -224,6 +250,13 @@ def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
         notes.append("peak MB: largest resident memory of the process, not of a GPU")
     notes += [f"{run.name} failed: {r.error}" for run, r in pairs if r.status != DONE]
     return notes
+
+
+def figure_notes(settings: Settings, rows: Sequence[Row]) -> list[str]:
+    """A line for every figure that is one in the course's text and another by its predictions."""
+    edition = settings.edition or DEFAULT_EDITION
+    found = (two_figures(edition, row.option, row.data, row.split) for row in rows if row.measured)
+    return [note for note in found if note]
 
 
 def add_worst(pairs: Sequence[Pair], results: Results) -> list[str]:

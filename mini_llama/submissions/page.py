@@ -16,6 +16,7 @@ from mini_llama.submissions.report import (
     checks_cell,
     counts,
     details,
+    figure_notes,
     scored_files,
     size_cell,
     split_name,
@@ -69,14 +70,17 @@ def html_page(grades: Sequence[Grade], standard: Standard, title: str) -> str:
         summary=summary(grades),
         edition=standard.edition,
         bands=", ".join(f"{band} for {name.upper()}" for name, band in BANDS.items()),
-        legend=LEGEND,
+        legend=". ".join([LEGEND, *figure_notes(standard)]),
         groups=groups,
         columns=columns,
-        rows=[_row(i, grade, standard, len(columns)) for i, grade in enumerate(grades)],
+        rows=[
+            _row(i, grade, standard, len(columns), len(grades) == 1)
+            for i, grade in enumerate(grades)
+        ],
     )
 
 
-def _row(index: int, grade: Grade, standard: Standard, n_columns: int) -> Row:
+def _row(index: int, grade: Grade, standard: Standard, n_columns: int, is_alone: bool) -> Row:
     cells = [Cell(grade.status, KINDS[grade.status])]
     if grade.refusal is not None:  # stands in the table, over all other columns
         cells.append(Cell(grade.refusal, "reason", span=n_columns - 2))
@@ -85,17 +89,18 @@ def _row(index: int, grade: Grade, standard: Standard, n_columns: int) -> Row:
     outputs = {output.file: output for output in grade.outputs}
     cells += [_output_cell(outputs[file]) for file in scored_files(standard)]
     if standard.references:
-        cells += [Cell(text, KINDS[text]) for text in agreement_cells(grade)]
+        cells += [Cell(text, KINDS[verdict]) for verdict, text in agreement_cells(grade)]
     if len(cells) + 1 < n_columns:
         is_good = all(check.verdict == "pass" for check in grade.checks)
         cells.append(Cell(checks_cell(grade), "" if is_good else "low"))
-    return Row(index, grade.name, cells, tuple(details(grade)))
+    return Row(index, grade.name, cells, tuple(details(grade, is_alone)))
 
 
 def _output_cell(output: Output) -> Cell:
     hint = ""
     if output.accuracy is not None:
         figure = "none" if output.figure is None else f"{output.figure:.3f}"
+        figure += f" ({output.measured:.3f} by independent runs)" if output.measured else ""
         hint = f"{output.verdict}; figure {figure}, macro F1 {output.macro_f1:.3f}"
     kind = "warn" if output.one_class else KINDS[output.verdict]
     return Cell(cell_of(output), kind, hint)

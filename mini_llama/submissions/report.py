@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from mini_llama.assignment.figures import BANDS, is_placeholder
+from mini_llama.assignment.agreement import Agreement
+from mini_llama.assignment.figures import BANDS, is_placeholder, two_figures
+from mini_llama.assignment.options import OUTPUT_ENDINGS
 from mini_llama.command_line import visible
 from mini_llama.submissions.grading import Grade, Output
 from mini_llama.submissions.rules import GREEDY_TEXT
@@ -58,11 +60,26 @@ def cell_of(output: Output) -> str:
     return f"{output.accuracy:.3f}{mark}"
 
 
-def agreement_cells(grade: Grade) -> tuple[str, str]:
-    """The worst verdict on the prompting files, and the one on the text; "-" for none."""
-    verdicts = {a.file: a.verdict for a in grade.agreements}
-    text = verdicts.pop(GREEDY_TEXT, "-")
-    return max(verdicts.values(), key=RANKS.index, default="-"), text
+def agreement_cells(grade: Grade) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The worst verdict on the prompting files, and the one on the text, "-" for none, each with
+    the text that shows it: what made lines differ, if that is one thing.
+    """
+    text = [a for a in grade.agreements if a.file == GREEDY_TEXT]
+    return _worst([a for a in grade.agreements if a.file != GREEDY_TEXT]), _worst(text)
+
+
+def _worst(agreements: Sequence[Agreement]) -> tuple[str, str]:
+    verdict = max((a.verdict for a in agreements), key=RANKS.index, default="-")
+    causes = {a.cause for a in agreements if a.verdict == verdict}
+    return verdict, (causes.pop() if len(causes) == 1 else "") or verdict
+
+
+def figure_notes(standard: Standard) -> list[str]:
+    """A line for every figure that is one in the course's text and another by its predictions."""
+    files = [standard.expected.predictions[file].data_name for file in scored_files(standard)]
+    pairs = [name.rpartition("-") for name in dict.fromkeys(files) if standard.gold.get(name)]
+    keys = [(option, pair[0], pair[2]) for pair in pairs for option in OUTPUT_ENDINGS]
+    return [note for key in keys if (note := two_figures(standard.edition, *key))]
 
 
 def counts(grade: Grade) -> tuple[int, int]:
@@ -82,14 +99,16 @@ def checks_cell(grade: Grade) -> str:
     return f"{passed} of {len(grade.checks)}" if grade.checks else "-"
 
 
-def details(grade: Grade) -> Iterator[tuple[str, str]]:
-    """A kind and a line for everything that the table has no room for."""
+def details(grade: Grade, is_alone: bool = False) -> Iterator[tuple[str, str]]:
+    """A kind and a line for everything that the table has no room for; with `is_alone` also for
+    what equals the reference.
+    """
     if grade.refusal is not None:
         yield "refused", grade.refusal
     for problem in grade.problems:
         yield problem.severity, str(problem).removeprefix(f"{problem.severity}: ")
     for agreement in grade.agreements:
-        if agreement.verdict != "equal":
+        if is_alone or agreement.verdict != "equal":
             yield agreement.verdict, f"{agreement.file}: {agreement.message}"
     for check in grade.checks:
         yield check.verdict, f"{check.name}: {check.message}"
@@ -112,10 +131,10 @@ def table(grades: Sequence[Grade], standard: Standard) -> str:
     """A line for each submission, then what is to be said of each, then the sum."""
     lines = align(_grid(grades, standard), left=2)
     for grade in grades:
-        said = [_line(*pair) for pair in details(grade)]
+        said = [_line(*pair) for pair in details(grade, len(grades) == 1)]
         if said:
             lines += ["", one_line(grade.name), *said]
-    return "\n".join([*lines, "", LEGEND, summary(grades)])
+    return "\n".join([*lines, "", LEGEND, *figure_notes(standard), summary(grades)])
 
 
 def _grid(grades: Sequence[Grade], standard: Standard) -> list[list[str]]:
@@ -137,7 +156,7 @@ def _grid(grades: Sequence[Grade], standard: Standard) -> list[list[str]]:
         row = [one_line(shorten(grade.name, NAME_WIDTH)), grade.status]
         row += [size_cell(grade), *(["-", "-"] if grade.refusal else map(str, counts(grade)))]
         row += [cells.get(file, "-") for file in files]
-        row += agreement_cells(grade) if standard.references else []
+        row += [text for _, text in agreement_cells(grade)] if standard.references else []
         row += [checks_cell(grade)] if has_checks else []
         rows.append(row)
     return rows
@@ -173,7 +192,10 @@ def _csv_row(grade: Grade, standard: Standard, has_checks: bool) -> list[Value]:
         row += [output.verdict, output.accuracy, output.macro_f1]
     for file in _compared_files(standard):
         agreement = agreements.get(file)
-        row += ["", None] if agreement is None else [agreement.verdict, agreement.share]
+        if agreement is None:
+            row += ["", None, ""]
+        else:
+            row += [agreement.verdict, agreement.share, agreement.cause]
     if has_checks:
         row.append(checks_cell(grade))
     row.append(" | ".join(f"{kind}: {text}" for kind, text in details(grade)))
@@ -188,7 +210,7 @@ def _csv_header(standard: Standard, has_checks: bool) -> list[str]:
             for of in ("verdict", "accuracy", "macro F1")
         ]
     for file in _compared_files(standard):
-        header += [f"{file} against reference", f"{file} share equal"]
+        header += [f"{file} against reference", f"{file} share equal", f"{file} cause"]
     return [*header, *["checks"] * has_checks, "details"]
 
 

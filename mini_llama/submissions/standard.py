@@ -6,6 +6,12 @@ from pathlib import Path
 
 from config import EDITIONS
 from mini_llama import bundled
+from mini_llama.assignment.reference_outputs import (
+    ReferenceOutputs,
+    real_data_set,
+    reference_outputs,
+    token_counts,
+)
 from mini_llama.assignment.reviews import BOM, read_label_names
 from mini_llama.places import DATA
 from mini_llama.submissions.prediction_files import (
@@ -19,27 +25,22 @@ from mini_llama.submissions.untrusted_text import decode_text, shown
 
 
 @dataclass(frozen=True)
-class Reference:
-    """One edition's own outputs: labels by prompting file, and the text at temperature 0."""
-
-    labels: Mapping[str, Sequence[int]]
-    text: str | None
-
-
-@dataclass(frozen=True)
 class Standard:
     """What all submissions are graded by; `gold` has the labels of the data files that are there,
-    `references` are by edition.
+    `references` are by edition, their labels by file. `tokens` are those of the courses' data sets
+    that are there, by data name.
     """
 
     edition: str
     expected: Expected
     gold: Mapping[str, Sequence[int]]
-    references: Mapping[str, Reference] = field(default_factory=dict)
+    references: Mapping[str, ReferenceOutputs] = field(default_factory=dict)
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_standard(edition: str, data: Path | None, reference: Path | None) -> Standard:
-    """Gold data of the folder `data`, by default the project's, and reference outputs.
+    """Gold data of the folder `data`, by default the project's, and reference outputs: those that
+    are built in, if the data are the courses', and those of the folder `reference` over them.
 
     Where no folder was named and no real data is there, the bundled data stands in. Raises OSError
     or ValueError for files that cannot be graded by.
@@ -63,8 +64,49 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
             sentences[name] = [sentence for _, sentence in examples]
             gold[name] = _gold_labels(path, examples, known)
     expected = replace(expected, sentences=sentences)
-    references = read_references(reference, edition, expected) if reference else {}
-    return Standard(edition, expected, gold, references)
+    real = _real_files(expected)
+    references = _built_in(edition, real)
+    for name, own in (read_references(reference, edition, expected) if reference else {}).items():
+        references[name] = _over(own, references.get(name, ReferenceOutputs({}, None)))
+    names = [expected.predictions[file].data_name for file in real]
+    tokens = {name: token_counts()[name] for name in names}
+    return Standard(edition, expected, gold, references, tokens)
+
+
+def _real_files(expected: Expected) -> list[str]:
+    """The prompting files of the courses' data; a data set of which no file is here counts as
+    theirs beside those that are. None where any data file is another one.
+    """
+    prompting = {name: file for name, file in expected.predictions.items() if file.suffix}
+    for file in prompting.values():
+        sentences = expected.sentences.get(file.data_name)
+        questions = [f"{text}{file.suffix}" for text in sentences or ()]
+        if sentences is not None and real_data_set(questions) != file.data_name:
+            return []
+    return list(prompting) if expected.sentences else []
+
+
+def _built_in(edition: str, files: Sequence[str]) -> dict[str, ReferenceOutputs]:
+    """The references for these prompting files; none for an edition that has none of its own."""
+    known = reference_outputs()
+    if not files or edition not in known:
+        return {}
+    names = {file: file.removesuffix("-prompting-output.txt") for file in files}
+    return {
+        edition: replace(
+            reference,
+            labels={file: reference.labels[name] for file, name in names.items()},
+            runs={file: reference.runs[name] for file, name in names.items()},
+        )
+        for edition, reference in known.items()
+    }
+
+
+def _over(own: ReferenceOutputs, known: ReferenceOutputs) -> ReferenceOutputs:
+    """Outputs of one's own, and the known ones where there are none."""
+    runs = {file: n for file, n in known.runs.items() if file not in own.labels}
+    text, n = (known.text, known.text_runs) if own.text is None else (own.text, 0)
+    return ReferenceOutputs({**known.labels, **own.labels}, text, runs, n)
 
 
 def _gold_labels(
@@ -77,7 +119,7 @@ def _gold_labels(
     return [int(label) for label, _ in examples]
 
 
-def read_references(folder: Path, edition: str, expected: Expected) -> dict[str, Reference]:
+def read_references(folder: Path, edition: str, expected: Expected) -> dict[str, ReferenceOutputs]:
     """By edition, from folders of their names, or from `folder` itself, which is then `edition`'s.
 
     Raises OSError or ValueError for files that cannot be compared with.
@@ -89,7 +131,7 @@ def read_references(folder: Path, edition: str, expected: Expected) -> dict[str,
     return {name: _read_reference(path, expected) for name, path in folders.items()}
 
 
-def _read_reference(folder: Path, expected: Expected) -> Reference:
+def _read_reference(folder: Path, expected: Expected) -> ReferenceOutputs:
     labels: dict[str, list[int]] = {}
     text = None
     prompting = {name: file for name, file in expected.predictions.items() if file.suffix}
@@ -108,7 +150,7 @@ def _read_reference(folder: Path, expected: Expected) -> Reference:
     if not labels and text is None:
         what = f"holds neither {GREEDY_TEXT} nor a prompting output"
         raise ValueError(f"--reference {folder} {what}: write them with run_llama.py")
-    return Reference(labels, text)
+    return ReferenceOutputs(labels, text)
 
 
 def normal_text(content: bytes) -> str:

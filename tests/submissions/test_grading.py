@@ -2,17 +2,29 @@
 reference outputs.
 """
 
+import csv
+import io
+import json
 import math
 
 import pytest
 
-from mini_llama.submissions import rules
-from mini_llama.submissions.agreement import compare_labels, compare_text
+from mini_llama.assignment import agreement
+from mini_llama.assignment.reference_outputs import ReferenceOutputs, reference_outputs
+from mini_llama.submissions import report, rules
+from mini_llama.submissions.agreement import compare_all
 from mini_llama.submissions.archive import Submission
-from mini_llama.submissions.grading import grade_files, grade_output
+from mini_llama.submissions.grading import (
+    Grade,
+    Output,
+    grade_files,
+    grade_output,
+    mark_equal_outputs,
+)
+from mini_llama.submissions.page import html_page
 from mini_llama.submissions.prediction_files import PREDICTION_FILES, read_predictions
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
-from mini_llama.submissions.standard import Reference, Standard, read_references, read_standard
+from mini_llama.submissions.standard import Standard, read_references, read_standard
 from tests.submissions.samples import LINES, SENTENCES, good_files
 
 DEV = "sst-dev-finetuning-output.txt"
@@ -97,6 +109,45 @@ def test_each_prediction_file_is_parsed_once(monkeypatch):
         assert output.accuracy == pytest.approx(right[output.file.split("-")[0]])
 
 
+# --- identical outputs ---
+
+
+def graded(name, file, minority, digest="x"):
+    output = Output(file, "within", one_class=not minority, minority=minority, digest=digest)
+    return Grade(name, outputs=(output,))
+
+
+@pytest.mark.parametrize(
+    ("file", "minority", "why"),
+    [
+        ("sst-dev-finetuning-output.txt", 700, "independent runs differ in 83 to 391 of 1,101"),
+        ("sst-test-lora-output.txt", 90, "independent runs differ in 83 to 391 of 1,101 lines"),
+        ("cfimdb-dev-finetuning-output.txt", 110, "110 lines or more are outside the commonest"),
+        # Unrelated runs converge to nearly one class: equal ones are no news.
+        ("cfimdb-dev-finetuning-output.txt", 0, None),
+        ("cfimdb-dev-finetuning-output.txt", 7, None),
+        ("cfimdb-dev-lora-output.txt", 60, None),
+        ("sst-dev-lora-output.txt", 40, None),
+        ("sst-dev-prompting-output.txt", 700, None),  # they have to be equal
+    ],
+)
+def test_equal_outputs_are_flagged_where_chance_hardly_makes_them(file, minority, why):
+    grades = [graded("a", file, minority), graded("b", file, minority), graded("c", file, 9, "y")]
+    first, second, third = (grade.remarks for grade in mark_equal_outputs(grades))
+    assert third == ()
+    if why is None:
+        assert first == second == ()
+    else:
+        assert why in first[0] and "the same trained predictions as 'b' in 1 file" in first[0]
+        assert "but the same code and seed on like machines give equal ones" in second[0]
+
+
+def test_minority_is_counted():
+    output = grade_output(DEV, True, [0, 0, 1, 4, 0], standard({}))
+    assert (output.minority, output.one_class) == (2, False)
+    assert grade_output(DEV, True, [3, 3], standard({})).minority == 0
+
+
 # --- reference outputs ---
 
 
@@ -104,15 +155,21 @@ def labels(n_flipped, n=1000):
     return [int(i < n_flipped) for i in range(n)]
 
 
+def compare_labels(file, found, references, edition):
+    runs = dict.fromkeys(references, 0)
+    (one,) = agreement.compare_labels([agreement.Labels(file, found, references, runs)], edition)
+    return one
+
+
 @pytest.mark.parametrize(
     ("flipped", "verdict", "looks_like", "part"),
     [
-        (0, "equal", ("mmia",), "all 1000 lines are those of mmia"),
+        (0, "equal", ("mmia",), "1000 of 1000 predictions equal the reference"),
         (10, "drift", ("mmia",), "(1.0%, first in line 1, 2, 3, 4, 5): float drift"),
         (11, "differs", (), "like none of the references (nearest is mmia, 11 differ)"),
         (300, "differs", ("spring2026",), "it looks like spring2026 (0 differ)"),
         (292, "differs", ("spring2026",), "it looks like spring2026 (8 differ)"),
-        (289, "differs", (), "(nearest is spring2026, 11 differ)"),
+        (289, "differs", (), "nearest is spring2026, 11 differ, whose attention is causal"),
     ],
 )
 def test_lines(flipped, verdict, looks_like, part):
@@ -134,18 +191,21 @@ def test_editions_of_one_arithmetic_are_both_named():
 def test_texts():
     start, other = PROMPT_TEXTS
     texts = {"mmia": f"{start} a b c d", "fall2024": f"{other} a b x", "llama2": f"{start} a q"}
+    known = {name: (text, len(name)) for name, text in texts.items()}
 
     def compare(text, edition="mmia"):
-        return compare_text(text, texts, edition)
+        return agreement.compare_text(GREEDY_TEXT, text, known, edition, PROMPT_TEXTS)
 
     assert compare(texts["mmia"]).verdict == "equal"
+    assert compare(texts["mmia"]).message == "the text equals the reference (4 independent runs)"
     found = compare(f"{start} a b x d")
     assert (found.file, found.verdict, found.share) == (GREEDY_TEXT, "differs", 0.5)
     assert found.message == "the first 2 of 4 words after the prompt are those of mmia"
     assert compare(texts["fall2024"]).message.endswith("it is the text of fall2024")
     assert compare(f"{start} a q r").message.endswith("nearest is llama2, with 2")
     assert compare(f"{start} a b c d", "spring2026").against == "mmia"
-    assert math.isnan(compare_text("x", {"mmia": start}, "mmia").share)
+    known["mmia"] = (start, 0)
+    assert math.isnan(compare("x").share)
 
 
 def test_reference_folders(tmp_path):
@@ -154,15 +214,100 @@ def test_reference_folders(tmp_path):
     (tmp_path / PROMPT).write_text(f"1 ||| a{suffix}\n2 ||| b{suffix}\n")
     expected = Expected(sentences=sentences)
     flat = read_references(tmp_path, "fall2024", expected)
-    assert flat == {"fall2024": Reference({PROMPT: [1, 2]}, None)}
+    assert flat == {"fall2024": ReferenceOutputs({PROMPT: [1, 2]}, None)}
     for edition in ("mmia", "llama2"):
         (tmp_path / edition).mkdir()
         (tmp_path / edition / GREEDY_TEXT).write_bytes(b"a\r\nb\n")
     by_name = read_references(tmp_path, "fall2024", expected)
-    assert by_name == dict.fromkeys(("mmia", "llama2"), Reference({}, "a\nb"))
+    assert by_name == dict.fromkeys(("mmia", "llama2"), ReferenceOutputs({}, "a\nb"))
     (tmp_path / "llama2" / GREEDY_TEXT).write_bytes(b"a\n\xff")
     with pytest.raises(ValueError, match=f"llama2/{GREEDY_TEXT}: line 2: byte 0xff"):
         read_references(tmp_path, "fall2024", expected)
     (tmp_path / "mmia" / PROMPT).write_text("9 ||| a\n")
     with pytest.raises(ValueError, match=f"mmia/{PROMPT}: has 1 lines, sst-dev.txt has 2"):
         read_references(tmp_path, "fall2024", expected)
+
+
+def test_built_in_references_are_of_the_courses_data_only(shared, tmp_path):
+    real = read_standard("mmia", shared / "data", None)
+    assert list(real.references) == list(reference_outputs())
+    assert real.references["mmia"].runs[PROMPT] == 7
+    assert {name: len(tokens) for name, tokens in real.tokens.items()} == LINES
+    assert read_standard("llama2", shared / "data", None).references == {}  # it has none of its own
+    lines = (shared / "data" / "sst-dev.txt").read_text(encoding="utf-8").splitlines()
+    for name, changed in {
+        "whole": lines,
+        "turned": lines[::-1],
+        "other": [*lines[:-1], lines[-1] + " really"],
+        "short": lines[:-1],
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sst-dev.txt").write_text("\n".join(changed), encoding="utf-8")
+        assert bool(read_standard("mmia", tmp_path / name, None).references) == (name == "whole")
+
+
+def test_references_of_a_folder_stand_over_the_built_in(shared, tmp_path):
+    known = reference_outputs()["mmia"]
+    real = read_standard("mmia", shared / "data", None)
+    sentences, suffix = real.expected.sentences["sst-dev"], PREDICTION_FILES[PROMPT].suffix
+    text = "".join(f"4 ||| {sentence}{suffix}\n" for sentence in sentences)
+    (tmp_path / PROMPT).write_text(text, encoding="utf-8")
+    over = read_standard("mmia", shared / "data", tmp_path).references
+    assert list(over["mmia"].labels[PROMPT]) == [4] * 1101
+    assert over["mmia"].runs.get(PROMPT, 0) == 0
+    test = "sst-test-prompting-output.txt"
+    assert over["mmia"].labels[test] == known.labels["sst-test"]
+    assert (over["mmia"].text, over["mmia"].runs[test]) == (known.text, 7)
+    assert over["fall2025"] == real.references["fall2025"]
+    (tmp_path / PROMPT).unlink()
+    (tmp_path / GREEDY_TEXT).write_text("mine", encoding="utf-8")
+    over = read_standard("llama2", shared / "data", tmp_path).references
+    assert over == {"llama2": ReferenceOutputs({}, "mine")}
+
+
+def test_both_figures_are_shown_where_the_predictions_give_another(shared):
+    """The course's text has 0.498; the predictions that 32 runs agree on are right in 0.502."""
+    real = read_standard("fall2024", shared / "data", None)
+    file = "cfimdb-dev-prompting-output.txt"
+    output = grade_output(file, True, real.references["fall2024"].labels[file], real)
+    assert (output.figure, output.measured, output.verdict) == (0.498, 0.502, "within")
+    assert output.accuracy == pytest.approx(0.502, abs=5e-4)
+    (note,) = report.figure_notes(real)
+    assert "0.498 in the course's text, 0.502 by the identical predictions of 32" in note
+    assert note in report.table([Grade("a", outputs=(output,))], real)
+    assert "figure 0.498 (0.502 by independent runs)" in html_page([full(real)], real, "t")
+
+
+def full(real):
+    """A grade with every output of the reference where there is one."""
+    known = real.references[real.edition].labels
+    outputs = [grade_output(f, f in known, known.get(f), real) for f in real.expected.predictions]
+    agreements = tuple(compare_all(known, real.references[real.edition].text, real))
+    return Grade("a", outputs=tuple(outputs), agreements=agreements)
+
+
+def test_what_equals_the_reference_is_said_of_one_submission_alone(shared):
+    real = read_standard("fall2024", shared / "data", None)
+    one = full(real)
+    line = "equal: sst-dev-prompting-output.txt: 1101 of 1101 predictions equal the reference (19"
+    assert line in report.table([one], real)
+    assert line not in report.table([one, one], real)
+    for text in (html_page([one], real, "t"), report.json_text([one, one], real)):
+        assert "1101 of 1101 predictions equal the reference (19 independent runs)" in text
+
+
+def test_cause_stands_in_table_csv_and_page(shared):
+    real = read_standard("mmia", shared / "data", None)
+    causal = real.references["spring2026"]
+    agreements = tuple(compare_all(causal.labels, causal.text, real))
+    grade = Grade("a", outputs=full(real).outputs, agreements=agreements)
+    assert report.agreement_cells(grade)[0] == ("differs", "spring2026")
+    assert "causal attention instead of bidirectional" in report.table([grade], real)
+    assert '<td class="warn">spring2026</td>' in html_page([grade], real, "t")
+    header, row = csv.reader(io.StringIO(report.csv_text([grade], real)))
+    cells = dict(zip(header, row, strict=True))
+    assert cells[f"{PROMPT} against reference"] == "differs"
+    assert cells[f"{PROMPT} cause"] == "spring2026"
+    assert float(cells[f"{PROMPT} share equal"]) == pytest.approx(1 - 780 / 1101)
+    (found,) = json.loads(report.json_text([grade], real))["submissions"]
+    assert found["agreements"][0]["cause"] == "spring2026"
