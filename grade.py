@@ -57,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--reference",
         metavar="DIR",
         type=Path,
-        help="folder of reference outputs, or of folders of them named by edition, over the built-in "
-        "ones: prompting files are compared by lines, the text at temperature 0 by words",
+        help="folder of reference outputs, or of folders of them named by edition, that stand over "
+        "those built in: prompting files are compared by lines, the text at temperature 0 by words",
     )
     add("--csv", metavar="FILE", type=Path, help="write a row for each submission")
     add("--json", metavar="FILE", type=Path, help="write everything that was found")

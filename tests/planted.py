@@ -317,7 +317,7 @@ def compared_students(
         "strange.zip": Student(
             zipped(strange),
             agreements=dict.fromkeys(prompts, "differs"),
-            says=("another arithmetic; like none of the references (nearest is mmia",),
+            says=("like none of the references (nearest is mmia",),
         ),
         "parted.zip": Student(
             zipped(fresh() | {TEMP_0: parted}),

@@ -155,9 +155,7 @@ def grade_output(
     return replace(scored, verdict=outcome, figure=figure, measured=measured)
 
 
-def find_figures(
-    edition: str, data_name: str, method: str
-) -> tuple[float | None, float | None]:
+def find_figures(edition: str, data_name: str, method: str) -> tuple[float | None, float | None]:
     """The courses' mean accuracy, and what independent runs give where that is another; by the
     parts of a prediction file's name.
     """

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +31,18 @@ from mini_llama import bundled
 from mini_llama.assignment import figures as reference_figures
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.options import Options
+from mini_llama.assignment.reference_outputs import reference_outputs
 from mini_llama.assignment.reviews import read_examples
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.command_line import parse_given
 from mini_llama.downloads.files import STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
-from mini_llama.reproduction import processes
+from mini_llama.reproduction import processes, reference
 from mini_llama.reproduction import report as reproduction_report
 from mini_llama.reproduction.estimate import Estimate, clock
 from mini_llama.reproduction.outputs import read_epochs
 from mini_llama.reproduction.results import Wrong
-from mini_llama.reproduction.runs import Settings, make_runs
+from mini_llama.reproduction.runs import Run, Settings, make_runs
 from tests.helpers import ROOT
 
 # What run_llama.py does, in small: the label predicted for the example in line i is
@@ -413,6 +414,63 @@ def test_verdicts_where_the_figures_apply(here: Path, monkeypatch, capsys):
         assert row["verdict"] == f"{word} ({difference:+.3f})"
     assert {row["verdict"].split()[0] for row in results()["summary"]} >= {"within", "above"}
     assert "do not apply" not in capsys.readouterr().out
+
+
+def write_real_run(folder: Path, shared: Path, option: str, labels: Mapping) -> Run:
+    """A run that ended well, and its outputs, with predictions given by data set."""
+    settings = Settings(folder, [option], ["sst"], edition="fall2024", data_dir=shared / "data")
+    (made,) = make_runs(settings)
+    made.folder.mkdir(parents=True)
+    for split in ("dev", "test") if labels else ():
+        asked = reference.questions(made.options, split)
+        pairs = zip(labels[f"sst-{split}"], asked, strict=True)
+        text = "".join(f"{label} ||| {question}\n" for label, question in pairs)
+        Path(getattr(made.options, f"{split}_out")).write_text(text, encoding="utf-8")
+    return made
+
+
+def test_runs_are_compared_with_the_reference(shared: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = reference_outputs()["fall2024"]
+    changed = dict(known.labels)
+    changed["sst-dev"] = [4 - label for label in changed["sst-dev"][:3]] + [*changed["sst-dev"][3:]]
+    shutil.copy(shared / "reference" / "tokenizer.model", tmp_path)
+    Path("stories42M.pt").touch()
+    prompted = write_real_run(tmp_path / "a", shared, "prompt", changed)
+    generated = write_real_run(tmp_path / "b", shared, "generate", {})
+    generated.outputs[0].write_text(known.text, encoding="utf-8")
+    text, dev, test = reference.compare_runs([generated, prompted])
+    assert text.message == "the text equals the reference (39 independent runs)"
+    n = sum(a != b for a, b in zip(changed["sst-dev"], known.labels["sst-dev"], strict=True))
+    assert dev.message.startswith(f"{n} of 1101 lines differ from fall2024 (")
+    assert "float drift" in dev.message
+    assert test.message == "2210 of 2210 predictions equal the reference (19 independent runs)"
+
+
+def test_only_graded_runs_of_the_real_model_are_compared(here: Path, monkeypatch, capsys):
+    assert run("--only", "generate", "prompt") == 0
+    assert results()["agreements"] == []  # not the real model
+    compared = []
+    monkeypatch.setattr(
+        reproduction_report, "compare_runs", lambda runs: compared.extend(runs) or ()
+    )
+    judge_as_if_real(monkeypatch, here)
+    assert run("--only", "generate", "prompt", "--resume") == 0
+    assert [one.name for one in compared] == ["generate", "sst-prompt", "cfimdb-prompt"]
+    compared.clear()
+    assert run("--only", "prompt", "--resume", "--mask_padding") == 0
+    assert compared == []
+
+
+def test_two_figures_stand_side_by_side():
+    one = reproduction_report.Row(
+        *("cfimdb", "prompt", "dev", [0.502], [0.4], (0.498, None), "within (+0.004)", 3.0, None),
+        measured=0.502,
+    )
+    assert one.cells()[5] == "0.498 or 0.502"
+    settings = Settings(Path("out"), edition="fall2024")
+    (note,) = reproduction_report.figure_notes(settings, [one])
+    assert note.startswith("fall2024 cfimdb-dev prompt: 0.498 in the course's text, 0.502 by the")
 
 
 @pytest.mark.parametrize(
