@@ -133,7 +133,7 @@ def _compare(file: Labels, edition: str, batch: tuple[str, BatchSizes] | None) -
         what = f"{differ}: {_batch_text(file, name, against, sizes)}"
         return Agreement(file.file, "differs", share, against, alike, what, _cell(sizes))
     if len(lines) <= file.drift:
-        most = f"; correct runs on other machines differ in up to {file.drift} of them"
+        most = f"; correct runs on other machines differ in at most {file.drift}"
         what = f"{differ}: float drift{most if file.data_name else ''}"
         return Agreement(file.file, "drift", share, against, nearest, what)
     cause, what = _reason(file, against, alike, counts)
@@ -179,7 +179,7 @@ def _reason(
         return unlike
     unequal = counts[against] / n
     if file.data_name and unequal <= SMALL_ERROR:
-        what = f"more than the {file.drift} that float drift changes in correct runs"
+        what = f"more than float drift changes in correct runs ({file.drift} at most)"
         example = "as eps outside the norm's root, which changes about 20 of 1101"
         return "small error", f"{what}: a small error in the arithmetic, {example}"
     like = "like none of the references"

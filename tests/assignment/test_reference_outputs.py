@@ -166,7 +166,7 @@ def test_few_lines_are_float_drift(edition: str, name: str):
     found = compared(with_changes(edition, [name], lambda _: lines[:most]), edition)[name]
     assert found.verdict == "drift"
     assert f"{most} of {LINES[name]} lines differ from {edition} (" in found.message
-    assert f"float drift; correct runs on other machines differ in up to {most}" in found.message
+    assert f"float drift; correct runs on other machines differ in at most {most}" in found.message
     one_more = compared(with_changes(edition, [name], lambda _: lines), edition)[name]
     assert (one_more.verdict, one_more.cause) == ("differs", "small error")
 
