@@ -3,11 +3,11 @@ outputs.
 
     python grade.py SUBMISSION.zip|FOLDER...
 
-A folder is a submission if it holds one of the files that are handed in, else a class: each zip
-and each folder in it is a submission. Prediction files are held against the data line by line,
-scored, and compared with the edition's figures (within 0.05 for SST, 0.15 for CFIMDB); gold labels
-that are all the same are placeholders and never scored. Nothing that was handed in is run, unless
---run is given.
+A folder is a submission if it holds one of the files that are handed in, or code in only one of
+its folders, else a class: each zip and each folder in it is a submission. Prediction files are
+held against the data line by line, scored, and compared with the edition's figures (within 0.05
+for SST, 0.15 for CFIMDB); gold labels that are all the same are placeholders and never scored.
+Nothing that was handed in is run, unless --run is given.
 
 Exit status: 0 every submission could be graded, whatever was found; 1 at least one was refused, or
 a result could not be written; 2 wrong arguments, or data that cannot be graded by.
