@@ -171,7 +171,7 @@ def test_few_lines_are_float_drift(edition: str, name: str):
     assert (one_more.verdict, one_more.cause) == ("differs", "small error")
 
 
-@pytest.mark.parametrize("edition", EDITIONS.keys() & reference_outputs().keys())
+@pytest.mark.parametrize("edition", [e for e in EDITIONS if e in reference_outputs()])
 @pytest.mark.parametrize(
     ("names", "size", "share"),
     [
