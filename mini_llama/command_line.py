@@ -63,6 +63,14 @@ def make_parser(
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    add_flags(parser, options, show)
+    return parser
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, options: type, show: Callable[[Any], str] = str
+) -> None:
+    """Give a parser make_parser's flags; its argument_default must be argparse.SUPPRESS."""
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         text, flag = field.metadata["text"], flag_of(options, field.name)
@@ -80,7 +88,6 @@ def make_parser(
             metavar=None if choices else field.metadata["metavar"] or field.name.upper(),
             help=text + _shown_default(field, show),
         )
-    return parser
 
 
 def flag_of(options: type, name: str) -> str:

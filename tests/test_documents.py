@@ -33,7 +33,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 NUMBER = re.compile(r"\d+\.\d+(?:e[-+]\d+)?")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 SCRIPTS = [f"{name}.py" for name in (*COMMANDS, "run_llama", "tokenizer", "sanity_check")]
-SCRIPTS += ["setup.sh"]
+SCRIPTS += ["addition_data_generation.py", "setup.sh"]
 PYTHONS = ("python", ".venv/bin/python")
 FIRST_PAGE = 8192  # bytes
 

@@ -14,9 +14,10 @@ from tests.helpers import ROOT
 
 CHECKS = ("sanity_check", "rope_test", "optimizer_test")
 COMMANDS = ("chat", "checkpoint", "pretrain", "reproduce", "grade", "diagnose", "prepare_submit")
-COMMANDS += ("download",)
+COMMANDS += ("download", "addition_run")
+ADDITION = ("addition_data_generation", "addition_lib")
 ASSIGNMENT = ("run_llama", "llama", "base_llama", "rope", "lora", "classifier", "optimizer")
-ASSIGNMENT += ("tokenizer", "config", "utils", *CHECKS)
+ASSIGNMENT += ("tokenizer", "config", "utils", *ADDITION, *CHECKS)
 # The house, from the ground up: a module imports from its own floor and from those below it.
 FLOORS = [
     ("config", "utils", "mini_llama"),
@@ -28,6 +29,7 @@ FLOORS = [
     ("llama",),
     (
         *("classifier", "mini_llama.assignment", "mini_llama.pretraining"),
+        *(*ADDITION, "mini_llama.addition"),
         *("mini_llama.task_heads", "mini_llama.bundled", "mini_llama.downloads"),
         "mini_llama.chatting",
     ),
@@ -113,7 +115,11 @@ print("torch" in sys.modules, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["run_llama", "tokenizer", *COMMANDS, "checkpoint convert"])
+HELPFUL = ("run_llama", "tokenizer", "addition_data_generation", *COMMANDS)
+HELPFUL += ("checkpoint convert", "addition_run train", "addition_run test")
+
+
+@pytest.mark.parametrize("command", HELPFUL)
 def test_help_needs_no_torch(command: str):
     """Importing it takes seconds."""
     name, *words = command.split()

@@ -54,7 +54,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
+def plot_losses(
+    records: list[dict[str, Any]],
+    path: Path,
+    title: str = "Pre-training",
+    step_name: str = "optimizer step",
+) -> None:
     """Training and validation loss over steps, as a PNG. Raises ValueError without matplotlib."""
     matplotlib = import_optional("matplotlib", "the loss curve")
     matplotlib.use("Agg")
@@ -64,7 +69,7 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)
-    axes.set(xlabel="optimizer step", ylabel="cross-entropy, nats a token", title="Pre-training")
+    axes.set(xlabel=step_name, ylabel="cross-entropy, nats a token", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_write(path, "wb") as file:
@@ -72,10 +77,13 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
-    """Plot the losses, or print why not: a finished run does not fail for it."""
+def draw_losses(records: list[dict[str, Any]], path: Path, **labels: str) -> None:
+    """Plot the losses, or print why not: a finished run does not fail for it.
+
+    `labels` are plot_losses'.
+    """
     try:
-        plot_losses(records, path)
+        plot_losses(records, path, **labels)
         print(f"loss curve: {path}")
     except ValueError as error:
         print(f"no loss curve: {error}", file=sys.stderr)

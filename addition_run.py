@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Train a small Llama to add two four-digit numbers, or test one: addition_run.py {train,test}."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mini_llama.addition.additions import EQUALS, IGNORED
+from mini_llama.addition.options import TestOptions, TrainOptions, misspelt_flag
+from mini_llama.command_line import OneLineParser, add_flags, one_line_errors
+
+if TYPE_CHECKING:
+    import torch  # where it is used it is imported there: help comes at once
+
+    from llama import Llama
+
+PROGRAM = "addition_run.py"
+TRAIN = "train a model from scratch; the one of the lowest validation loss is kept"
+TEST = "print the share of right answers, and write what the model answered beside it"
+
+
+def answer_loss(model: "Llama", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Mean cross-entropy of what follows "=", the end of the answer included.
+
+    inputs, targets (B, T): addition_lib has their layout. The question is given, not learnt.
+    """
+    from torch.nn import functional as F
+
+    logits, _ = model(inputs, targets=targets)  # (B, T, V)
+    is_answer = (inputs == EQUALS).cumsum(dim=1) > 0
+    targets = targets.masked_fill(~is_answer, IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def train_one_epoch(
+    model: "Llama",
+    loader: Iterable[tuple["torch.Tensor", "torch.Tensor"]],
+    optimizer: "torch.optim.Optimizer",
+    device: "torch.device",
+) -> float:
+    """One optimizer step for each batch (inputs, targets); the mean of the batches' losses."""
+    model.train()
+    losses = []
+    for inputs, targets in loader:
+        loss = answer_loss(model, inputs.to(device), targets.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return float(sum(losses)) / len(losses)
+
+
+def evaluate_loss(
+    model: "Llama",
+    loader: Iterable[tuple["torch.Tensor", "torch.Tensor"]],
+    device: "torch.device",
+) -> float:
+    """The mean of the batches' losses, without training."""
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        losses = [answer_loss(model, x.to(device), y.to(device)) for x, y in loader]
+    return float(sum(losses)) / len(losses)
+
+
+def make_parser() -> OneLineParser:
+    parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,test}")
+    common: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    add_flags(commands.add_parser("train", help=TRAIN, description=TRAIN, **common), TrainOptions)
+    add_flags(commands.add_parser("test", help=TEST, description=TEST, **common), TestOptions)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser, argv = make_parser(), sys.argv[1:] if argv is None else argv
+    if hint := misspelt_flag(argv):
+        parser.error(hint)
+    given = vars(parser.parse_args(argv))
+    command = given.pop("command")
+    with one_line_errors(PROGRAM):
+        options = TrainOptions(**given) if command == "train" else TestOptions(**given)
+        print(f"Args: {dataclasses.asdict(options) | {'command': command}}")
+        # They import torch: after the quick checks.
+        if isinstance(options, TrainOptions):
+            from mini_llama.addition import training
+
+            training.run(options, train_one_epoch, evaluate_loss)
+        else:
+            from mini_llama.addition import testing
+
+            testing.run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Spring 2026's addition task: questions, training, test."""

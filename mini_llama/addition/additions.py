@@ -1,0 +1,93 @@
+"""Additions of two four-digit numbers as text, `a+b=c`: numbering, reading, telling them apart."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+SMALLEST, N_NUMBERS = 1000, 9000  # four digits: 1000 to 9999
+N_PAIRS = N_NUMBERS * (N_NUMBERS + 1) // 2  # unordered: 40,504,500
+CHARS = tuple("+0123456789=")  # ids from 1 on
+PADDING = 0  # and what a sequence begins with, and what ends an answer
+EQUALS = CHARS.index("=") + 1
+IGNORED = -1  # a target that carries no loss
+MAX_LENGTH = 19  # characters: the model has 20 columns, and the first holds PADDING
+ADDITION = re.compile(r"(\d+)\+(\d+)=(\d+)", re.ASCII)
+
+
+def numbered_pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smaller and the larger part of the pairs with these numbers, from 0 to N_PAIRS - 1.
+
+    Row r of a table with N_NUMBERS + 1 columns holds all pairs whose smaller part is the r-th
+    number, and before them, from the right of another row, those of the r-th from the end.
+    """
+    row, column = np.divmod(numbers, N_NUMBERS + 1)
+    is_own = column > row
+    smaller = np.where(is_own, row, N_NUMBERS - 1 - row)
+    larger = np.where(is_own, column - 1, N_NUMBERS - 1 - column)
+    return smaller + SMALLEST, larger + SMALLEST
+
+
+def pair_numbers(additions: Iterable[str]) -> np.ndarray:
+    """The inverse of numbered_pairs, for the additions among these that are of four digits."""
+    parts = [line.partition("=")[0].split("+") for line in additions]
+    found = np.array(parts, dtype=np.int64).reshape(-1, 2) - SMALLEST
+    found = found[((found >= 0) & (found < N_NUMBERS)).all(axis=1)]
+    smaller, larger = found.min(axis=1), found.max(axis=1)
+    is_own = smaller < N_NUMBERS // 2
+    row = np.where(is_own, smaller, N_NUMBERS - 1 - smaller)
+    column = np.where(is_own, larger + 1, N_NUMBERS - 1 - larger)
+    return row * (N_NUMBERS + 1) + column
+
+
+def read_additions(path: str | Path, limit: int | None = None) -> list[str]:
+    """The first `limit` lines of a file, or all: white space around them and empty ones are left
+    out.
+
+    Raises OSError, ValueError naming the line for what is no `a+b=c`, too long, or a wrong sum.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; put the course's file there, or write files of your own: "
+            "python addition_data_generation.py"
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; give a file of additions")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8; give a file of lines a+b=c") from None
+    numbered = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1))
+    lines = []
+    for number, line in islice(((i, line) for i, line in numbered if line), limit):
+        check_addition(line, f"{path} line {number}")
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"{path} holds no additions; give a file of lines a+b=c")
+    return lines
+
+
+def check_addition(line: str, place: str) -> None:
+    """Raise ValueError unless the line is `a+b=c`, true, and fits into the model."""
+    match = ADDITION.fullmatch(line) if len(line) <= MAX_LENGTH else None
+    if match is None:
+        form = f"it must be a+b=c, at most {MAX_LENGTH} characters"
+        raise ValueError(f"{place}: {line[:40]!r} is not allowed: {form}")
+    a, b, c = map(int, match.groups())
+    if a + b != c:
+        raise ValueError(f"{place}: {line} is wrong: {a}+{b} is {a + b}")
+
+
+def without_pairs(lines: Sequence[str], others: Iterable[str]) -> list[str]:
+    """The lines whose pair, in either order, is in none of the others."""
+    taken = {pair_of(line) for line in others}
+    return [line for line in lines if pair_of(line) not in taken]
+
+
+def pair_of(addition: str) -> tuple[int, int]:
+    """Both parts, the smaller one first."""
+    a, _, b = addition.partition("=")[0].partition("+")
+    return min(int(a), int(b)), max(int(a), int(b))

@@ -1,0 +1,106 @@
+"""The options of addition_run.py: each once, with its default and its help, checked once.
+
+Nothing here needs torch, so that help and refusals come at once.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from config import EDITIONS, LlamaConfig
+from mini_llama.addition.additions import CHARS, MAX_LENGTH
+from mini_llama.command_line import argument, argument_of, check_option, flag_of
+
+EDITION = "spring2026"
+CAPACITY = 5_808_844_800_000  # the course's budget, 6 · parameters · samples seen
+VAL_SHARE = 0.2
+TEST_FILE = "data/addition_test.txt"
+# What the task fixes of the model, as model_config.json has it.
+FIXED_SHAPE: dict[str, Any] = {
+    "vocab_size": len(CHARS) + 1,
+    "dropout": 0.0,
+    "max_seq_len": MAX_LENGTH + 1,
+    "layer_norm_eps": 1e-5,
+    "multiple_of": 32,
+    "hidden_dim": None,
+}
+SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """addition_run.py train. Raises ValueError, naming the flag, for a value out of bounds."""
+
+    use_gpu: bool = argument(False, "CUDA, or Apple's MPS where there is no CUDA")
+    seed: int = argument(1337, "weights, data and its order follow from it")
+    epochs: int = argument(10)
+    batch_size: int = argument(1024)
+    lr: float = argument(1e-3, "learning rate of our AdamW, constant, without weight decay")
+    save_dir: str = argument("addition_models/best_model/", "folder of the model and its records")
+    train_file: str = argument("data/addition_train.txt", "written anew, unless --reuse_files")
+    val_file: str = argument("data/addition_dev.txt", "the same")
+    dim: int = argument(16)
+    n_layers: int = argument(6)
+    n_heads: int = argument(4)
+    n_kv_heads: int = argument(4)
+    capacity: int = argument(
+        CAPACITY, "training samples are capacity / (6 · parameters · epochs), rounded up"
+    )
+    test_file: str = argument(TEST_FILE, "its pairs are kept out of both files, if it is there")
+    reuse_files: bool = argument(False, "train on the files as they are, less the test's pairs")
+    resume: bool = argument(False, "go on from the last finished epoch of the run in --save_dir")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "capacity"):
+            check_option(self, name, getattr(self, name) >= 1, "at least 1")
+        check_option(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2^63")
+        check_option(self, "lr", 0 < self.lr < math.inf, "above 0")
+        self.model_config()
+
+    def model_config(self) -> LlamaConfig:
+        shape = FIXED_SHAPE | {name: getattr(self, name) for name in SHAPE}
+        edition = EDITIONS[EDITION]
+        return LlamaConfig(norm=edition.norm, attention=edition.attention, **shape)
+
+
+@dataclass(frozen=True)
+class TestOptions:
+    """addition_run.py test. Raises ValueError, naming the flag, for a value out of bounds."""
+
+    __test__ = False  # pytest looks for test classes by this name
+
+    checkpoint: str = argument(text="best_model.pth of a folder that train wrote")
+    use_gpu: bool = argument_of(TrainOptions, "use_gpu")
+    seed: int = argument(1337, "nothing is drawn at random; any value gives the same")
+    test_file: str = argument(TEST_FILE, "lines a+b=c")
+    max_gen_len: int = argument(10, "tokens that an answer may take, its end among them")
+    max_test_examples: int | None = argument(None, "only so many of the first lines")
+
+    def __post_init__(self) -> None:
+        for name in ("max_gen_len", "max_test_examples"):
+            value = getattr(self, name)
+            check_option(self, name, value is None or value >= 1, "at least 1")
+
+
+def count_samples(capacity: int, parameters: int, epochs: int) -> tuple[int, int]:
+    """Additions to train and to validate on: those that `capacity` = 6 · parameters · samples ·
+    epochs pays for (Kaplan et al. 2020, section 2.1), rounded up, and a fifth of them.
+    """
+    train = -(-capacity // (6 * parameters * epochs))
+    return train, math.ceil(train * VAL_SHARE)
+
+
+def misspelt_flag(arguments: Sequence[str]) -> str | None:
+    """What a flag that is close to one of ours should be, as a sentence: the course's README has
+    --capcaity.
+    """
+    flags = [flag_of(o, f.name) for o in (TrainOptions, TestOptions) for f in fields(o)]
+    for word in arguments:
+        flag = word.partition("=")[0]
+        is_unknown = flag.startswith("--") and flag not in (*flags, "--help")
+        near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.75) if is_unknown else []
+        if near:
+            return f"{flag} is misspelt: write {near[0]}"
+    return None

@@ -1,0 +1,235 @@
+"""Training a model from scratch on additions: data, epochs, the best model, what resuming needs.
+
+All that is random follows from (seed, epoch), so that a resumed run ends as an uninterrupted one.
+"""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from addition_data_generation import generate_addition_data, write_additions
+from addition_lib import Batches, CharDataset, make_dataset
+from llama import Llama
+from mini_llama.addition.additions import read_additions, without_pairs
+from mini_llama.addition.experiment import (
+    CURVE,
+    MODEL,
+    MODEL_CONFIG,
+    PREDICTIONS,
+    SUMMARY,
+    TRAINING_CONFIG,
+    model_record,
+    write_record,
+)
+from mini_llama.addition.options import TrainOptions, count_samples
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.tensor_files import load_plain, save_plain
+from mini_llama.pretraining.log import draw_losses
+from mini_llama.resume import REMEDY, check_same_run, digest
+from optimizer import AdamW
+from utils import check_outputs, choose_device, seed_everything
+
+PROGRESS = "progress.pth"
+PROGRESS_KEYS = {"settings", "model", "optimizer", "history"}
+SETTINGS = ("seed", "epochs", "batch_size", "lr", "capacity")
+Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
+TrainEpoch = Callable[[Llama, Loader, AdamW, torch.device], float]
+Evaluate = Callable[[Llama, Loader, torch.device], float]
+
+
+def run(options: TrainOptions, train_one_epoch: TrainEpoch, evaluate_loss: Evaluate) -> None:
+    """Train for all epochs; the folder ends up with the model of the lowest validation loss.
+
+    Raises OSError or ValueError, one line each.
+    """
+    device = choose_device(options.use_gpu)
+    folder = Path(options.save_dir)
+    prepare_folders(options)
+    seed_everything(options.seed)
+    model = Llama(options.model_config()).to(device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"model parameters are {parameters}")
+    train, val = prepare_additions(options, parameters)
+    datasets = make_dataset(train), make_dataset(val)
+    state = TrainingState(model, options, fingerprint(train, val))
+    progress = folder / PROGRESS
+    if options.resume:
+        state.load(progress)
+    elif progress.exists():
+        print(f"{progress} is of an interrupted run: --resume would go on with it")
+    records = training_record(options, parameters, len(train))
+    while len(state.history) < options.epochs:
+        losses = run_epoch(state, datasets, train_one_epoch, evaluate_loss)
+        is_best = losses[1] < min((val for _, val in state.history), default=math.inf)
+        if is_best:
+            save_best(folder, state, losses[1], records)
+        state.history.append(losses)
+        state.save(progress)
+        epoch = f"Epoch {len(state.history):02d}"
+        print(f"{epoch} | train loss: {losses[0]:.4f} | val loss: {losses[1]:.4f}", flush=True)
+    print(f"Model saved to {folder / MODEL}")
+    draw(state.history, folder / CURVE)
+    progress.unlink(missing_ok=True)
+
+
+class TrainingState:
+    """Model and optimizer of a run, and the (train, validation) losses of its finished epochs.
+
+    `data` identifies the additions: a resumed run must have the same.
+    """
+
+    def __init__(self, model: Llama, options: TrainOptions, data: str) -> None:
+        self.model, self.options = model, options
+        self.optimizer = AdamW(model.parameters(), lr=options.lr)
+        self.history: list[tuple[float, float]] = []
+        given = {name: getattr(options, name) for name in SETTINGS}
+        self.settings = given | dataclasses.asdict(model.config) | {"data": data}
+
+    def save(self, path: Path) -> None:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        save_plain(path, {"settings": self.settings, "history": self.history, **state})
+
+    def load(self, path: Path) -> None:
+        """Go on where save left off. Raises ValueError as check_same_run does."""
+        if not path.exists():
+            print(f"nothing to resume at {path}: starting with epoch 1")
+            return
+        saved = load_plain(path)
+        check_same_run(path, saved, PROGRESS_KEYS, self.settings)
+        if not path.with_name(MODEL).exists():
+            gone = f"{path.with_name(MODEL)}, the best model, is gone"
+            raise ValueError(f"--resume: {gone}; {REMEDY}")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.history = saved["history"]
+        done = f"{len(self.history)} of {self.options.epochs} epochs are done"
+        print(f"resume from {path}: {done}")
+
+
+def run_epoch(
+    state: TrainingState,
+    datasets: tuple[CharDataset, CharDataset],
+    train_one_epoch: TrainEpoch,
+    evaluate_loss: Evaluate,
+) -> tuple[float, float]:
+    """Training and validation loss of one more epoch. Raises ValueError if one is not finite."""
+    options, epoch = state.options, len(state.history) + 1
+    seed = np.random.SeedSequence([options.seed, epoch]).generate_state(1)[0]
+    order = torch.Generator().manual_seed(int(seed))
+    train, val = datasets
+    batches = with_bar(Batches(train, options.batch_size, order), f"epoch {epoch:02d}")
+    train_loss = train_one_epoch(state.model, batches, state.optimizer, state.model.device)
+    batches = with_bar(Batches(val, options.batch_size), "validation")
+    val_loss = evaluate_loss(state.model, batches, state.model.device)
+    if not math.isfinite(train_loss + val_loss):
+        losses = f"the training loss is {train_loss} and the validation loss {val_loss}"
+        raise ValueError(f"{losses} in epoch {epoch}: lower --lr {options.lr}")
+    return train_loss, val_loss
+
+
+def with_bar(batches: Batches, name: str) -> Loader:
+    return tqdm(batches, desc=name, unit="batch", leave=False, disable=None)
+
+
+def prepare_folders(options: TrainOptions) -> None:
+    """Make the folders that the run writes to. Raises OSError, ValueError if a file is no file."""
+    folder = Path(options.save_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs: list[str | Path] = [folder / MODEL, folder / CURVE]
+    if not options.reuse_files:
+        written = (options.train_file, options.val_file)
+        for path in written:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        outputs += written
+    check_outputs(outputs, [options.test_file])
+
+
+def prepare_additions(options: TrainOptions, parameters: int) -> tuple[list[str], list[str]]:
+    """Additions to train and to validate on, no pair of which is in both or in the test file.
+
+    They are drawn and written, or with --reuse_files read. Raises OSError, ValueError.
+    """
+    test: list[str] = []
+    if Path(options.test_file).exists():
+        test = read_additions(options.test_file)
+    else:
+        missing = f"{options.test_file} is not there"
+        print(f"{missing}: its pairs cannot be kept out of the training", file=sys.stderr)
+    if options.reuse_files:
+        return reused_additions(options, test)
+    n_train, n_val = count_samples(options.capacity, parameters, options.epochs)
+    try:
+        generator = np.random.default_rng(options.seed)
+        drawn = generate_addition_data(n_train + n_val, test, generator)
+    except ValueError as error:
+        raise ValueError(f"{error}; lower --capacity, or raise --epochs") from None
+    train, val = drawn[:n_train], drawn[n_train:]
+    write_additions(train, options.train_file)
+    write_additions(val, options.val_file)
+    return train, val
+
+
+def reused_additions(options: TrainOptions, test: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both files without the test's pairs, the validation's without those trained on; what was
+    dropped is printed.
+    """
+    train, val = (read_additions(path) for path in (options.train_file, options.val_file))
+    kept_train = without_pairs(train, test)
+    kept_val = without_pairs(val, [*test, *kept_train])
+    for path, all_lines, kept, others in (
+        (options.train_file, train, kept_train, options.test_file),
+        (options.val_file, val, kept_val, f"{options.test_file} or {options.train_file}"),
+    ):
+        dropped = len(all_lines) - len(kept)
+        print(f"{path}: {dropped} of {len(all_lines)} dropped, whose pair is in {others}")
+        if not kept:
+            raise ValueError(f"{path}: nothing is left; give a file with other additions")
+    return kept_train, kept_val
+
+
+def fingerprint(*files: Sequence[str]) -> str:
+    text = "\n\n".join("\n".join(lines) for lines in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training_record(options: TrainOptions, parameters: int, n_train: int) -> dict[str, Any]:
+    """What training_config.json says."""
+    test = Path(options.test_file)
+    return {
+        "capacity": options.capacity,
+        "n_epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "save_dir": options.save_dir,
+        "model_parameters": parameters,
+        "train_samples": n_train,
+        "lr": options.lr,
+        "seed": options.seed,
+        "excluded_test_file": digest(test) if test.exists() else None,
+    }
+
+
+def save_best(folder: Path, state: TrainingState, val_loss: float, records: dict[str, Any]) -> None:
+    """The model and both configurations. The first time, an older model's results go."""
+    if not state.history:
+        for name in (PROGRESS, SUMMARY, PREDICTIONS):
+            (folder / name).unlink(missing_ok=True)
+    facts = {"epoch": len(state.history) + 1, "val_loss": val_loss}
+    save_checkpoint(folder / MODEL, state.model.config, state.model.state_dict(), **facts)
+    write_record(folder / TRAINING_CONFIG, records)
+    write_record(folder / MODEL_CONFIG, model_record(state.model.config))
+
+
+def draw(history: Sequence[tuple[float, float]], path: Path) -> None:
+    records = [
+        {"step": epoch, "train_loss": train, "val_loss": val}
+        for epoch, (train, val) in enumerate(history, 1)
+    ]
+    draw_losses(records, path, title="Addition", step_name="epoch")

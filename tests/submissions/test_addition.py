@@ -1,0 +1,185 @@
+"""The addition task's folder as it is handed in: counted again, compared, refused in words."""
+
+import json
+
+import pytest
+
+from mini_llama.addition.options import FIXED_SHAPE
+from mini_llama.submissions.addition import AdditionTask, is_right, read_addition_task
+
+TEST = [f"{1000 + i}+{2000 + 3 * i}={3000 + 4 * i}" for i in range(100)]
+SHAPE = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4}
+MODEL = FIXED_SHAPE | SHAPE | {"position_embedding_type": "rotary", "use_cache": True}
+TRAINING = {"capacity": 5_808_844_800_000, "n_epochs": 8, "batch_size": 1024}
+TRAINING |= {"save_dir": "x", "model_parameters": 8560, "train_samples": 14_137_569}
+
+
+def wrong(line: str) -> str:
+    question, _, answer = line.partition("=")
+    return f"{question}={int(answer) + 1}"
+
+
+def experiment(name: str, n_wrong: int = 0, **summary: object) -> dict[str, bytes]:
+    predictions = [wrong(line) if i < n_wrong else line for i, line in enumerate(TEST)]
+    content = {
+        "experiment_summary.json": {
+            "model_config": MODEL,
+            "train_config": TRAINING,
+            "num_params": 8560,
+            "accuracy": 1 - n_wrong / len(TEST),
+            **summary,
+        },
+        "predictions.json": predictions,
+        "model_config.json": MODEL,
+        "training_config.json": TRAINING,
+    }
+    files = {file: json.dumps(value).encode() for file, value in content.items()}
+    files |= {"loss_curve.png": b"\x89PNG", "log.txt": b"Epoch", "best_model.pth": b"PK"}
+    return {f"addition_models/{name}/{file}": value for file, value in files.items()}
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    """best_model, and five ablations of which two are below 100 %."""
+    found = experiment("best_model")
+    for i, n_wrong in enumerate((0, 0, 0, 3, 90), 1):
+        found |= experiment(f"ablation_{i}", n_wrong)
+    return found
+
+
+def read(files: dict[str, bytes], test: list[str] | None = TEST) -> AdditionTask:
+    return read_addition_task(list(files), files, test)
+
+
+def messages(task: AdditionTask) -> list[str]:
+    return [str(problem) for problem in task.problems]
+
+
+def test_a_complete_folder(files: dict[str, bytes]):
+    task = read({**files, "llama.py": b"", "data/addition_models/x.json": b"{"})
+    assert messages(task) == []
+    assert [found.name for found in task.ablations] == [f"ablation_{i}" for i in range(1, 6)]
+    accuracies = {name: found.accuracy for name, found in task.experiments.items()}
+    assert accuracies["best_model"] == accuracies["ablation_3"] == 1.0
+    assert (accuracies["ablation_4"], accuracies["ablation_5"]) == (0.97, 0.10)
+    assert {found.parameters for found in task.experiments.values()} == {8560}
+
+
+def test_nothing_handed_in():
+    [message] = messages(read({"llama.py": b""}))
+    assert message.startswith("error: addition_models/: is missing or empty")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"best_model": None}, "error: addition_models/best_model: is missing"),
+        ({"best_model": experiment("best_model", 1)}, "answers 99.00% of the test right"),
+        ({"ablation_2": None}, "holds 4 ablations, at least 5"),
+        ({"ablation_5": experiment("ablation_5")}, "1 ablations are below 100 %, at least 2"),
+        ({"ablation_2": experiment("dim_12")}, "counted as ablations, though it is not named so"),
+        (
+            {"ablation_2": experiment("ablation_2", accuracy=0.5)},
+            "says accuracy 0.5000, predictions.json has 1.0000: test again",
+        ),
+        (
+            {"ablation_2": experiment("ablation_2", num_params=7)},
+            "says '7' parameters, the shape has 8560",
+        ),
+        (
+            {"ablation_2": experiment("ablation_2", model_config=MODEL | {"dim": 12})},
+            "has another shape than model_config.json",
+        ),
+    ],
+)
+def test_what_is_asked_of_experiments(files: dict[str, bytes], change: dict, expected: str):
+    for name, replaced in change.items():
+        files = {k: v for k, v in files.items() if not k.startswith(f"addition_models/{name}/")}
+        files |= replaced or {}
+    assert any(expected in message for message in messages(read(files)))
+
+
+def replaced(files: dict[str, bytes], file: str, content: object) -> AdditionTask:
+    """`content` in the place of one of ablation_1's files."""
+    value = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return read(files | {f"addition_models/ablation_1/{file}": value})
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("predictions.json", TEST[:-1], "has 99 predictions, the test has 100"),
+        ("predictions.json", TEST[::-1], "answers 100 other questions than the test's"),
+        ("predictions.json", [1] * 100, "is not a list of texts"),
+        ("predictions.json", {"a": TEST}, "is not a list in JSON"),
+        ("predictions.json", b"\xff", "is not JSON (line 1: byte 0xff is not UTF-8"),
+        ("predictions.json", b"[" * 100_000, "nested too deeply"),
+        ("predictions.json", b"[1" + b"0" * 5000 + b"]", "is not JSON"),
+        ("predictions.json", [line + "=1" for line in TEST], "answers with a rest"),
+        ("model_config.json", MODEL | {"dim": -3}, "describes no model: "),
+        ("model_config.json", MODEL | {"dim": 15}, "describes no model: "),
+        ("model_config.json", MODEL | {"dim": "16"}, "dim is '16', not a whole number"),
+        ("model_config.json", MODEL | {"dim": True}, "dim is 'True', not a whole number"),
+        ("model_config.json", MODEL | {"n_layers": 10**9}, "n_layers is more than 1,000"),
+        ("model_config.json", MODEL | {"hidden_dim": [1]}, "describes no model: "),
+        ("model_config.json", MODEL | {"vocab_size": 20}, "is not the task's: vocab_size='20'"),
+        ("model_config.json", [], "is not an object in JSON"),
+        ("training_config.json", TRAINING | {"capacity": 10**13}, "the course allows 5,808,844,"),
+        ("training_config.json", TRAINING | {"train_samples": 10**9}, "its capacity pays for "),
+        ("training_config.json", {"capacity": "much"}, "does not say capacity, n_epochs"),
+        ("experiment_summary.json", {}, "does not say the accuracy"),
+        ("experiment_summary.json", b'{"accuracy": NaN}', "says accuracy nan"),
+    ],
+)
+def test_files_that_are_not_as_they_should_be(
+    files: dict[str, bytes], file: str, content: object, expected: str
+):
+    found = [message for message in messages(replaced(files, file, content)) if expected in message]
+    assert len(found) == 1, messages(replaced(files, file, content))
+    assert f"addition_models/ablation_1/{file}: " in found[0] or "rest" in found[0]
+    assert "\n" not in found[0] and len(found[0]) < 400
+
+
+@pytest.mark.parametrize("file", ["loss_curve.png", "log.txt", "predictions.json"])
+def test_files_that_are_missing(files: dict[str, bytes], file: str):
+    del files[f"addition_models/ablation_1/{file}"]
+    [message] = messages(read(files))
+    assert "addition_models/ablation_1" in message and ("missing" in message or "log" in message)
+
+
+def test_the_summary_stands_in_for_lost_configurations(files: dict[str, bytes]):
+    for file in ("model_config.json", "training_config.json"):
+        del files[f"addition_models/ablation_1/{file}"]
+    task = read(files)
+    assert messages(task) == [] and task.experiments["ablation_1"].parameters == 8560
+
+
+def test_without_the_test_file_sums_are_counted():
+    lines = [f"{1000 + i % 9000}+{2000 + i // 9000}=" for i in range(10_000)]
+    right = [line + str(eval(line[:-1])) for line in lines]
+    files = experiment("best_model")
+    name = "addition_models/best_model/predictions.json"
+    found = read(files | {name: json.dumps([*right[:-1], wrong(right[-1])]).encode()}, None)
+    assert found.experiments["best_model"].accuracy == 0.9999
+    same = read(files | {name: json.dumps(right[:1] * 10_000).encode()}, None)
+    assert any("has a question more than once" in message for message in messages(same))
+    others = read(files | {name: json.dumps(["nothing"] * 10_000).encode()}, None)
+    assert any("answers 10000 other questions" in message for message in messages(others))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1+2=3", True),
+        ("1+2=4", False),
+        ("1+2=3=", False),
+        ("1+2=3 ", False),
+        ("1+2=03", False),
+        ("1+2=", False),
+        ("١+٢=٣", False),
+        ("9" * 5000 + "+1=1", False),
+        ("1+2=3\n", False),
+    ],
+)
+def test_what_is_right(text: str, expected: bool):
+    assert is_right(text) is expected
