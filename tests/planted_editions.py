@@ -52,9 +52,21 @@ def references_of(references: Mapping[str, Files]) -> dict[str, Files]:
 
 
 def experiment(name: str, accuracy: float) -> Files:
-    summary = json.dumps({"num_params": 25200, "accuracy": accuracy}).encode()
-    files = {"experiment_summary.json": summary, "loss_curve.png": b"png", "train.log": b"Epoch 01"}
-    files |= {"best_model.pth": b"weights", "model_config.json": b"{}"}
+    """Of a model with 25,200 parameters, which answers as many of the test's lines right."""
+    shape = {"vocab_size": 13, "dim": 16, "n_layers": 6, "n_heads": 4, "n_kv_heads": 4}
+    shape |= {"multiple_of": 32, "hidden_dim": None}
+    training = {"capacity": 10**9, "n_epochs": 10, "train_samples": 662}
+    results = {"num_params": 25200, "accuracy": accuracy}
+    questions = [(1000 + i % 9000, 5000 + i // 9000) for i in range(10_000)]
+    wrong = 10_000 - round(10_000 * accuracy)
+    records = {
+        "experiment_summary": {"model_config": shape, "train_config": training, **results},
+        "predictions": [f"{a}+{b}={a + b + (i < wrong)}" for i, (a, b) in enumerate(questions)],
+        "model_config": shape,
+        "training_config": training,
+    }
+    files = {f"{file}.json": json.dumps(content).encode() for file, content in records.items()}
+    files |= {"loss_curve.png": b"png", "train.log": b"Epoch 01", "best_model.pth": b"weights"}
     return {f"{MODELS}/{name}/{file}": content for file, content in files.items()}
 
 
@@ -221,6 +233,12 @@ def with_additions(fresh: Make) -> Named:
     yield "bare.zip", Student(zipped(bare), says=bare_says)
     perfect = fresh() | experiment("ablation_1", 1.0)
     yield "perfect.zip", Student(zipped(perfect), says=("1 ablations are below 100%, asked for",))
+    lie = fresh() | {
+        f"{MODELS}/ablation_1/predictions.json": experiment("a", 1.0)[
+            f"{MODELS}/a/predictions.json"
+        ]
+    }
+    yield "lie.zip", faulty(lie, "says accuracy 0.5000, predictions.json has 1.0000: test again")
     other = {k.replace("ablation_", "ablations/ablation_dim"): v for k, v in fresh().items()}
     yield "other names.zip", Student(zipped(other))
     large = fresh() | {f"{MODELS}/best_model/epoch_1.pth": weights_like(9), "a": weights_like(5)}

@@ -14,6 +14,7 @@ from config import EDITIONS
 from mini_llama.assignment.agreement import Agreement
 from mini_llama.assignment.figures import MEASURED, REFERENCE, is_placeholder, verdict
 from mini_llama.assignment.options import OUTPUT_ENDINGS
+from mini_llama.submissions.addition import Experiment
 from mini_llama.submissions.agreement import compare_all
 from mini_llama.submissions.archive import (
     Problem,
@@ -68,6 +69,7 @@ class Grade:
     agreements: tuple[Agreement, ...] = ()
     checks: tuple[Check, ...] = ()
     remarks: tuple[str, ...] = ()
+    experiments: tuple[Experiment, ...] = ()
 
     @property
     def status(self) -> str:
@@ -116,7 +118,8 @@ def grade_files(submission: Submission, name: str, size: int, standard: Standard
     text = read_text(submission)
     agreements = tuple(compare_all(checked.comparable, text, standard))
     remarks = tuple(_check_prompt(text, standard))
-    return Grade(name, size, None, tuple(problems), outputs, agreements, (), remarks)
+    experiments = tuple(checked.addition.experiments.values()) if checked.addition else ()
+    return Grade(name, size, None, tuple(problems), outputs, agreements, (), remarks, experiments)
 
 
 def read_text(submission: Submission) -> str:

@@ -11,6 +11,7 @@ from mini_llama.submissions.grading import Grade, Output
 from mini_llama.submissions.report import (
     LEGEND,
     SHORT,
+    addition_cell,
     agreement_cells,
     cell_of,
     checks_cell,
@@ -60,6 +61,9 @@ def html_page(grades: Sequence[Grade], standard: Standard, title: str) -> str:
     if standard.references:
         groups.append(("reference", 2))
         columns += ["lines", "temp 0"]
+    if standard.has_addition:
+        groups.append(("", 1))
+        columns.append("addition")
     if any(grade.checks for grade in grades):
         groups.append(("", 1))
         columns.append("checks")
@@ -90,6 +94,8 @@ def _row(index: int, grade: Grade, standard: Standard, n_columns: int, is_alone:
     cells += [_output_cell(outputs[file]) for file in scored_files(standard)]
     if standard.references:
         cells += [Cell(text, KINDS[verdict]) for verdict, text in agreement_cells(grade)]
+    if standard.has_addition:
+        cells.append(Cell(addition_cell(grade)))
     if len(cells) + 1 < n_columns:
         is_good = all(check.verdict == "pass" for check in grade.checks)
         cells.append(Cell(checks_cell(grade), "" if is_good else "low"))

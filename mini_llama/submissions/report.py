@@ -93,6 +93,18 @@ def size_cell(grade: Grade) -> str:
     return f"{grade.size / 1e6:.1f} MB" if grade.size else "-"
 
 
+def addition_cell(grade: Grade) -> str:
+    """The best addition model's share of right answers and its parameters, "?" after a share that
+    is only claimed, "-" for no model.
+    """
+    best = next((found for found in grade.experiments if found.is_best), None)
+    if best is None or best.known_accuracy is None:
+        return "-"
+    mark = "?" if best.accuracy is None else ""
+    size = f"{best.parameters:,}" if best.parameters else "?"
+    return f"{100 * best.known_accuracy:.2f}%{mark} of {size}"
+
+
 def checks_cell(grade: Grade) -> str:
     """How many of the checks passed, "-" where none was run."""
     passed = sum(check.verdict == "pass" for check in grade.checks)
@@ -143,6 +155,7 @@ def _grid(grades: Sequence[Grade], standard: Standard) -> list[list[str]]:
     pairs = [split_name(file, standard) for file in files]
     more = ["lines", "temp 0"] if standard.references else []
     has_checks = any(grade.checks for grade in grades)
+    more += ["addition"] if standard.has_addition else []
     more += ["checks"] if has_checks else []
     groups = [
         data if i == 0 or pairs[i - 1][0] != data else "" for i, (data, _) in enumerate(pairs)
@@ -157,6 +170,7 @@ def _grid(grades: Sequence[Grade], standard: Standard) -> list[list[str]]:
         row += [size_cell(grade), *(["-", "-"] if grade.refusal else map(str, counts(grade)))]
         row += [cells.get(file, "-") for file in files]
         row += [text for _, text in agreement_cells(grade)] if standard.references else []
+        row += [addition_cell(grade)] if standard.has_addition else []
         row += [checks_cell(grade)] if has_checks else []
         rows.append(row)
     return rows
@@ -196,8 +210,8 @@ def _csv_row(grade: Grade, standard: Standard, has_checks: bool) -> list[Value]:
             row += ["", None, ""]
         else:
             row += [agreement.verdict, agreement.share, agreement.cause]
-    if has_checks:
-        row.append(checks_cell(grade))
+    row += [addition_cell(grade)] if standard.has_addition else []
+    row += [checks_cell(grade)] if has_checks else []
     row.append(" | ".join(f"{kind}: {text}" for kind, text in details(grade)))
     return row
 
@@ -211,6 +225,7 @@ def _csv_header(standard: Standard, has_checks: bool) -> list[str]:
         ]
     for file in _compared_files(standard):
         header += [f"{file} against reference", f"{file} share equal", f"{file} cause"]
+    header += ["addition"] * standard.has_addition
     return [*header, *["checks"] * has_checks, "details"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.assignment.reviews import BOM
-from mini_llama.submissions.addition_models import check_experiments
+from mini_llama.submissions.addition import AdditionTask, read_addition_task
 from mini_llama.submissions.archive import Problem, Submission
 from mini_llama.submissions.handed_in import (
     ADDITION_MODELS,
@@ -39,14 +39,15 @@ STANDARD_LIBRARY = sys.stdlib_module_names | {"distutils", "imp", "asyncore", "a
 @dataclass(frozen=True)
 class Expected:
     """What submissions are held to: prediction files by name, the `sentences` that they must
-    repeat (where a data file is not there, the known number of its lines counts), and the
-    beginnings that a generated text may have.
+    repeat (where a data file is not there, the known number of its lines counts), the beginnings
+    that a generated text may have, and the `additions` of the addition task's test, if known.
     """
 
     predictions: PredictionFiles = field(default_factory=lambda: PREDICTION_FILES)
     sentences: Sentences = field(default_factory=dict)
     prompts: tuple[str, ...] = PROMPT_TEXTS
     hand_in: HandIn = HAND_INS[DEFAULT_EDITION]
+    additions: Sequence[str] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,12 +70,14 @@ def expect(
 @dataclass(frozen=True)
 class Checked:
     """Everything wrong with a submission, errors first; the labels of every prediction file
-    without a fault, by file name; and the files among them that were made with another prompt.
+    without a fault, by file name; the files among them that were made with another prompt; and the
+    experiments of the addition task, where the edition has it.
     """
 
     problems: list[Problem]
     labels: dict[str, list[int]]
     other_prompts: list[str]
+    addition: AdditionTask | None = None
 
     @property
     def comparable(self) -> dict[str, list[int]]:
@@ -84,18 +87,20 @@ class Checked:
 
 def check_submission(submission: Submission, student_id: str, expected: Expected) -> Checked:
     """Check names, sources, texts and prediction files. Never raises for what it holds."""
-    asked = set(expected.names)
+    asked, task = set(expected.names), None
+    if submission.names and ADDITION_MODELS in expected.hand_in.folders:
+        task = read_addition_task(submission.files, submission.names, expected.additions)
     checked = Checked(
         [replace(p, severity="error") if p.where in asked else p for p in submission.problems],
         {},
         [],
+        task,
     )
     problems = checked.problems
     if submission.names:
         problems += _check_names(submission, student_id, expected)
         problems += _check_sources(submission, expected.hand_in)
-        if ADDITION_MODELS in expected.hand_in.folders:
-            problems += check_experiments(submission.files, submission.names)
+        problems += task.problems if task else []
         for name in expected.names:
             content = submission.files.get(name)
             if content is None:

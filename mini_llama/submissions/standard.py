@@ -6,6 +6,7 @@ from pathlib import Path
 
 from config import EDITIONS
 from mini_llama import bundled
+from mini_llama.addition.additions import read_additions
 from mini_llama.assignment.reference_outputs import (
     ReferenceOutputs,
     real_data_set,
@@ -14,6 +15,7 @@ from mini_llama.assignment.reference_outputs import (
 )
 from mini_llama.assignment.reviews import BOM, read_label_names
 from mini_llama.places import DATA
+from mini_llama.submissions.handed_in import ADDITION_MODELS
 from mini_llama.submissions.prediction_files import (
     LABEL_WORDS,
     N_LINES,
@@ -22,6 +24,8 @@ from mini_llama.submissions.prediction_files import (
 )
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected, expect
 from mini_llama.submissions.untrusted_text import decode_text, shown
+
+ADDITION_TEST = "addition_test.txt"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Standard:
     gold: Mapping[str, Sequence[int]]
     references: Mapping[str, ReferenceOutputs] = field(default_factory=dict)
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def has_addition(self) -> bool:
+        """Whether the edition has the addition task."""
+        return ADDITION_MODELS in self.expected.hand_in.folders
 
 
 def read_standard(edition: str, data: Path | None, reference: Path | None) -> Standard:
@@ -64,6 +73,9 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
             sentences[name] = [sentence for _, sentence in examples]
             gold[name] = _gold_labels(path, examples, known)
     expected = replace(expected, sentences=sentences)
+    path = folder / ADDITION_TEST
+    if ADDITION_MODELS in expected.hand_in.folders and path.is_file():
+        expected = replace(expected, additions=read_additions(path))
     real = _real_files(expected)
     references = _built_in(edition, real)
     for name, own in (read_references(reference, edition, expected) if reference else {}).items():

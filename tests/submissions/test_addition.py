@@ -6,6 +6,8 @@ import pytest
 
 from mini_llama.addition.options import FIXED_SHAPE
 from mini_llama.submissions.addition import AdditionTask, is_right, read_addition_task
+from mini_llama.submissions.grading import Grade
+from mini_llama.submissions.report import addition_cell
 
 TEST = [f"{1000 + i}+{2000 + 3 * i}={3000 + 4 * i}" for i in range(100)]
 SHAPE = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4}
@@ -47,8 +49,8 @@ def files() -> dict[str, bytes]:
     return found
 
 
-def read(files: dict[str, bytes], test: list[str] | None = TEST) -> AdditionTask:
-    return read_addition_task(list(files), files, test)
+def read(files: dict[str, bytes], test: list[str] = TEST) -> AdditionTask:
+    return read_addition_task(files, list(files), test)
 
 
 def messages(task: AdditionTask) -> list[str]:
@@ -63,21 +65,30 @@ def test_a_complete_folder(files: dict[str, bytes]):
     assert accuracies["best_model"] == accuracies["ablation_3"] == 1.0
     assert (accuracies["ablation_4"], accuracies["ablation_5"]) == (0.97, 0.10)
     assert {found.parameters for found in task.experiments.values()} == {8560}
+    assert addition_cell(Grade("x", experiments=tuple(task.experiments.values()))) == (
+        "100.00% of 8,560"
+    )
 
 
 def test_nothing_handed_in():
     [message] = messages(read({"llama.py": b""}))
-    assert message.startswith("error: addition_models/: is missing or empty")
+    assert message.startswith("error: addition_models/: holds no experiment: 5 ablations")
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"best_model": None}, "error: addition_models/best_model: is missing"),
-        ({"best_model": experiment("best_model", 1)}, "answers 99.00% of the test right"),
-        ({"ablation_2": None}, "holds 4 ablations, at least 5"),
-        ({"ablation_5": experiment("ablation_5")}, "1 ablations are below 100 %, at least 2"),
-        ({"ablation_2": experiment("dim_12")}, "counted as ablations, though it is not named so"),
+        ({"best_model": None}, "error: addition_models/: holds no best_model"),
+        (
+            {"best_model": experiment("best_model", 1)},
+            "best_model has 99.00% right, it must reach 100%",
+        ),
+        ({"ablation_2": None}, "holds 4 ablations, required are at least 5"),
+        (
+            {"ablation_5": experiment("ablation_5")},
+            "1 ablations are below 100%, asked for are at least 2",
+        ),
+        ({"ablation_2": experiment("dim_12")}, "holds 4 ablations, required are at least 5"),
         (
             {"ablation_2": experiment("ablation_2", accuracy=0.5)},
             "says accuracy 0.5000, predictions.json has 1.0000: test again",
@@ -127,8 +138,8 @@ def replaced(files: dict[str, bytes], file: str, content: object) -> AdditionTas
         ("training_config.json", TRAINING | {"capacity": 10**13}, "the course allows 5,808,844,"),
         ("training_config.json", TRAINING | {"train_samples": 10**9}, "its capacity pays for "),
         ("training_config.json", {"capacity": "much"}, "does not say capacity, n_epochs"),
-        ("experiment_summary.json", {}, "does not say the accuracy"),
-        ("experiment_summary.json", b'{"accuracy": NaN}', "says accuracy nan"),
+        ("experiment_summary.json", {}, "says no accuracy from 0 to 1"),
+        ("experiment_summary.json", b'{"accuracy": NaN}', "says no accuracy from 0 to 1"),
     ],
 )
 def test_files_that_are_not_as_they_should_be(
@@ -144,14 +155,37 @@ def test_files_that_are_not_as_they_should_be(
 def test_files_that_are_missing(files: dict[str, bytes], file: str):
     del files[f"addition_models/ablation_1/{file}"]
     [message] = messages(read(files))
-    assert "addition_models/ablation_1" in message and ("missing" in message or "log" in message)
+    kinds = {"loss_curve.png": "no plot (.png, ", "log.txt": "no log (.log, "}
+    kind = kinds.get(file, "not all of experiment_summary.json, predictions.json, ")
+    assert message.startswith(f"warning: addition_models/: {kind}")
+    assert message.endswith(" in 'ablation_1'")
 
 
 def test_the_summary_stands_in_for_lost_configurations(files: dict[str, bytes]):
     for file in ("model_config.json", "training_config.json"):
         del files[f"addition_models/ablation_1/{file}"]
     task = read(files)
-    assert messages(task) == [] and task.experiments["ablation_1"].parameters == 8560
+    [message] = messages(task)
+    assert message.endswith("model_config.json, training_config.json are in 'ablation_1'")
+    assert task.experiments["ablation_1"].parameters == 8560
+
+
+def test_folders_of_any_depth_and_case(files: dict[str, bytes]):
+    turned = {
+        name.replace("/ablation_", "/runs/Ablation-dim").replace("best_model/", "Best_Model/"): text
+        for name, text in files.items()
+    }
+    task = read(turned)
+    assert messages(task) == [] and task.best is not None
+    assert [found.accuracy for found in task.ablations] == [1.0, 1.0, 1.0, 0.97, 0.1]
+
+
+def test_without_predictions_the_claim_counts(files: dict[str, bytes]):
+    del files["addition_models/best_model/predictions.json"]
+    task = read(files)
+    assert task.best is not None and task.best.accuracy is None
+    assert addition_cell(Grade("x", experiments=(task.best,))) == "100.00%? of 8,560"
+    assert addition_cell(Grade("x")) == "-"
 
 
 def test_without_the_test_file_sums_are_counted():
@@ -159,11 +193,11 @@ def test_without_the_test_file_sums_are_counted():
     right = [line + str(eval(line[:-1])) for line in lines]
     files = experiment("best_model")
     name = "addition_models/best_model/predictions.json"
-    found = read(files | {name: json.dumps([*right[:-1], wrong(right[-1])]).encode()}, None)
+    found = read(files | {name: json.dumps([*right[:-1], wrong(right[-1])]).encode()}, [])
     assert found.experiments["best_model"].accuracy == 0.9999
-    same = read(files | {name: json.dumps(right[:1] * 10_000).encode()}, None)
+    same = read(files | {name: json.dumps(right[:1] * 10_000).encode()}, [])
     assert any("has a question more than once" in message for message in messages(same))
-    others = read(files | {name: json.dumps(["nothing"] * 10_000).encode()}, None)
+    others = read(files | {name: json.dumps(["nothing"] * 10_000).encode()}, [])
     assert any("answers 10000 other questions" in message for message in messages(others))
 
 

@@ -87,7 +87,8 @@ def test_experiments_are_taken_along_whole(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"#")
     lines, names = pack(folder, "spring2026")
-    only(lines, "does not ask for", "'lora.py'")
+    assert lines[0].startswith("warning: addition_models/: not all of experiment_summary.json, ")
+    only(lines[1:], "does not ask for", "'lora.py'")
     assert {name for name in names if name.startswith("addition")} == additions | experiments
     assert not any("lora" in name or "finetuning" in name for name in names)
     for name in experiments:
