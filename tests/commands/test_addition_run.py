@@ -506,3 +506,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path):
     with pytest.raises(SystemExit) as error:
         addition_run.main(arguments(folder, "--lr", "1e30"))
     assert "lower --lr 1e+30" in str(error.value.code)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize("command", ["train", "test"])
+def test_a_gpu_that_is_not_there_is_said(folder: Path, command: str):
+    addition_run.main(arguments(folder, epochs=1))
+    checkpoint = str(folder / "best_model" / "best_model.pth")
+    test = ["test", "--checkpoint", checkpoint, "--test_file", str(folder / "test.txt")]
+    given = arguments(folder) if command == "train" else test
+    with pytest.raises(SystemExit) as error:
+        addition_run.main([*given, "--use_gpu"])
+    assert "--use_gpu: torch finds neither a CUDA nor an MPS device" in str(error.value.code)
