@@ -1,10 +1,12 @@
 """The assignment's check of the whole model against reference embeddings.
 
-python sanity_check.py [--checkpoint FILE] [--reference FILE] [--explain], or pytest
+python sanity_check.py [--checkpoint FILE] [--reference FILE] [--explain] [--code FOLDER], or pytest
 sanity_check.py. The arithmetic of every edition is tried, and the table says which the reference
 data matches and how far off the others are. With --explain every component of the model in llama.py
-is first held against the formulas in float64, and the first place that differs is named. Exit
-status 0: one matches; 1: none does; 2: a file is bad, or the model fails; 3: a file is not there.
+is first held against the formulas in float64, and the first place that differs is named. With
+--code it is the model of that folder's llama.py, which is run in a process of its own, under limits
+of time and memory. Exit status 0: one matches; 1: none does; 2: a file is bad, or the model fails;
+3: a file is not there.
 """
 
 import argparse
@@ -24,8 +26,15 @@ from mini_llama import bundled
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.record import WrongNormError
 from mini_llama.checkpoints.tensor_files import load_plain
-from mini_llama.diagnosis.explanation import editions_of, explain, read_formulas
+from mini_llama.diagnosis.explanation import (
+    Explanation,
+    editions_of,
+    explain,
+    explain_run,
+    read_formulas,
+)
 from mini_llama.diagnosis.formulas import Formulas
+from mini_llama.diagnosis.student_model import Question, judge_digests, run_student
 
 CHECKPOINT = default_of("pretrained_model_path")
 REFERENCE = "sanity_check.data"
@@ -148,15 +157,50 @@ def explain_files(checkpoint: str | Path, reference: dict[str, torch.Tensor]) ->
     editions = editions_of(norm, attention)
     model = load_model(checkpoint, editions[0])
     formulas = formulas.changed(norm=norm, attention=attention)
-    explanation = explain(model, tokens, formulas, tensors)
-    print(f"Formulas: {norm}, {attention} attention ({', '.join(editions)}).")
-    print("\n".join([*explanation.lines(), *explanation.verdict()]))
+    print_explanation(explain(model, tokens, formulas, tensors), formulas)
     if not fitting:
         nearest = min(comparisons, key=lambda row: row.relative)
         print(
             "The formulas in float64 do not give the reference data in any edition: it is of other "
             f"weights. Nearest: {nearest.edition}, {nearest.relative:.2g} of the largest off."
         )
+
+
+def print_explanation(explanation: Explanation, formulas: Formulas) -> None:
+    norm, attention = formulas.config.norm, formulas.config.attention
+    editions = ", ".join(editions_of(norm, attention))
+    print(f"Formulas: {norm}, {attention} attention ({editions}).")
+    print("\n".join([*explanation.lines(), *explanation.verdict()]))
+
+
+def compare_code(
+    folder: Path, checkpoint: str | Path, reference: dict[str, torch.Tensor], explained: bool
+) -> Comparison:
+    """Run the model of a folder's llama.py and compare it with the reference; `explained`, print
+    every place of it beside its formula before.
+
+    The formulas are those of the edition that the reference data is of, and where it is of none,
+    of the nearest. Raises OSError or ValueError.
+    """
+    formulas, tensors, _ = read_formulas(checkpoint)
+    tokens = tokens_for(checkpoint, formulas.config.vocab_size)
+    rows = list(compare_float64(formulas, tokens, reference))
+    nearest = min(rows, key=lambda row: (not row.matches, row.relative))
+    edition = EDITIONS[nearest.edition]
+    formulas = formulas.changed(norm=edition.norm, attention=edition.attention)
+    question = Question(checkpoint, formulas.config, tokens, nearest.edition)
+    student = run_student(folder, question)
+    if explained:
+        weights = judge_digests(student, tensors)
+        print_explanation(explain_run(student.run, weights, tokens, formulas, False), formulas)
+        if not nearest.matches:
+            print(
+                f"The reference data fits no edition within {ATOL:g}: the formulas are of the "
+                f"nearest, {nearest.edition}, {nearest.relative:.2g} of the largest off."
+            )
+    arrays = {"logits": student.run.logits, "hidden_states": student.run.hidden_states}
+    found = {name: torch.tensor(array).float() for name, array in arrays.items()}
+    return compare_edition(OWN, found, reference)
 
 
 def report(comparisons: list[Comparison]) -> bool:
@@ -181,7 +225,14 @@ def test_sanity_check() -> None:
 
 
 def choose_files(args: argparse.Namespace) -> None:
-    """Fill in the default files, or the bundled ones if none is named and both are missing."""
+    """Fill in the default files: those in --code's folder if they are not here, or the bundled ones
+    if none is named and both are missing.
+    """
+    for name, file in (("checkpoint", CHECKPOINT), ("reference", REFERENCE)):
+        path = None if args.code is None else args.code / file
+        is_theirs = path is not None and path.is_file() and not Path(file).exists()
+        if getattr(args, name) is None and is_theirs:
+            setattr(args, name, path)
     is_named = args.checkpoint is not None or args.reference is not None
     is_real = Path(CHECKPOINT).exists() or Path(REFERENCE).exists()
     if not (is_named or is_real) and bundled.REFERENCE.exists():
@@ -198,6 +249,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", help=f"the model (default: {CHECKPOINT})")
     parser.add_argument("--reference", help=f"what it should give (default: {REFERENCE})")
     parser.add_argument("--explain", action="store_true", help="name the first place that differs")
+    parser.add_argument(
+        "--code", metavar="FOLDER", type=Path, help="examine the model of this folder's llama.py"
+    )
     args = parser.parse_args()
     choose_files(args)
     for path in (args.checkpoint, args.reference):
@@ -206,9 +260,13 @@ def main() -> None:
             sys.exit(3)
     try:
         reference = load_reference(args.reference)
-        if args.explain:
-            explain_files(args.checkpoint, reference)
-        matched = report(list(compare(args.checkpoint, reference)))
+        if args.code is not None:
+            comparisons = [compare_code(args.code, args.checkpoint, reference, args.explain)]
+        else:
+            if args.explain:
+                explain_files(args.checkpoint, reference)
+            comparisons = list(compare(args.checkpoint, reference))
+        matched = report(comparisons)
     except (ValueError, OSError) as error:
         print(f"sanity_check.py: error: {error}", file=sys.stderr)
         sys.exit(2)

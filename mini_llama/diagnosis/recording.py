@@ -1,5 +1,6 @@
 """What every component of a model reads and gives in one run, recorded by hooks."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,11 +30,12 @@ class Calls(dict[str, Call]):
 
 
 class Run(NamedTuple):
-    """A recorded run of a model."""
+    """A recorded run of a model; `inside` is what a student's attentions computed on the way."""
 
     calls: Calls
     logits: Array
     hidden_states: Array
+    inside: Mapping[str, Array] = {}
 
 
 def find_modules(model: nn.Module, n_layers: int) -> dict[str, nn.Module]:
