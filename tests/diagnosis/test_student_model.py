@@ -277,7 +277,7 @@ def test_hostile_code_cannot_change_the_comparison(examine):
     "shape", ["(10 ** 9,)", "(2, 1)", "(-1, 8, 32)", "('a',)", "(2, 8, 32) * 9"]
 )
 def test_false_shapes_are_refused(examine, shape):
-    text = "import os\nimport json\nheader = {'arrays': [['norm input', %s]]}\n" % shape
+    text = f"import os\nimport json\nheader = {{'arrays': [['norm input', {shape}]]}}\n"
     text += "import sys\nfor fd in range(3, 20):\n    try:\n"
     text += "        os.write(fd, json.dumps(header).encode() + b'\\n')\n"
     text += "    except OSError:\n        pass\nos._exit(0)\n"
