@@ -1,10 +1,14 @@
 """Say what is wrong with a student's modules, component by component, and how to mend it.
 
-    python diagnose.py STUDENT_FOLDER [--edition mmia] [--json FILE]
+    python diagnose.py SUBMISSION... [--edition mmia] [--jobs N] [--json FILE] [--html FILE]
 
-The modules of the folder are run on small fixed inputs in a limited process, and what they give
-is compared with what ours give, and with what ours would give with each known mistake
-(mistakes.py). Exit status: 0 every component is correct, 1 one is not, 2 wrong usage.
+A submission is a folder or a zip that llama.py is in, at any depth; a folder of several is a class.
+The modules are run on small fixed inputs in a limited process, and what they give is compared with
+what ours give, and with what ours would give with each known mistake. Packages that are not
+installed, and files that the course gives, stand in the way of nothing.
+
+Exit status: 0 every component is correct, or passes the course's own test; 1 one is not, or a
+submission of a class could not be examined; 2 wrong usage.
 """
 
 import argparse
@@ -13,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import DEFAULT_EDITION, EDITIONS
+from mini_llama.bounds import check_bound
 from mini_llama.command_line import OneLineParser, describe, one_line_errors
 from mini_llama.diagnosis.limits import SECONDS
 
@@ -21,17 +26,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="STUDENT_FOLDER", type=Path, help="where llama.py is")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
+        "paths",
+        metavar="SUBMISSION",
+        nargs="+",
+        type=Path,
+        help="folders, zips, or folders of them",
+    )
+    add(
         "--edition",
         default=DEFAULT_EDITION,
         choices=EDITIONS,
         help="whose norm, attention and sampling are right (%(default)s)",
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON, too")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="limit for each component (%(default)s)"
-    )
+    add("--json", metavar="FILE", type=Path, help="write the report as JSON, too")
+    add("--html", metavar="FILE", type=Path, help="write one page that needs nothing else")
+    add("--jobs", metavar="N", type=int, default=1, help="processes for a class (%(default)s)")
+    add("--seconds", type=float, default=SECONDS, help="limit for each component (%(default)s)")
     return parser
 
 
@@ -39,29 +51,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; a usage error exits with 2 by itself."""
     parser = build_parser()
     options = parser.parse_args(arguments)
-    if not 0 < options.seconds <= 3600:
-        parser.error(
-            f"--seconds {options.seconds} is not allowed: it must be above 0, at most 3600"
-        )
-    # torch comes with these, which --help need not have
-    from mini_llama.diagnosis.diagnosis import diagnose
-    from mini_llama.diagnosis.findings import as_json
-    from utils import atomic_write, check_outputs
-
     try:
-        if options.json is not None:
-            check_outputs([options.json], inputs=[])
-        (findings,) = diagnose([options.folder], options.edition, options.seconds)
-        if options.json is not None:
-            with atomic_write(options.json) as file:
-                file.write(as_json(options.folder, options.edition, findings))
+        check_bound(f"--jobs {options.jobs}", 1 <= options.jobs <= 1024, "from 1 to 1024")
+        seconds = options.seconds
+        check_bound(f"--seconds {seconds}", 0 < seconds <= 3600, "above 0, at most 3600")
+        # torch comes with these, which --help need not have
+        from mini_llama.diagnosis.diagnosis import diagnose_all
+        from mini_llama.diagnosis.page import check_files, write_files
+        from mini_llama.diagnosis.places import find_places
+
+        check_files(options.json, options.html, options.paths)
+        places = find_places(options.paths)
+        reports = []
+        for report in diagnose_all(places, options.edition, seconds, options.jobs):
+            if report.refusal and len(places) == 1:
+                raise ValueError(report.refusal)
+            title = f"== {report.name}\n" if len(places) > 1 else ""
+            print(f"{title}{report.text}", flush=True)
+            reports.append(report)
+        write_files(reports, options.json, options.html)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {describe(error)}\n")
-    for finding in findings:
-        print(finding)
-    n_correct = sum(finding.is_correct for finding in findings)
-    print(f"{n_correct} of {len(findings)} components are correct (edition {options.edition})")
-    return int(n_correct < len(findings))
+    n_accepted = sum(report.is_accepted for report in reports)
+    if len(reports) > 1:
+        print(f"{n_accepted} of {len(reports)} submissions have no mistake")
+    return int(n_accepted < len(reports))
 
 
 if __name__ == "__main__":

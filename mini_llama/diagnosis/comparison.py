@@ -1,18 +1,62 @@
 """Outputs of a component as arrays, and how far they are from others."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mini_llama.diagnosis.probes.classification import PADDED
+from mini_llama.diagnosis.probes.generation import BATCH, DRAWN, NONE_LEFT, SUMS, TOP_P_REACHED
+from mini_llama.diagnosis.probes.optimization import COURSE_TEST
+
 # Largest errors, as shares of the largest magnitude. Known mistakes lie further from each other
 # and from what is right than MATCH.
 EXACT, DRIFT, MATCH = 2e-6, 1e-4, 3e-4
-DRAWN = {"frequencies": 0.1}  # what is counted over random draws, and how far chance takes it
+CHANCE = 0.14  # how far chance takes what is counted over random draws
+HALF = "bfloat16 input"
+TOLERATED = {HALF: 0.02}  # of an input that the assignment does not have, and counts as drift
+# What the assignment does not say, or does not run: a difference is remarked on, no more.
+OPTIONAL = (BATCH, NONE_LEFT, TOP_P_REACHED, SUMS, PADDED)
+MAY_FAIL = (*OPTIONAL, HALF)
 
-Arrays = dict[str, NDArray[np.float64]]
+Array = NDArray[np.float64]
+Arrays = dict[str, Array]
 Given = Mapping[str, Any]  # what probes.examine gave, or says of a process without answer
+Failures = dict[str, Given]  # by what was asked
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a component gives, apart: what must be right, what is remarked on, what failed."""
+
+    arrays: Arrays = field(default_factory=dict)
+    optional: Arrays = field(default_factory=dict)
+    course: Arrays = field(default_factory=dict)
+    failed: Failures = field(default_factory=dict)
+    failed_optional: Failures = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> Arrays:
+        return self.arrays | self.optional | self.course
+
+
+def read_answer(given: Given) -> Answer:
+    arrays = read_arrays(given) or {}
+    failed = given.get("failed")
+    failed = failed if isinstance(failed, dict) else {}
+    failed = {str(k): v for k, v in failed.items() if isinstance(v, dict)}
+    notes = given.get("notes")
+    return Answer(
+        {k: v for k, v in arrays.items() if not k.startswith((*OPTIONAL, COURSE_TEST))},
+        {k: v for k, v in arrays.items() if k.startswith(OPTIONAL)},
+        {k: v for k, v in arrays.items() if k == COURSE_TEST},
+        {k: v for k, v in failed.items() if not k.startswith((*MAY_FAIL, COURSE_TEST))},
+        {k: v for k, v in failed.items() if k.startswith(MAY_FAIL)},
+        tuple(n for n in notes if isinstance(n, str)) if isinstance(notes, list) else (),
+    )
 
 
 def read_arrays(given: Given) -> Arrays | None:
@@ -44,9 +88,25 @@ def errors(actual: Arrays, expected: Arrays) -> dict[str, float]:
             gap = np.where(is_same, 0.0, np.abs(array - other)).max(initial=0.0)
         scale = np.abs(other[np.isfinite(other)]).max(initial=0.0) or 1.0
         share = np.inf if np.isnan(gap) else float(gap / scale)
-        found[name] = 0.0 if share <= DRAWN.get(name, 0.0) else share
+        if name.endswith(DRAWN):
+            share = 0.0 if share <= CHANCE else share
+        found[name] = min(share, DRIFT) if share <= TOLERATED.get(name, 0.0) else share
     return found
 
 
 def distance(actual: Arrays, expected: Arrays) -> float:
-    return max(errors(actual, expected).values())
+    """The largest of `errors`, 0 where nothing is compared."""
+    return max(errors(actual, expected).values(), default=0.0)
+
+
+def is_alike(answer: Answer, other: Answer) -> bool:
+    """Whether both give the same where both must be right, and fail alike in the same cases."""
+    if answer.failed.keys() != other.failed.keys():
+        return False
+    if any(text_of(one) != text_of(other.failed[case]) for case, one in answer.failed.items()):
+        return False
+    return bool(answer.arrays or answer.failed) and distance(answer.arrays, other.arrays) <= MATCH
+
+
+def text_of(failure: Given) -> object:
+    return failure.get("error") or failure.get("result") or failure.get("missing")

@@ -1,6 +1,6 @@
 """A student's modules beside ours, component by component, and beside every known mistake.
 
-Small fixed inputs are given to both (probes.py); what the student's give comes from a limited
+Small fixed inputs are given to both (probes/); what the student's give comes from a limited
 process (worker.py) and is compared with what ours give, and with what they would give with each
 known mistake (catalogue.py, judging.py).
 """
@@ -8,76 +8,166 @@ known mistake (catalogue.py, judging.py).
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.diagnosis import worker
 from mini_llama.diagnosis.catalogue import Catalogue, settings_of
 from mini_llama.diagnosis.comparison import Given
-from mini_llama.diagnosis.findings import Finding, reported_once
+from mini_llama.diagnosis.findings import Finding, Report, reported_once
 from mini_llama.diagnosis.judging import MAX_TEXT, judge
 from mini_llama.diagnosis.limits import MEMORY_BYTES, SECONDS, START_SECONDS
-from mini_llama.diagnosis.probes import PROBES
-from mini_llama.diagnosis.sources import copy_sources
+from mini_llama.diagnosis.places import MODULES, Place
+from mini_llama.diagnosis.probes.examine import PROBES
+from mini_llama.diagnosis.sources import GIVEN, copy_sources
 from mini_llama.submissions.limited_process import run_limited
 from mini_llama.submissions.untrusted_text import one_line
 
 COMPONENTS = tuple(PROBES)
+# What an edition does not ask for; the others ask for every component.
+NOT_ASKED = {"fall2024": ("lora",), "spring2025": ("lora",), "spring2026": ("lora", "classifier")}
+PER_PROCESS = 25  # submissions that one process examines in turn
+
+Answers = dict[str, Given]  # of one submission, by component
 
 
 def diagnose(
     folders: Sequence[Path], edition: str = DEFAULT_EDITION, seconds: float = SECONDS
 ) -> Iterator[list[Finding]]:
-    """For each folder a finding for each of COMPONENTS.
+    """For each folder a finding for each of COMPONENTS that the edition asks for, or that is there.
 
     Raises ValueError for a folder without sources or an unknown edition, OSError for one that
     cannot be read.
     """
+    for report in diagnose_all([Place(f.name, f) for f in folders], edition, seconds):
+        if report.refusal:
+            raise ValueError(report.refusal)
+        yield list(report.findings)
+
+
+def diagnose_all(
+    places: Sequence[Place],
+    edition: str = DEFAULT_EDITION,
+    seconds: float = SECONDS,
+    jobs: int = 1,
+) -> Iterator[Report]:
+    """A report on each, in their order, from `jobs` processes.
+
+    One that cannot be examined has a refusal. Raises ValueError for an unknown edition, or where
+    no process can run.
+    """
     if edition not in EDITIONS:
         raise ValueError(f"unknown edition {edition!r}: choose one of {', '.join(EDITIONS)}")
     catalogues = {(c, e): Catalogue(c, e) for c in COMPONENTS for e in EDITIONS}
-    for answers in run_probes(folders, edition, seconds):
-        findings = [judge(c, answers.get(c, {}), edition, catalogues) for c in COMPONENTS]
-        yield list(reported_once(findings))
+    for place, answers in zip(places, run_probes(places, edition, seconds, jobs), strict=True):
+        if isinstance(answers, str):
+            yield Report(place.name, place.path, edition, refusal=answers)
+            continue
+        findings = [
+            judge(c, asked, edition, catalogues)
+            for c in COMPONENTS
+            if (asked := what_is_asked(c, answers.get(c, {}), edition)) is not None
+        ]
+        yield Report(place.name, place.path, edition, tuple(reported_once(findings)))
+
+
+def what_is_asked(component: str, given: Given, edition: str) -> Given | None:
+    """The answer without what the edition does not ask for; None if nothing is left of it."""
+    if component not in NOT_ASKED.get(edition, ()):
+        return given
+    file = f"{component}.py"
+    if given.get("missing") == file:
+        return None
+    failed = given.get("failed")
+    if not isinstance(failed, Mapping):
+        return given
+    asked = {
+        k: v for k, v in failed.items() if not (isinstance(v, dict) and v.get("missing") == file)
+    }
+    return {**given, "failed": asked}
 
 
 def run_probes(
-    folders: Sequence[Path], edition: str, seconds: float = SECONDS
-) -> list[dict[str, Given]]:
-    """For each folder what each component gives. Raises ValueError if the process cannot run."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        for i, folder in enumerate(folders):
-            copy_sources(folder, Path(scratch) / str(i))
-        request = {
-            "folders": [str(i) for i in range(len(folders))],
-            "components": COMPONENTS,
-            "settings": asdict(settings_of(edition)),
-            "seconds": seconds,
-        }
-        outcome = run_limited(
-            [sys.executable, "-P", worker.__file__],
-            Path(scratch),
-            START_SECONDS + seconds * len(COMPONENTS) * len(folders),
-            MEMORY_BYTES,
-            json.dumps(request).encode(),
-        )
-    answers = parse_answers(outcome.stdout, len(folders))
-    if not any(answers):
+    places: Sequence[Place], edition: str, seconds: float = SECONDS, jobs: int = 1
+) -> Iterator[Answers | str]:
+    """For each place what each component gives, or why it is not examined.
+
+    A process examines several; what it did not come to, because one ended it, is run by itself.
+    Raises ValueError if no process can run.
+    """
+    size = max(1, min(PER_PROCESS, -(-len(places) // jobs)))
+    chunks = [places[i : i + size] for i in range(0, len(places), size)]
+    with ThreadPoolExecutor(jobs) as pool:
+        for chunk, answers in zip(
+            chunks, pool.map(lambda c: run_chunk(c, edition, seconds), chunks), strict=True
+        ):
+            for place, answer in zip(chunk, answers, strict=True):
+                if not answer and len(chunk) > 1:
+                    (answer,) = run_chunk([place], edition, seconds)
+                yield answer
+
+
+def run_chunk(places: Sequence[Place], edition: str, seconds: float) -> list[Answers | str]:
+    """The answers from one process, empty where it gave none; why, where it was for one place."""
+    refused: dict[int, str] = {}
+    folders: dict[int, str] = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        scratch = Path(name).resolve()
+        for i, place in enumerate(places):
+            try:
+                home = copy_sources(place, scratch / f"submission{i}")
+                folders[i] = str(home.relative_to(scratch))
+            except (ValueError, OSError) as error:
+                refused[i] = str(error)
+        try:
+            answers = run_worker(scratch, list(folders.values()), edition, seconds)
+        except ValueError as error:
+            answers, refused = {}, refused | {i: str(error) for i in folders}
+    return [refused[i] if i in refused else answers.get(folders[i], {}) for i in range(len(places))]
+
+
+def run_worker(
+    scratch: Path, folders: Sequence[str], edition: str, seconds: float
+) -> dict[str, Answers]:
+    """By folder of `scratch`; a folder of which nothing came is left out.
+
+    Raises ValueError where nothing came of the only one.
+    """
+    if not folders:
+        return {}
+    request: dict[str, Any] = {
+        "folders": folders,
+        "components": COMPONENTS,
+        "settings": asdict(settings_of(edition)),
+        "seconds": seconds,
+        "own": sorted({*MODULES, *GIVEN}),
+    }
+    outcome = run_limited(
+        [sys.executable, "-P", worker.__file__],
+        scratch,
+        START_SECONDS + seconds * len(COMPONENTS) * len(folders),
+        MEMORY_BYTES,
+        json.dumps(request).encode(),
+    )
+    answers = parse_answers(outcome.stdout, folders)
+    if not answers and len(folders) == 1:
         reason = one_line(outcome.stderr.decode(errors="replace")[-MAX_TEXT:])
         raise ValueError(f"the probes could not run: {reason or 'their process was killed'}")
     return answers
 
 
-def parse_answers(stdout: bytes, n_folders: int) -> list[dict[str, Given]]:
+def parse_answers(stdout: bytes, folders: Sequence[str]) -> dict[str, Answers]:
     """What worker.main wrote; lines that it cannot have written are passed over."""
-    answers: list[dict[str, Given]] = [{} for _ in range(n_folders)]
+    answers: dict[str, Answers] = {}
     for line in stdout.splitlines():
         try:
             folder, component, given = json.loads(line)
-            if isinstance(given, dict) and component in COMPONENTS:
-                answers[int(folder)][component] = given
-        except (ValueError, TypeError, IndexError, RecursionError):
+            if isinstance(given, dict) and component in COMPONENTS and folder in folders:
+                answers.setdefault(folder, {})[component] = given
+        except (ValueError, TypeError, RecursionError):
             continue
     return answers

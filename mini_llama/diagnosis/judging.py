@@ -1,87 +1,120 @@
 """From what a student's component gives to what is to be said of it."""
 
-from itertools import islice, permutations
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from config import EDITIONS
-from mini_llama.diagnosis.catalogue import Catalogue, Catalogues
+from mini_llama.diagnosis.catalogue import Catalogue, Catalogues, names_of
 from mini_llama.diagnosis.comparison import (
     DRIFT,
     EXACT,
-    MATCH,
+    HALF,
+    Answer,
+    Array,
     Arrays,
+    Failures,
     Given,
     distance,
     errors,
-    read_arrays,
+    read_answer,
 )
-from mini_llama.diagnosis.findings import Finding
+from mini_llama.diagnosis.findings import PASSES, Finding
+from mini_llama.diagnosis.probes.optimization import COURSE_TEST
 from mini_llama.diagnosis.registry import Mistake
+from mini_llama.diagnosis.remarks import remarks_of
 from mini_llama.submissions.untrusted_text import one_line
 
 MAX_TEXT = 500  # characters of a student's that a line of the report shows
 FEW = 8  # numbers that a line of the report can show
+ATOL, RTOL = 1e-5, 1e-3  # the course's optimizer_test
 
 
 def judge(component: str, given: Given, edition: str, catalogues: Catalogues) -> Finding:
     catalogue = catalogues[component, edition]
-    arrays = read_arrays(given)
-    if arrays is not None and not arrays.keys() <= catalogue.right.keys():
-        arrays = None  # no probe gave that
-    error = None if arrays is None else distance(arrays, catalogue.right)
-    if error is not None and error <= EXACT:
-        return Finding(component, "correct", error=error)
-    if error is not None and error <= DRIFT:
-        detail = f"largest error {error:.1e} of the largest value"
-        return Finding(component, "correct within float drift", detail, error=error)
-    known = known_mistakes(given, arrays, catalogue)
-    if known:
-        verdict, detail = "wrong", "; ".join(mistake.name for mistake in known)
-    else:
-        verdict, detail = failure(given) if arrays is None else unknown(arrays, catalogue)
-    where = given.get("where")
+    answer = read_answer(given)
+    if not answer.measured.keys() <= catalogue.right.measured.keys():
+        answer = Answer()  # no probe gave that
+    error = distance(answer.arrays, catalogue.right.arrays) if answer.arrays else None
+    is_right = error is not None and error <= DRIFT and not answer.failed
+    known = [] if is_right else catalogue.known(answer)
+    remarks = remarks_of(answer, catalogue, known, is_right)
+    if is_right and error is not None:
+        verdict, detail = verdict_of_right(answer, catalogue, error)
+        return Finding(component, verdict, detail, error=error, remarks=remarks)
+    verdict, detail = verdict_of_wrong(given, answer, catalogue, known)
+    where = next((f.get("where") for f in answer.failed.values()), given.get("where"))
     return Finding(
         component,
         verdict,
         detail,
-        mistake=detail if known else None,
+        mistake=names_of(known) or None,
         rule="; ".join(dict.fromkeys(mistake.rule for mistake in known)) or None,
         remedy=" ".join(mistake.advice for mistake in known) or None,
         where=one_line(where[:MAX_TEXT]) if isinstance(where, str) else None,
         error=error,
-        editions=other_editions(component, arrays, edition, catalogues),
+        editions=other_editions(component, answer, edition, catalogues),
+        remarks=remarks,
     )
 
 
+def verdict_of_right(answer: Answer, catalogue: Catalogue, error: float) -> tuple[str, str]:
+    if error <= EXACT:
+        return "correct", ""
+    others = {name: array for name, array in answer.arrays.items() if name != HALF}
+    if distance(others, catalogue.right.arrays) <= EXACT:
+        return "correct within float drift", f"the angles are in float32; {HALF} is rounded twice"
+    return "correct within float drift", f"largest error {error:.1e} of the largest value"
+
+
+def verdict_of_wrong(
+    given: Given, answer: Answer, catalogue: Catalogue, known: Sequence[Mistake]
+) -> tuple[str, str]:
+    if not answer.arrays and not known:
+        return failure(given)
+    sizes = errors(answer.arrays, catalogue.right.arrays)
+    off = {name: size for name, size in sizes.items() if size > DRIFT}
+    right = [name for name in answer.arrays if name not in off]
+    verdict, parts = "wrong", [names_of(known)] if known else []
+    if known and any(not_numbers(answer.arrays[n], catalogue.right.arrays[n]) for n in off):
+        verdict = "NaN"
+    if off and not known:
+        verdict, detail = unknown(answer.arrays, catalogue, off)
+        parts.append(detail)
+    if answer.failed and not known:
+        failed_verdict, detail = failures(answer.failed)
+        verdict = verdict if off else failed_verdict
+        parts.append(detail)
+    if passes_course_test(answer, catalogue):
+        differing = ", ".join(dict.fromkeys([*off, *answer.failed]))
+        what = parts[0].removeprefix(f"{differing}: ")
+        return PASSES, f"differs with {differing}: {what}; right: {', '.join(right)}"
+    if right and (answer.failed or not known):
+        parts.append(f"right: {', '.join(right)}")
+    return verdict, "; ".join(parts)
+
+
+def passes_course_test(answer: Answer, catalogue: Catalogue) -> bool:
+    """By the tolerance of the course's own."""
+    if not answer.course:
+        return False
+    actual, expected = (one.course[COURSE_TEST] for one in (answer, catalogue.right))
+    is_same_shape = actual.shape == expected.shape
+    return is_same_shape and bool(np.allclose(actual, expected, atol=ATOL, rtol=RTOL))
+
+
 def other_editions(
-    component: str, arrays: Arrays | None, edition: str, catalogues: Catalogues
+    component: str, answer: Answer, edition: str, catalogues: Catalogues
 ) -> tuple[str, ...]:
     """Those besides `edition` in which the component is right."""
     return tuple(
         other
         for other in EDITIONS
         if other != edition
-        and arrays is not None
-        and distance(arrays, catalogues[component, other].right) <= DRIFT
+        and answer.arrays
+        and not answer.failed
+        and distance(answer.arrays, catalogues[component, other].right.arrays) <= DRIFT
     )
-
-
-def known_mistakes(given: Given, arrays: Arrays | None, catalogue: Catalogue) -> list[Mistake]:
-    """The mistake that gives the same; else two that do together, each in other outputs."""
-    if arrays is None:
-        same = (m for m, wrong in catalogue.wrong if given.get("error") == wrong.get("error", ""))
-        return list(islice(same, 1))
-    known = [(m, a) for m, wrong in catalogue.wrong if (a := read_arrays(wrong)) is not None]
-    for mistake, expected in known:
-        if distance(arrays, expected) <= MATCH:
-            return [mistake]
-    for (mistake, one), (other, two) in permutations(known, 2):
-        shown = {name for name, size in errors(one, catalogue.right).items() if size > DRIFT}
-        both = two | {name: one[name] for name in shown}
-        if mistake is not other and distance(arrays, both) <= MATCH:
-            return [mistake, other]
-    return []
 
 
 def failure(given: Given) -> tuple[str, str]:
@@ -90,6 +123,7 @@ def failure(given: Given) -> tuple[str, str]:
         ("missing", "missing", "{}"),
         ("unwritten", "not written yet", "it raises NotImplementedError"),
         ("result", "wrong result", "{}"),
+        ("absent", "not examined", "{}"),
         ("error", "exception", "{}"),
         ("timeout", "endless loop", "killed after {} seconds"),
         ("died", "its process died", "{}"),
@@ -99,30 +133,46 @@ def failure(given: Given) -> tuple[str, str]:
     return "no answer", "what its process sent cannot be read"
 
 
-def unknown(arrays: Arrays, catalogue: Catalogue) -> tuple[str, str]:
+def failures(failed: Failures) -> tuple[str, str]:
+    """Verdict of the first, and what each is, with the cases that fail in the same way."""
+    by_failure: dict[tuple[str, str], list[str]] = {}
+    for case, given in failed.items():
+        by_failure.setdefault(failure(given), []).append(one_line(case[:MAX_TEXT]))
+    texts = [
+        detail if verdict == "missing" else f"{', '.join(cases)}: {detail}"
+        for (verdict, detail), cases in by_failure.items()
+    ]
+    return next(iter(by_failure))[0], "; ".join(texts)
+
+
+def unknown(arrays: Arrays, catalogue: Catalogue, off: Mapping[str, float]) -> tuple[str, str]:
     """Verdict and detail of outputs that no known mistake gives."""
-    for name, array in arrays.items():
-        expected = catalogue.right.get(name)
-        if expected is not None and array.shape != expected.shape:
+    right = catalogue.right.arrays
+    for name in off:
+        array, expected = arrays[name], right[name]
+        if array.shape != expected.shape:
             return "wrong shape", f"{name}: got {array.shape}, expected {expected.shape}"
-        if np.isnan(array).any() and not (expected is not None and np.isnan(expected).any()):
+        if not_numbers(array, expected):
             return "NaN", f"{name}: {np.isnan(array).sum()} of {array.size} values"
-    found = {name: size for name, size in errors(arrays, catalogue.right).items() if size > DRIFT}
-    parts = (compared(name, arrays, catalogue.right, size) for name, size in found.items())
+    parts = (compared(name, arrays, right, size) for name, size in off.items())
     detail = f"no known mistake; {'; '.join(parts)}"
     near = sorted(
-        (distance(arrays, its), mistake.name)
-        for mistake, wrong in catalogue.wrong
-        if (its := read_arrays(wrong)) is not None
+        (distance(arrays, other.arrays), names_of(mistakes))
+        for mistakes, other in catalogue.wrong
+        if other.arrays.keys() >= arrays.keys()
     )
-    if near and near[0][0] < max(found.values()):
+    if near and near[0][0] < max(off.values()):
         detail += f"; nearest: {near[0][1]}, {near[0][0]:.2g} away"
     return "wrong", detail
 
 
+def not_numbers(array: Array, expected: Array) -> bool:
+    return bool(np.isnan(array).any() and not np.isnan(expected).any())
+
+
 def compared(name: str, arrays: Arrays, right: Arrays, size: float) -> str:
     """One output against what is right: its numbers if they are few, else the largest error."""
-    if name in right and arrays[name].size <= FEW:
+    if arrays[name].size <= FEW:
         got, expected = (" ".join(f"{x:.4g}" for x in a[name].flat) for a in (arrays, right))
         return f"{name}: got {got}, expected {expected}"
     return f"{name}: largest error {size:.2g} of the largest value"

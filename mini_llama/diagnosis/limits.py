@@ -5,3 +5,5 @@ START_SECONDS = 120.0  # for importing torch on a slow disk
 MEMORY_BYTES = 4 * 2**30
 MAX_SOURCE_BYTES = 2**20  # of one file
 MAX_FILES = 200
+MAX_TOKENIZER_BYTES = 2**21
+MAX_DEPTH = 4  # of folders in which llama.py is looked for

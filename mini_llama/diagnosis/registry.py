@@ -55,6 +55,7 @@ EPSILON = (
     "epsilon sampling: tokens with p < epsilon are dropped, the rest renormalised; if none is "
     "left, the argmax"
 )
+TOP_P = "top-p sampling: the smallest set of the most probable tokens whose sum is at least top_p"
 GREEDY = "sampling: temperature 0 is the argmax over the vocabulary"
 LORA = "LoRA: y = W x + (alpha/rank)·B(A x), A (rank, in) ~ N(0, 0.02), B (out, rank) = 0, W frozen"
 STEP = "AdamW: p -= lr·sqrt(1-β2^t)/(1-β1^t) · m/(sqrt(v)+eps)"
@@ -426,6 +427,307 @@ _MISTAKES = (
         "logits of all positions",
         LAST,
         "Keep the last position only: h[:, [-1], :] in Llama.forward, hidden[:, -1] here.",
+    ),
+    Mistake(
+        "rope",
+        "imaginary taken for real in the second line",
+        SIGNS,
+        "The second line is real·sin + imaginary·cos: its first term has the real part.",
+    ),
+    Mistake(
+        "rope",
+        "real taken for imaginary in the second line",
+        SIGNS,
+        "The second line is real·sin + imaginary·cos: its second term has the imaginary part.",
+    ),
+    Mistake(
+        "rope",
+        "real taken for imaginary in the first line",
+        SIGNS,
+        "The first line is real·cos - imaginary·sin: its second term has the imaginary part.",
+    ),
+    Mistake(
+        "rope",
+        "imaginary taken for real in the first line",
+        SIGNS,
+        "The first line is real·cos - imaginary·sin: its first term has the real part.",
+    ),
+    Mistake(
+        "rope",
+        "wrong sign in the first line",
+        SIGNS,
+        "The first line is real·cos - imaginary·sin: subtract.",
+    ),
+    Mistake(
+        "rope",
+        "wrong sign in the second line",
+        SIGNS,
+        "The second line is real·sin + imaginary·cos: add.",
+    ),
+    Mistake(
+        "rope",
+        "a wrong term in the first line",
+        SIGNS,
+        "Write the first line as real·cos - imaginary·sin.",
+    ),
+    Mistake(
+        "rope",
+        "a wrong term in the second line",
+        SIGNS,
+        "Write the second line as real·sin + imaginary·cos.",
+    ),
+    Mistake(
+        "rope",
+        "real and imaginary part exchanged",
+        SIGNS,
+        "The first line, real·cos - imaginary·sin, belongs to the even features.",
+    ),
+    Mistake("rope", "cos and sin exchanged", SIGNS, "Exchange cos and sin in both lines."),
+    Mistake(
+        "rope",
+        "the key is computed from the query",
+        BOTH,
+        "Rotate the key's own features: one name of the query's stands where the key's belongs.",
+    ),
+    Mistake("rope", "query and key exchanged", BOTH, "Return the query first, then the key."),
+    Mistake(
+        "rope",
+        "theta is ignored",
+        ANGLE,
+        "Use the argument theta as the base of the frequencies, not 10000.",
+    ),
+    Mistake(
+        "rope",
+        "the key takes the query's number of heads",
+        GQA,
+        "Give the key its own shape, key.shape: it may have fewer heads than the query.",
+    ),
+    Mistake(
+        "norm",
+        "statistics over all axes",
+        NORM,
+        "Take mean and variance over the last dimension alone: dim=-1, keepdim=True.",
+    ),
+    Mistake(
+        "attention",
+        "multiplied by the root of d",
+        ATTENTION,
+        "Divide the scores by math.sqrt(head_dim).",
+    ),
+    Mistake(
+        "attention",
+        "no softmax",
+        ATTENTION,
+        "Take the softmax of the scores before they are multiplied by the values.",
+    ),
+    Mistake(
+        "attention",
+        "0 times infinity in the mask",
+        MASK,
+        "Write the mask with masked_fill or torch.where: 0 times infinity is not a number; and "
+        "apply none where attention is bidirectional.",
+    ),
+    Mistake(
+        "attention",
+        "the mask hides the position itself",
+        MASK,
+        "A position sees itself and those before it: mask triu(diagonal=1) only.",
+    ),
+    Mistake(
+        "attention",
+        "dropout before the softmax",
+        ATTENTION,
+        "Apply self.attn_dropout to the probabilities, after the softmax.",
+    ),
+    Mistake(
+        "attention",
+        "dropout on the output as well",
+        ATTENTION,
+        "Apply dropout to the probabilities alone, not to their product with the values.",
+    ),
+    Mistake(
+        "attention",
+        "dropout on the output instead",
+        ATTENTION,
+        "Apply dropout to the probabilities, not to their product with the values.",
+    ),
+    Mistake("feed_forward", "gelu in place of silu", SWIGLU, "silu(x) is x · sigmoid(x): F.silu."),
+    Mistake("feed_forward", "added instead of multiplied", SWIGLU, "Multiply silu(w1 x) by w3 x."),
+    Mistake("layer", "ffn_norm is not used", LAYER, "Feed-forward reads ffn_norm(h), not h."),
+    Mistake(
+        "layer", "attention_norm is not used", LAYER, "Attention reads attention_norm(x), not x."
+    ),
+    Mistake(
+        "layer",
+        "no norm is used",
+        LAYER,
+        "Attention reads attention_norm(x), and feed-forward ffn_norm(h).",
+    ),
+    Mistake(
+        "layer",
+        "the two norms exchanged",
+        LAYER,
+        "attention_norm belongs before attention, ffn_norm before feed-forward.",
+    ),
+    Mistake(
+        "layer",
+        "the norm's gain and bias are skipped",
+        LAYER,
+        "Call the module, self.ffn_norm(h): _norm is what it does before gain and bias.",
+    ),
+    Mistake(
+        "generate",
+        "nothing left: drawn from all tokens",
+        EPSILON,
+        "Where every token is below epsilon, keep the most probable one.",
+    ),
+    Mistake(
+        "generate",
+        "nothing left: drawn evenly",
+        EPSILON,
+        "Where every token is below epsilon, keep the most probable one.",
+    ),
+    Mistake(
+        "generate",
+        "the token that reaches top_p is left out",
+        TOP_P,
+        "Keep a token where the sum of those before it is below top_p.",
+    ),
+    Mistake(
+        "generate",
+        "> against ≥ in top-p",
+        TOP_P,
+        "Keep no token after the one with which the sum equals top_p.",
+    ),
+    Mistake("generate", "sorted the wrong way", TOP_P, "Sort with descending=True."),
+    Mistake(
+        "generate",
+        "ranks taken for token ids",
+        TOP_P,
+        "Bring what was drawn among sorted tokens back: order.gather(-1, drawn).",
+    ),
+    Mistake(
+        "generate",
+        "tokens outside the nucleus are kept",
+        TOP_P,
+        "Set to 0 what lies outside the nucleus, not what lies in it.",
+    ),
+    Mistake("generate", "argmin for argmax", GREEDY, "Take the largest of the logits: argmax."),
+    Mistake(
+        "lora",
+        "B A without the transposes",
+        LORA,
+        "A linear layer computes x Wᵀ: write x @ (B @ A).T, or (x @ A.T) @ B.T. As it is, it runs "
+        "on square layers only.",
+    ),
+    Mistake(
+        "lora",
+        "A x without the transposes",
+        LORA,
+        "The features are x's last dimension: write (x @ A.T) @ B.T.",
+    ),
+    Mistake("lora", "A B instead of B A", LORA, "Write (x @ A.T) @ B.T: A reads, B writes."),
+    Mistake("lora", "W x left out", LORA, "Add the result of the original layer."),
+    Mistake("lora", "the low-rank term is subtracted", LORA, "Add the low-rank term."),
+    Mistake("lora", "rank/alpha instead of alpha/rank", LORA, "Divide alpha by the rank."),
+    Mistake(
+        "lora",
+        "no scaling in merge_lora_weights",
+        LORA,
+        "Multiply B A by alpha / rank where it is merged as well.",
+    ),
+    Mistake(
+        "optimizer",
+        "first moment not corrected",
+        STEP,
+        "The step has 1-β1^t in its denominator, besides sqrt(1-β2^t) in its numerator.",
+    ),
+    Mistake(
+        "optimizer",
+        "the root of 1-β2^t is not taken",
+        STEP,
+        "The step's numerator is sqrt(1-β2^t), not 1-β2^t.",
+    ),
+    Mistake(
+        "optimizer",
+        "correct_bias reversed",
+        STEP,
+        "Correct the bias where correct_bias is on, not where it is off.",
+    ),
+    Mistake(
+        "optimizer",
+        "t does not start at 1",
+        STEP,
+        "Count the step once, before it is used: t is 1 in the first.",
+    ),
+    Mistake(
+        "optimizer",
+        "decay by the corrected step size",
+        DECAY,
+        "The decay has the learning rate itself as its factor, without the bias correction.",
+    ),
+    Mistake(
+        "classifier",
+        "padding tested as id 0",
+        HEAD,
+        "Read hidden[:, -1]: id 0 is a token like others, and not the padding.",
+    ),
+    Mistake(
+        "classifier",
+        "logits taken for hidden states",
+        HEAD,
+        "self.llama returns (logits, hidden_states): read the second.",
+    ),
+    Mistake(
+        "classifier",
+        "max pooling",
+        HEAD,
+        "Read the last column of the hidden states: hidden[:, -1].",
+    ),
+    Mistake(
+        "classifier",
+        "the last token but one",
+        HEAD,
+        "Read the last column of the hidden states: hidden[:, -1].",
+    ),
+    Mistake(
+        "classifier",
+        "log-softmax over the batch",
+        HEAD,
+        "Take it over the labels: F.log_softmax(logits, dim=-1).",
+    ),
+    Mistake(
+        "classifier",
+        "log-softmax twice over",
+        HEAD,
+        "Give log_softmax the logits, not their softmax.",
+    ),
+    Mistake(
+        "classifier",
+        "logits without a dimension of positions",
+        LAST,
+        "Keep the dimension: h[:, [-1], :], with a list.",
+    ),
+    Mistake(
+        "classifier", "logits of the first position", LAST, "Keep the last position: h[:, [-1], :]."
+    ),
+    Mistake(
+        "classifier",
+        "final norm left out of Llama.forward",
+        NETWORK,
+        "Apply self.norm after the layers.",
+    ),
+    Mistake(
+        "classifier",
+        "hidden states before the final norm",
+        NETWORK,
+        "Return the hidden states after self.norm.",
+    ),
+    Mistake(
+        "classifier",
+        "padding is looked for",
+        HEAD,
+        "Read hidden[:, -1], as the assignment's classifier does.",
     ),
 )
 MISTAKES = {mistake.id: mistake for mistake in _MISTAKES}

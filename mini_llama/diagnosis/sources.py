@@ -1,61 +1,133 @@
-"""The part of a student's folder that is run: the course's modules, and what they import of it."""
+"""The part of a submission that is run: the course's modules, and what they import of it."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
-from mini_llama.diagnosis.limits import MAX_FILES, MAX_SOURCE_BYTES
+from mini_llama.diagnosis.limits import MAX_FILES, MAX_SOURCE_BYTES, MAX_TOKENIZER_BYTES
+from mini_llama.diagnosis.places import MODULES, Place, course_folders
+from mini_llama.places import DATA
+from mini_llama.submissions.archive import has_errors, read_submission
 from mini_llama.submissions.imports import follow_imports, paths_of
 
-MODULES = ("config", "llama", "rope", "lora", "optimizer", "classifier")  # what the probes import
+GIVEN = ("base_llama", "config", "tokenizer", "utils")  # the course gives them to every student
+OUR_GIVEN = Path(__file__).resolve().with_name("given")
+TOKENIZER = "tokenizer.model"
+OUR_TOKENIZER = DATA / "demo" / "demo.model"
 
 Files = dict[str, bytes]  # content by name, "package/module.py"
+Read = Callable[[str], bytes | None]  # None where there is no such file
 
 
-def copy_sources(folder: Path, target: Path) -> None:
-    """Copy what is run into the new folder `target`.
+def copy_sources(place: Place, target: Path) -> Path:
+    """Copy what is run into the new folder `target`; the folder of it that llama.py is in.
 
-    Raises ValueError if there are no Python files, or too many or too large ones.
+    Of the course's given files those that are not there are ours. Raises ValueError if there are
+    no Python files, too many or too large ones, or the zip cannot be read.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: name the one that llama.py is in")
-    files = collect_sources(folder)
+    files, inner = collect_zip(place) if place.is_zip else collect_folder(place)
     if not files:
-        raise ValueError(f"{folder} holds no Python files: name the folder that llama.py is in")
+        raise ValueError(f"{place.path} holds no Python files: name the folder that llama.py is in")
     target.mkdir()
     for name, content in files.items():
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
+    home = target / inner
+    for module in GIVEN:
+        if not any((home / path).exists() for path in paths_of(module)):
+            (home / f"{module}.py").write_bytes((OUR_GIVEN / f"{module}.py").read_bytes())
+    if not (home / TOKENIZER).exists():
+        (home / TOKENIZER).write_bytes(OUR_TOKENIZER.read_bytes())
+    return home
 
 
-def collect_sources(folder: Path) -> Files:
-    """The course's modules and what they import; and, up to MAX_FILES, the other Python files that
-    lie beside them, for an import by a computed name. Raises ValueError as copy_sources does.
+def collect_folder(place: Place) -> tuple[Files, str]:
+    folder = place.path
+    files = collect_sources(reader(folder), str(folder), beside(folder / place.inner), place.inner)
+    model = folder / place.inner / TOKENIZER
+    if files and is_own_file(model, folder) and model.stat().st_size <= MAX_TOKENIZER_BYTES:
+        files[str(PurePosixPath(place.inner, TOKENIZER))] = model.read_bytes()
+    return files, place.inner
+
+
+def collect_zip(place: Place) -> tuple[Files, str]:
+    """Raises ValueError for a zip with errors that make its files uncertain."""
+    submission = read_submission(place.path)
+    fatal = [problem for problem in submission.problems if problem.is_fatal]
+    if fatal and has_errors(fatal):
+        raise ValueError(f"{place.path.name}: {fatal[0].message}")
+    inner = next(iter(course_folders(n for n in submission.names if n.endswith(".py"))), "")
+    names = [
+        PurePosixPath(name).name
+        for name in submission.files
+        if name.endswith(".py") and PurePosixPath(name).parent == PurePosixPath(inner)
+    ]
+    files = collect_sources(zip_reader(submission.files), place.path.name, names, inner)
+    return files, inner
+
+
+def collect_sources(read: Read, what: str, others: Iterable[str], inner: str = "") -> Files:
+    """The course's modules of the folder `inner` and what they import, from there and from the top;
+    and, up to MAX_FILES, the `others` that lie beside them, for an import by a computed name.
+
+    Raises ValueError as copy_sources does.
     """
     files: Files = {}
-    follow_imports([path for module in MODULES for path in paths_of(module)], reader(folder, files))
-    for path in sorted(folder.glob("*.py")):
-        is_small = is_own_file(path, folder) and path.stat().st_size <= MAX_SOURCE_BYTES
-        if is_small and len(files) < MAX_FILES:
-            files.setdefault(path.name, path.read_bytes())
+
+    def keep(name: str) -> bytes | None:
+        content = read(name)
+        if content is not None:
+            if len(files) == MAX_FILES and name not in files:
+                many = f"{what}: its modules import more than {MAX_FILES} Python files of it"
+                raise ValueError(f"{many}: at most {MAX_FILES} are run")
+            files[name] = content
+        return content
+
+    prefix = f"{inner}/" if inner else ""
+    start = [path for module in (*MODULES, *GIVEN) for path in paths_of(module)]
+    follow_imports(start, lambda name: keep(prefix + name))
+    if inner:
+        follow_imports([prefix + name for name in start], keep)
+    for name in others:
+        if len(files) < MAX_FILES and (prefix + name) not in files:
+            content = read_small(read, prefix + name)
+            if content is not None:
+                files[prefix + name] = content
     return files
 
 
-def reader(folder: Path, files: Files) -> Callable[[str], bytes | None]:
-    """What reads a file of the folder, None if it is not there, and keeps it in `files`."""
+def read_small(read: Read, name: str) -> bytes | None:
+    try:
+        return read(name)
+    except ValueError:  # too large, and nobody is known to import it
+        return None
+
+
+def beside(folder: Path) -> list[str]:
+    return [path.name for path in sorted(folder.glob("*.py"))]
+
+
+def reader(folder: Path) -> Read:
+    """What reads a file of the folder. It raises ValueError for one that is too large."""
 
     def read(name: str) -> bytes | None:
         path = folder / name
         if not is_own_file(path, folder):
             return None
-        if len(files) == MAX_FILES and name not in files:
-            what = f"{folder}: its modules import more than {MAX_FILES} Python files of it"
-            raise ValueError(f"{what}: at most {MAX_FILES} are run")
         if path.stat().st_size > MAX_SOURCE_BYTES:
             raise ValueError(f"{path} is larger than {MAX_SOURCE_BYTES} bytes: it is no source")
-        files[name] = path.read_bytes()
-        return files[name]
+        return path.read_bytes()
+
+    return read
+
+
+def zip_reader(files: Mapping[str, bytes]) -> Read:
+    def read(name: str) -> bytes | None:
+        content = files.get(name)
+        if content is not None and len(content) > MAX_SOURCE_BYTES:
+            raise ValueError(f"{name} is larger than {MAX_SOURCE_BYTES} bytes: it is no source")
+        return content
 
     return read
 

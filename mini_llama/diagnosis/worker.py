@@ -1,12 +1,12 @@
 """The limited side of diagnose.py: a student's modules are imported and examined here.
 
 The request comes on standard input; for each component of each folder a line of JSON goes to
-standard output. It is run as a script and imports nothing of the project: `llama` or `config` must
-mean the modules that are examined.
+standard output. It is run as a script and imports nothing of the project but the probes: `llama` or
+`config` must mean the modules that are examined.
 """
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import select
@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,14 +25,19 @@ MAX_ANSWER = 2**22  # bytes that one component may send
 Examine = Callable[[str], dict[str, Any]]  # a component's name → what probes.examine gives
 
 
-def load_probes() -> ModuleType:
-    """probes.py, which stands beside this file, by its place: no name for it is importable."""
-    path = Path(__file__).with_name("probes.py")
-    spec = importlib.util.spec_from_file_location("mini_llama_probes", path)
-    assert spec is not None and spec.loader is not None
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_probes() -> tuple[Callable[..., dict[str, Any]], type, Callable[..., object]]:
+    """examine, Settings and allow_absent, from the project, which is then forgotten: `llama` and
+    `mini_llama` are names of what is examined.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    sys.path.insert(0, root)
+    examining = importlib.import_module("mini_llama.diagnosis.probes.examine")
+    common = importlib.import_module("mini_llama.diagnosis.probes.common")
+    absent = importlib.import_module("mini_llama.diagnosis.absent_packages")
+    sys.path.remove(root)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mini_llama"]:
+        del sys.modules[name]
+    return examining.examine, common.Settings, absent.allow_absent
 
 
 def answer(
@@ -63,7 +67,12 @@ def answer(
 
 
 def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int, int]:
-    """The process that examines, and the pipe on which it writes a line for each component."""
+    """The process that examines, and the pipe on which it writes a line for each component.
+
+    It imports from the folder, and from those above it up to the working directory, by which
+    modules that form a package name each other.
+    """
+    top = Path.cwd().parent
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -73,6 +82,7 @@ def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int
     os.closerange(writing + 1, writing + 100)
     os.chdir(folder)
     sys.path.insert(0, os.getcwd())
+    sys.path += [str(above) for above in Path(os.getcwd()).parents if top in above.parents]
     for component in components:
         text = json.dumps(examine(component)) + "\n"
         with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(writing), "w") as pipe:
@@ -110,13 +120,14 @@ def json_of(line: bytes) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Request: {"folders", "components", "settings", "seconds"}; folders are below this one.
+    """Request: {"folders", "components", "settings", "seconds", "own"}; folders are below this
+    one, and `own` are the modules for which nothing ever stands in.
 
     A line for each component of each folder: [folder, component, what examine gave].
     """
     request = json.load(sys.stdin)
-    probes = load_probes()
-    settings = probes.Settings(**request["settings"])
+    examine_with, make_settings, allow_absent = load_probes()
+    settings = make_settings(**request["settings"])
     # What the examined modules print goes nowhere, and cannot be taken for an answer.
     channel = os.fdopen(os.dup(1), "w")
     silence = os.open(os.devnull, os.O_RDWR)
@@ -127,8 +138,10 @@ def main() -> None:
     # The first optimizer makes torch import its compiler: here, and not again in every process.
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
 
+    allow_absent(Path.cwd(), request["own"])
+
     def examine(component: str) -> dict[str, Any]:
-        return probes.examine(component, settings)
+        return examine_with(component, settings)
 
     for folder in request["folders"]:
         answers = answer(folder, request["components"], examine, request["seconds"])

@@ -1,7 +1,26 @@
 """A student's folder in the course's own form, written without a look at our modules: test data."""
 
+import json
+import os
 
-class LlamaConfig:
+from utils import CONFIG_NAME, cached_path, is_remote_url
+
+
+class PretrainedConfig(object):
+    def __init__(self, **kwargs):
+        self.num_labels = kwargs.pop("num_labels", 2)
+        self.pad_token_id = kwargs.pop("pad_token_id", None)
+        for key, value in kwargs.items():
+            setattr(self, key, value)
+
+    @classmethod
+    def from_pretrained(cls, name, **kwargs):
+        place = name if is_remote_url(name) else os.path.join(name, CONFIG_NAME)
+        with open(cached_path(place), encoding="utf-8") as file:
+            return cls(**json.load(file), **kwargs)
+
+
+class LlamaConfig(PretrainedConfig):
     def __init__(
         self,
         vocab_size=32000,
@@ -16,6 +35,7 @@ class LlamaConfig:
         hidden_dim=None,
         **others,
     ):
+        super().__init__(**others)
         self.vocab_size = vocab_size
         self.dim = dim
         self.dropout = dropout
@@ -26,5 +46,3 @@ class LlamaConfig:
         self.layer_norm_eps = layer_norm_eps
         self.multiple_of = multiple_of
         self.hidden_dim = hidden_dim
-        for name, value in others.items():
-            setattr(self, name, value)

@@ -3,8 +3,9 @@ import math
 import torch
 from torch import nn
 
-from config import LlamaConfig
+from base_llama import LlamaConfig, LlamaPreTrainedModel
 from rope import apply_rotary_emb
+from utils import *
 
 
 class LayerNorm(nn.Module):
@@ -87,10 +88,9 @@ class LlamaLayer(nn.Module):
         return x + self.feed_forward(self.ffn_norm(x))
 
 
-class Llama(nn.Module):
+class Llama(LlamaPreTrainedModel):
     def __init__(self, config):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList([LlamaLayer(i, config) for i in range(config.n_layers)])

@@ -8,21 +8,24 @@ import torch
 import torch.nn.functional as F
 
 from llama import Attention
-from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 
 
 def attended(
     scale: Callable[[int], float] = math.sqrt,
-    dim: int = -1,
+    dim: int | None = -1,
     is_causal: bool | None = None,
-    masks_late: bool = False,
-    drops: str = "probabilities",
+    mask: str = "before",
+    drops: tuple[str, ...] = ("probabilities",),
     is_tiled: bool = False,
 ) -> Variant:
-    """softmax(Q Kᵀ / scale(D)) V, by default as it should be; `drops` names what dropout is of."""
+    """softmax(Q Kᵀ / scale(D)) V, by default as it should be; `drops` names what dropout is of,
+    and `mask` where it is applied: before the softmax, after it, as a product with infinity, or
+    before it with the diagonal ("shifted").
+    """
 
     def scores_of(
-        self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: object = None
+        self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: object = None
     ) -> torch.Tensor:
         repeats = query.shape[1] // key.shape[1]
         if is_tiled:
@@ -30,20 +33,24 @@ def attended(
         else:
             key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
         scores = query @ key.transpose(-2, -1) / scale(query.shape[-1])  # (B, H, T, T)
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-        causal = self.is_causal if is_causal is None else is_causal
-        if causal and not masks_late:
+        late = 1 if mask == "after" else 0
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(-(mask == "shifted"))
+        causal = mask != "before" or (self.is_causal if is_causal is None else is_causal)
+        if mask == "product":
+            scores = scores + (~seen).float() * -math.inf
+        elif causal and not late:
             scores = scores.masked_fill(~seen, -math.inf)
-        if drops == "scores":
-            scores = F.dropout(scores, self.dropout, self.training)
-        probabilities = scores.softmax(dim)
-        if masks_late:
-            probabilities = probabilities * seen
-        if drops == "probabilities":
-            probabilities = F.dropout(probabilities, self.dropout, self.training)
-        return probabilities @ value
+        scores = drop(self, scores, "scores" in drops)
+        probabilities = scores.softmax(dim) if dim is not None else scores
+        probabilities = probabilities * seen if late else probabilities
+        mixed = drop(self, probabilities, "probabilities" in drops) @ value
+        return drop(self, mixed, "output" in drops)
 
     return (Replacement(Attention, "compute_query_key_value_scores", scores_of),)
+
+
+def drop(attention: Any, x: torch.Tensor, drops: bool) -> torch.Tensor:
+    return F.dropout(x, attention.dropout, attention.training) if drops else x
 
 
 def forward_without_rope(self: Any, x: torch.Tensor, *_: object) -> torch.Tensor:
@@ -53,14 +60,28 @@ def forward_without_rope(self: Any, x: torch.Tensor, *_: object) -> torch.Tensor
     return self.compute_output(mixed.transpose(1, 2).flatten(2))
 
 
+FAMILY = Family(
+    attended,
+    {
+        "no scale": ({"scale": lambda dim: 1},),
+        "scaled by d": ({"scale": lambda dim: dim},),
+        "multiplied by the root of d": ({"scale": lambda dim: dim**-0.5},),
+        "scaled by the root of dim": ({"scale": lambda dim: math.sqrt(32)},),
+        "softmax on the wrong axis": ({"dim": -2}, {"dim": 1}, {"dim": 0}),
+        "no softmax": ({"dim": None},),
+        "causal where the edition is not": ({"is_causal": True},),
+        "not causal where the edition is": ({"is_causal": False},),
+        "mask after softmax": ({"mask": "after"},),
+        "0 times infinity in the mask": ({"mask": "product"},),
+        "the mask hides the position itself": ({"mask": "shifted"},),
+        "no dropout": ({"drops": ()},),
+        "dropout before the softmax": ({"drops": ("scores",)},),
+        "dropout on the output as well": ({"drops": ("probabilities", "output")},),
+        "dropout on the output instead": ({"drops": ("output",)},),
+        "GQA heads tiled instead of repeated": ({"is_tiled": True},),
+    },
+)
 VARIANTS: Variants = {
-    "no scale": (attended(scale=lambda dim: 1),),
-    "scaled by d": (attended(scale=lambda dim: dim),),
-    "softmax on the wrong axis": (attended(dim=-2), attended(dim=1), attended(dim=0)),
-    "causal where the edition is not": (attended(is_causal=True),),
-    "not causal where the edition is": (attended(is_causal=False),),
-    "mask after softmax": (attended(masks_late=True),),
-    "no dropout": (attended(drops=""), attended(drops="scores")),
-    "GQA heads tiled instead of repeated": (attended(is_tiled=True),),
+    **FAMILY.variants,
     "RoPE is not applied": ((Replacement(Attention, "forward", forward_without_rope),),),
 }

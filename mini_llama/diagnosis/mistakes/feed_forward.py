@@ -21,4 +21,11 @@ def gated(formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Vari
 VARIANTS: Variants = {
     "w1 and w3 swapped": (gated(lambda one, three: F.silu(three) * one),),
     "sigmoid in place of silu": (gated(lambda one, three: one.sigmoid() * three),),
+    "silu left out": (gated(lambda one, three: one * three),),
+    "relu in place of silu": (gated(lambda one, three: F.relu(one) * three),),
+    "gelu in place of silu": (
+        gated(lambda one, three: F.gelu(one) * three),
+        gated(lambda one, three: F.gelu(one, approximate="tanh") * three),
+    ),
+    "added instead of multiplied": (gated(lambda one, three: F.silu(one) + three),),
 }

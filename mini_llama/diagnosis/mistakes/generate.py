@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 from mini_llama.inference import sampling
-from mini_llama.inference.sampling import Sampler, epsilon_filter, logits_to_probs, top_p_filter
+from mini_llama.inference.sampling import Sampler, top_p_filter
 
 
 def probabilities(function: Callable[..., torch.Tensor]) -> Variant:
@@ -22,11 +22,17 @@ def keep(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
     return top_p_filter(probs, top_p) if top_p < 1 else probs
 
 
-def tempered(rule: Callable[[torch.Tensor, float], torch.Tensor]) -> Variant:
-    """The right rule is logits / temperature."""
+Rule = Callable[..., torch.Tensor]
+
+
+def sampled(
+    heat: Rule = lambda logits, temperature: logits / temperature,
+    choose: Rule = keep,
+) -> Variant:
+    """Probabilities, by default as they should be: `heat` logits, softmax, `choose` tokens."""
 
     def probs(logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1) -> Any:
-        return keep(rule(logits, temperature).softmax(-1), epsilon, top_p)
+        return choose(heat(logits, temperature).softmax(-1), epsilon, top_p)
 
     return probabilities(probs)
 
@@ -35,37 +41,56 @@ def filtered_first(logits: Any, temperature: float, epsilon: float = 0, top_p: f
     return keep(logits.softmax(-1), epsilon, top_p).log().div(temperature).softmax(-1)
 
 
-def not_filtered(logits: Any, temperature: float, *_: object, **__: object) -> torch.Tensor:
-    return logits_to_probs(logits, temperature)
+def not_renormalised(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
+    return torch.where(keep(probs, epsilon, top_p) > 0, probs, 0.0)
 
 
-def not_renormalised(if_none_left: float) -> Variant:
-    """`if_none_left` is what the most probable token then gets, as a share of 1."""
-
-    def probs_of(logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1) -> Any:
-        probs = (logits / temperature).softmax(-1)
-        kept = torch.where(keep(probs, epsilon, top_p) > 0, probs, 0.0)
-        return torch.where(kept < epsilon, kept.sign() * if_none_left, kept)
-
-    return probabilities(probs_of)
-
-
-def filtered(function: Callable[[torch.Tensor, float], torch.Tensor]) -> Variant:
-    return (Replacement(sampling, "epsilon_filter", function),)
-
-
-def kept_where(keeps: Callable[..., torch.Tensor]) -> Variant:
+def kept_where(keeps: Rule) -> Rule:
     """Where nothing is left, the quotient is not a number."""
 
-    def filter_probs(probs: torch.Tensor, epsilon: float) -> torch.Tensor:
-        kept = torch.where(keeps(probs, epsilon), probs, 0.0)
-        return kept / kept.sum(-1, keepdim=True)
+    def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
+        kept = torch.where(keeps(probs, epsilon), probs, 0.0) if epsilon > 0 else probs
+        return keep(kept / kept.sum(-1, keepdim=True), 0.0, top_p)
 
-    return filtered(filter_probs)
+    return choose
 
 
-def drop_at_epsilon(probs: torch.Tensor, epsilon: float) -> torch.Tensor:
-    return epsilon_filter(probs, epsilon * (1 + 1e-6))
+def or_else(instead: Callable[[torch.Tensor], torch.Tensor]) -> Rule:
+    """Where nothing is left, other probabilities."""
+
+    def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
+        none_left = (probs < epsilon).all(-1, keepdim=True)
+        chosen = keep(probs, epsilon, top_p)
+        return torch.where(none_left, instead(probs), chosen) if epsilon > 0 else chosen
+
+    return choose
+
+
+def drop_at_epsilon(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
+    return keep(probs, epsilon * (1 + 1e-6), top_p)
+
+
+def nucleus(
+    keeps: Callable[..., torch.Tensor], descending: bool = True, maps_back: bool = True
+) -> Rule:
+    """Top-p by a rule of the sums before and after each token, in an order."""
+
+    def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
+        probs = keep(probs, epsilon, 1.0)
+        if top_p >= 1:
+            return probs
+        values, order = probs.sort(dim=-1, descending=descending)
+        after = values.cumsum(-1)
+        kept = torch.where(keeps(after - values, after, top_p), values, 0.0)
+        kept = kept / kept.sum(-1, keepdim=True)
+        return kept.scatter(-1, order, kept) if maps_back else kept
+
+    return choose
+
+
+def or_first(keeps: torch.Tensor) -> torch.Tensor:
+    """The most probable token is kept in any case."""
+    return keeps | (torch.arange(keeps.shape[-1]) == 0)
 
 
 def greedy(pick: Callable[[torch.Tensor], torch.Tensor]) -> Variant:
@@ -82,17 +107,48 @@ def draw_among_best(logits: torch.Tensor) -> torch.Tensor:
     return (logits == logits.amax(-1, keepdim=True)).float().multinomial(1)
 
 
+FAMILY = Family(
+    sampled,
+    {
+        "multiplied by temperature": ({"heat": lambda logits, temperature: logits * temperature},),
+        "temperature ignored": ({"heat": lambda logits, temperature: logits},),
+        "no filter": ({"choose": lambda probs, epsilon, top_p: probs},),
+        "no renormalisation": ({"choose": not_renormalised},),
+        "> against ≥": ({"choose": drop_at_epsilon}, {"choose": kept_where(torch.gt)}),
+        "nothing left is not handled": ({"choose": kept_where(torch.ge)},),
+        "nothing left: drawn from all tokens": ({"choose": or_else(lambda probs: probs)},),
+        "nothing left: drawn evenly": (
+            {"choose": or_else(lambda probs: torch.full_like(probs, 1 / probs.shape[-1]))},
+        ),
+        "the token that reaches top_p is left out": (
+            {"choose": nucleus(lambda before, after, p: or_first(after < p))},
+            {"choose": nucleus(lambda before, after, p: or_first(after <= p))},
+            {"choose": nucleus(lambda before, after, p: after < p)},
+            {"choose": nucleus(lambda before, after, p: after <= p)},
+        ),
+        "> against ≥ in top-p": ({"choose": nucleus(lambda before, after, p: before <= p)},),
+        "sorted the wrong way": (
+            {"choose": nucleus(lambda before, after, p: before < p, descending=False)},
+            {"choose": nucleus(lambda before, after, p: or_first(after <= p), descending=False)},
+            {"choose": nucleus(lambda before, after, p: after < p, descending=False)},
+        ),
+        "ranks taken for token ids": (
+            {"choose": nucleus(lambda before, after, p: before < p, maps_back=False)},
+            {"choose": nucleus(lambda before, after, p: or_first(after < p), maps_back=False)},
+        ),
+        "tokens outside the nucleus are kept": (
+            {"choose": nucleus(lambda before, after, p: before >= p)},
+            {"choose": nucleus(lambda before, after, p: after > p)},
+        ),
+    },
+)
 VARIANTS: Variants = {
-    "multiplied by temperature": (tempered(lambda logits, temperature: logits * temperature),),
-    "temperature ignored": (tempered(lambda logits, temperature: logits),),
+    **FAMILY.variants,
     "epsilon before temperature": (probabilities(filtered_first),),
-    "no filter": (probabilities(not_filtered),),
-    "no renormalisation": (not_renormalised(1.0), not_renormalised(0.0)),
-    "> against ≥": (filtered(drop_at_epsilon), kept_where(torch.gt)),
-    "nothing left is not handled": (kept_where(torch.ge),),
     "argmax of the wrong axis": (
         greedy(lambda logits: logits.argmax(dim=0)[:, None]),
         greedy(lambda logits: logits.argmax(dim=0, keepdim=True)),
     ),
+    "argmin for argmax": (greedy(lambda logits: logits.argmin(dim=-1, keepdim=True)),),
     "sampling ties": (greedy(draw_among_best),),
 }

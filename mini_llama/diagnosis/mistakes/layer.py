@@ -43,6 +43,25 @@ VARIANTS: Variants = {
     "residual from the layer's input twice": (
         block(lambda x, a, f, an, fn: x + f(fn(x + a(an(x))))),
     ),
+    "ffn_norm is not used": (
+        block(lambda x, a, f, an, fn: (h := x + a(an(x))) + f(h)),
+        block(lambda x, a, f, an, fn: (h := x + a(an(x))) + f(an(h))),
+    ),
+    "attention_norm is not used": (
+        block(lambda x, a, f, an, fn: (h := x + a(x)) + f(fn(h))),
+        block(lambda x, a, f, an, fn: (h := x + a(fn(x))) + f(fn(h))),
+    ),
+    "no norm is used": (block(lambda x, a, f, an, fn: (h := x + a(x)) + f(h)),),
+    "the two norms exchanged": (block(lambda x, a, f, an, fn: (h := x + a(fn(x))) + f(an(h))),),
+    "the norm's gain and bias are skipped": (
+        block(lambda x, a, f, an, fn: (h := x + a(an._norm(x))) + f(fn(h))),
+        block(lambda x, a, f, an, fn: (h := x + a(an(x))) + f(fn._norm(h))),
+        block(lambda x, a, f, an, fn: (h := x + a(an._norm(x))) + f(fn._norm(h))),
+    ),
+    "half of the layer left out": (
+        block(lambda x, a, f, an, fn: x + a(an(x))),
+        block(lambda x, a, f, an, fn: x + f(fn(x))),
+    ),
     "ffn_norm on the wrong tensor": (
         block(lambda x, a, f, an, fn: x + a(an(x)) + f(fn(x))),
         block(lambda x, a, f, an, fn: x + a(an(x)) + f(fn(a(an(x))))),

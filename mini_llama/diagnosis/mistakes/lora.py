@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lora import INIT_STD, LoRALayer
-from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 
 
 def changed(change: Callable[[Any], object]) -> Variant:
@@ -43,7 +43,51 @@ def swapped_merged_weight(self: Any) -> torch.Tensor:
     return self.original_layer.weight + self.scaling * (self.lora_A @ self.lora_B)
 
 
+def low_rank(
+    update: Callable[[torch.Tensor, Any], torch.Tensor] = lambda x, layer: (
+        x @ layer.lora_A.T @ layer.lora_B.T
+    ),
+    scale: Callable[[Any], float] = lambda layer: layer.scaling,
+    base: Callable[..., torch.Tensor] = lambda x, layer: layer.original_layer(x),
+) -> Variant:
+    """forward, by default as it should be: base + scale · update."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return base(x, self) + scale(self) * update(x, self)
+
+    return (Replacement(LoRALayer, "forward", forward),)
+
+
+FAMILY = Family(
+    low_rank,
+    {
+        "no scaling": ({"scale": lambda layer: 1.0},),
+        "alpha instead of alpha/rank": ({"scale": lambda layer: layer.alpha},),
+        "rank/alpha instead of alpha/rank": ({"scale": lambda layer: layer.rank / layer.alpha},),
+        "B A without the transposes": (
+            {"update": lambda x, layer: x @ (layer.lora_B @ layer.lora_A)},
+        ),
+        "A x without the transposes": (
+            {"update": lambda x, layer: layer.lora_B @ (layer.lora_A @ x)},
+            {"update": lambda x, layer: x @ layer.lora_A @ layer.lora_B},
+        ),
+        "A B instead of B A": ({"update": lambda x, layer: x @ (layer.lora_A @ layer.lora_B)},),
+        "W x left out": ({"base": lambda x, layer: torch.zeros(())},),
+        "the low-rank term is subtracted": ({"scale": lambda layer: -layer.scaling},),
+    },
+)
+
+
+def scaled_merge(scale: Callable[[Any], float]) -> Variant:
+    def merged_weight(self: Any) -> torch.Tensor:
+        return self.original_layer.weight + scale(self) * (self.lora_B @ self.lora_A)
+
+    return (Replacement(LoRALayer, "merged_weight", merged_weight),)
+
+
 VARIANTS: Variants = {
+    **FAMILY.variants,
+    "no scaling in merge_lora_weights": (scaled_merge(lambda layer: 1.0),),
     "no scaling": scaled(lambda layer: 1.0),
     "alpha instead of alpha/rank": scaled(lambda layer: layer.alpha),
     "A and B swapped": (

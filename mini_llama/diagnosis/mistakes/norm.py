@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 import llama
-from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 
 
 def normed(
@@ -14,7 +14,7 @@ def normed(
     eps: str = "inside",
     gain: bool = True,
     bias: bool = True,
-    dim: int = -1,
+    dim: int | tuple[int, ...] = -1,
 ) -> Variant:
     """Both norms, by default as they should be: the mean is subtracted where there is a bias,
     unless `is_centred` says otherwise; `eps` stands "inside" the root, "outside" or nowhere ("").
@@ -24,7 +24,8 @@ def normed(
         subtracts = hasattr(self, "bias") if is_centred is None else is_centred
         if subtracts:
             x = x - x.mean(dim, keepdim=True)
-        square = x.square().sum(dim, keepdim=True) / (x.shape[dim] - correction)
+        summed = x.square().sum(dim, keepdim=True)
+        square = summed / (x.numel() // summed.numel() - correction)
         inside, outside = {"inside": (self.eps, 0), "outside": (0, self.eps), "": (0, 0)}[eps]
         x = x / ((square + inside).sqrt() + outside)
         x = x * self.weight if gain else x
@@ -36,12 +37,23 @@ def normed(
     )
 
 
+FAMILY = Family(
+    normed,
+    {
+        "unbiased variance": ({"correction": 1},),
+        "eps outside the root": ({"eps": "outside"},),
+        "eps left out": ({"eps": ""},),
+        "no gain": ({"gain": False},),
+        "no bias": ({"bias": False},),
+        "RMSNorm in place of LayerNorm": ({"is_centred": False},),
+        "LayerNorm in place of RMSNorm": ({"is_centred": True},),
+        "wrong axis": ({"dim": -2}, {"dim": 0}),
+        "statistics over all axes": ({"dim": (0, 1, 2)}, {"dim": (1, 2)}, {"dim": (0, 1)}),
+    },
+    most=3,
+)
 VARIANTS: Variants = {
-    "unbiased variance": (normed(correction=1),),
-    "eps outside the root": (normed(eps="outside"),),
-    "eps left out": (normed(eps=""),),
-    "no gain": (normed(gain=False),),
-    "no bias": (normed(bias=False),),
+    **FAMILY.variants,
     "RMSNorm in place of LayerNorm": (
         (Replacement(llama, "LayerNorm", llama.RMSNorm),),
         normed(is_centred=False),
@@ -50,5 +62,4 @@ VARIANTS: Variants = {
         (Replacement(llama, "RMSNorm", llama.LayerNorm),),
         normed(is_centred=True),
     ),
-    "wrong axis": (normed(dim=-2), normed(dim=0)),
 }

@@ -1,6 +1,6 @@
 """A mistake is made in our own modules by putting other functions in the place of theirs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -32,3 +32,20 @@ def made(variant: Variant) -> Iterator[None]:
     finally:
         for owner, name, original in reversed(originals):
             setattr(owner, name, original)
+
+
+class Family(NamedTuple):
+    """Mistakes of one formula: `make` writes it out, by default as it should be, and `options` are
+    the arguments of each mistake, by its name. `most`: how many are made together.
+    """
+
+    make: Callable[..., Variant]
+    options: Mapping[str, tuple[Mapping[str, Any], ...]]
+    most: int = 2
+
+    @property
+    def variants(self) -> Variants:
+        """Each mistake by itself."""
+        return {
+            name: tuple(self.make(**form) for form in forms) for name, forms in self.options.items()
+        }

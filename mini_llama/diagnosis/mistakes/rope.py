@@ -1,12 +1,12 @@
 """Mistakes in RoPE."""
 
 from collections.abc import Callable
-from typing import Any
+from itertools import combinations_with_replacement
 
 import torch
 
 import rope
-from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Variants
+from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 from rope import apply_rotary_emb, rotate
 
 
@@ -19,6 +19,39 @@ def rotate_in_own_type(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) ->
     cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def angles_in_own_type(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """What positions times frequencies of few bits give."""
+    dim, positions = x.shape[-1], torch.arange(x.shape[1], dtype=x.dtype)
+    frequencies = (10000.0 ** (-torch.arange(0, dim, 2).float() / dim)).to(x.dtype)
+    angles = positions[:, None] * frequencies
+    return rotate_in_own_type(x, angles.cos(), angles.sin())
+
+
+Terms = tuple[tuple[int, str, str], tuple[int, str, str]]  # sign, feature, function; twice
+FIRST: Terms = ((1, "even", "cos"), (-1, "odd", "sin"))
+SECOND: Terms = ((1, "even", "sin"), (1, "odd", "cos"))
+
+
+def lines(first: Terms = FIRST, second: Terms = SECOND) -> Variant:
+    """The two lines of the rotation, by default as they should be."""
+
+    def rotate_by_lines(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        values = {"even": even, "odd": odd, "cos": cos.unsqueeze(1), "sin": sin.unsqueeze(1)}
+        out = (sum(s * values[f] * values[g] for s, f, g in line) for line in (first, second))
+        return torch.stack(tuple(out), dim=-1).flatten(-2).type_as(x)
+
+    return rotated_by(rotate_by_lines)
+
+
+ALL_TERMS = [(s, f, g) for s in (1, -1) for f in ("even", "odd") for g in ("cos", "sin")]
+ALL_LINES = list(combinations_with_replacement(ALL_TERMS, 2))
+
+
+def other_lines(right: Terms) -> list[Terms]:
+    return [line for line in ALL_LINES if set(line) != set(right) and line[0][0] >= line[1][0]]
 
 
 def rotate_halves(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -35,12 +68,47 @@ def rotate_backwards(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
     return rotate(x, cos, -sin)
 
 
+def paired(pair: Callable[..., tuple]) -> Variant:
+    """What apply_rotary_emb gives for (query, key), by a function of these and the right one."""
+
+    def apply(
+        query: torch.Tensor, key: torch.Tensor, head_dim: int, length: int, theta: float = 10000.0
+    ) -> tuple:
+        return pair(query, key, lambda q, k: apply_rotary_emb(q, k, head_dim, length, theta))
+
+    return (Replacement(rope, "apply_rotary_emb", apply),)
+
+
 def rotated_only(query: bool, key: bool) -> Variant:
-    def rotate_one(q: torch.Tensor, k: torch.Tensor, *sizes: Any) -> tuple:
-        rotated = apply_rotary_emb(q, k, *sizes)
+    def rotate_one(q: torch.Tensor, k: torch.Tensor, right: Callable[..., tuple]) -> tuple:
+        rotated = right(q, k)
         return rotated[0] if query else q, rotated[1] if key else k
 
-    return (Replacement(rope, "apply_rotary_emb", rotate_one),)
+    return paired(rotate_one)
+
+
+def theta_ignored() -> Variant:
+    def apply(
+        query: torch.Tensor, key: torch.Tensor, head_dim: int, length: int, theta: float = 10000.0
+    ) -> tuple:
+        return apply_rotary_emb(query, key, head_dim, length)
+
+    return (Replacement(rope, "apply_rotary_emb", apply),)
+
+
+def as_wide_as_the_query(q: torch.Tensor, k: torch.Tensor, right: Callable[..., tuple]) -> tuple:
+    query, key = right(q, k)
+    return query, key + torch.zeros(q.shape)
+
+
+def shaped_as_the_query(q: torch.Tensor, k: torch.Tensor, right: Callable[..., tuple]) -> tuple:
+    query, key = right(q, k)
+    return query, key.reshape(*q.shape[:-1], -1, 2).flatten(-2)
+
+
+def viewed_as_the_query(q: torch.Tensor, k: torch.Tensor, right: Callable[..., tuple]) -> tuple:
+    query, key = right(q, k)
+    return query, key.reshape(q.shape)
 
 
 def tables(
@@ -59,18 +127,61 @@ def tables(
     return (Replacement(rope, "rotary_tables", rotary_tables),)
 
 
+LINES = Family(
+    lines,
+    {
+        "imaginary taken for real in the second line": (
+            {"second": ((1, "odd", "sin"), (1, "odd", "cos"))},
+        ),
+        "real taken for imaginary in the second line": (
+            {"second": ((1, "even", "sin"), (1, "even", "cos"))},
+        ),
+        "real taken for imaginary in the first line": (
+            {"first": ((1, "even", "cos"), (-1, "even", "sin"))},
+        ),
+        "imaginary taken for real in the first line": (
+            {"first": ((1, "odd", "cos"), (-1, "odd", "sin"))},
+        ),
+        "wrong sign in the first line": ({"first": ((1, "even", "cos"), (1, "odd", "sin"))},),
+        "wrong sign in the second line": (
+            {"second": ((1, "even", "sin"), (-1, "odd", "cos"))},
+            {"second": ((1, "odd", "cos"), (-1, "even", "sin"))},
+        ),
+        "a wrong term in the first line": tuple({"first": line} for line in other_lines(FIRST)),
+        "a wrong term in the second line": tuple({"second": line} for line in other_lines(SECOND)),
+    },
+    most=1,
+)
+ANGLES = Family(
+    tables,
+    {
+        "positions from 1": ({"first": 1},),
+        "exponent without the 2": ({"exponents": lambda dim: torch.arange(dim // 2) / dim},),
+        "exponent without head_dim": ({"exponents": lambda dim: torch.arange(0, dim, 2)},),
+        "not in float32": ({"dtype": torch.bfloat16}, {"dtype": torch.float16}),
+    },
+)
+FAMILIES = (ANGLES,)
 VARIANTS: Variants = {
+    **LINES.variants,
+    **ANGLES.variants,
     "split halves": (rotated_by(rotate_halves),),
     "pairs written back as halves": (rotated_by(rotate_into_halves),),
+    "real and imaginary part exchanged": (
+        lines(first=SECOND, second=FIRST),
+        lines(((1, "odd", "cos"), (-1, "even", "sin")), ((1, "odd", "sin"), (1, "even", "cos"))),
+    ),
     "wrong sign": (rotated_by(rotate_backwards),),
-    "positions from 1": (tables(first=1),),
-    "exponent without the 2": (tables(lambda dim: torch.arange(dim // 2) / dim),),
-    "exponent without head_dim": (tables(lambda dim: torch.arange(0, dim, 2)),),
+    "cos and sin exchanged": (
+        lines(((1, "even", "sin"), (-1, "odd", "cos")), ((1, "even", "cos"), (1, "odd", "sin"))),
+    ),
     "query only": (rotated_only(query=True, key=False),),
     "key only": (rotated_only(query=False, key=True),),
-    "not in float32": (
-        rotated_by(rotate_in_own_type),
-        tables(dtype=torch.bfloat16),
-        tables(dtype=torch.float16),
+    "the key is computed from the query": (paired(lambda q, k, right: (right(q, k)[0],) * 2),),
+    "query and key exchanged": (paired(lambda q, k, right: right(q, k)[::-1]),),
+    "theta is ignored": (theta_ignored(),),
+    "the key takes the query's number of heads": (
+        *(paired(f) for f in (as_wide_as_the_query, shaped_as_the_query, viewed_as_the_query)),
     ),
+    "not in float32": (*ANGLES.variants["not in float32"], rotated_by(angles_in_own_type)),
 }

@@ -1,5 +1,8 @@
 """Every variant of every component, by the id of the mistake that it makes."""
 
+from collections.abc import Collection, Iterator
+from itertools import combinations, product
+
 from mini_llama.diagnosis.mistakes import (
     attention,
     classifier,
@@ -11,7 +14,7 @@ from mini_llama.diagnosis.mistakes import (
     optimizer,
     rope,
 )
-from mini_llama.diagnosis.mistakes.replacing import Variant
+from mini_llama.diagnosis.mistakes.replacing import Family, Variant
 from mini_llama.diagnosis.registry import MISTAKES
 
 _COMPONENTS = (
@@ -23,3 +26,33 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
     for module in _COMPONENTS
     for name, variants in module.VARIANTS.items()
 }
+# Mistakes of one formula, which can be made together.
+FAMILIES: dict[str, tuple[Family, ...]] = {
+    "rope": rope.FAMILIES,
+    "norm": (norm.FAMILY,),
+    "attention": (attention.FAMILY,),
+    "generate": (generate.FAMILY,),
+    "lora": (lora.FAMILY,),
+    "optimizer": (optimizer.FAMILY,),
+    "classifier": (classifier.FAMILY,),
+}
+
+
+Together = tuple[tuple[str, int], ...]  # names of mistakes, and which form of each
+
+
+def combined(component: str, names: Collection[str]) -> Iterator[tuple[Together, Variant]]:
+    """Those of the mistakes that are of one formula, and the variant that makes all of them: by
+    twos, and then as many as the family says.
+    """
+    for family in FAMILIES.get(component, ()):
+        chosen = [name for name in family.options if name in names]
+        for count in range(2, family.most + 1):
+            for together in combinations(chosen, count):
+                numbered = (tuple(enumerate(family.options[name])) for name in together)
+                for forms in product(*numbered):
+                    merged = {key: value for _, form in forms for key, value in form.items()}
+                    if len(merged) == sum(len(form) for _, form in forms):
+                        numbers = (number for number, _ in forms)
+                        key = tuple(zip(together, numbers, strict=True))
+                        yield key, family.make(**merged)

@@ -1,0 +1,73 @@
+"""What was found as files: JSON, and one HTML page, templates/diagnosis.html."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mini_llama.command_line import visible
+from mini_llama.diagnosis.findings import Finding, Report, as_json
+from mini_llama.html_page import render
+from utils import atomic_write, check_outputs
+
+NOT_ASKED = ("none", "-")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One submission: the style's class and the text of each cell, and what is said of it below."""
+
+    name: str
+    summary: str
+    cells: Sequence[tuple[str, str]]
+    details: Sequence[tuple[str, str, Sequence[str]]]
+
+
+def html_page(reports: Sequence[Report]) -> str:
+    """One page that needs nothing else, loads nothing and runs nothing."""
+    components = list(dict.fromkeys(f.component for r in reports for f in r.findings))
+    n_accepted = sum(report.is_accepted for report in reports)
+    names = ", ".join(report.name for report in reports[:3])
+    return render(
+        "diagnosis.html",
+        visible,
+        title=f"Diagnosis: {names}{' …' if len(reports) > 3 else ''}",
+        summary=f"{n_accepted} of {len(reports)} without a mistake",
+        edition=reports[0].edition,
+        components=components,
+        rows=[_row(report, components) for report in reports],
+    )
+
+
+def _row(report: Report, components: Sequence[str]) -> Row:
+    found = {finding.component: finding for finding in report.findings}
+    cells = [_cell(found[name]) if name in found else NOT_ASKED for name in components]
+    details = [
+        (_kind(finding), f"{finding.component}: {finding.verdict}", finding.lines)
+        for finding in report.findings
+        if finding.lines
+    ]
+    return Row(report.name, report.summary, cells, details)
+
+
+def _cell(finding: Finding) -> tuple[str, str]:
+    text = finding.mistake or finding.verdict
+    return _kind(finding), text if not finding.is_correct else "correct"
+
+
+def _kind(finding: Finding) -> str:
+    if finding.is_correct:
+        return "good"
+    return "pass" if finding.is_accepted else "bad"
+
+
+def check_files(json_file: Path | None, html_file: Path | None, inputs: Sequence[Path]) -> None:
+    """Raise ValueError for a file that cannot be written, or that is an input or the other."""
+    check_outputs([path for path in (json_file, html_file) if path is not None], inputs)
+
+
+def write_files(reports: Sequence[Report], json_file: Path | None, html_file: Path | None) -> None:
+    """Write what is asked for, each file whole or not at all."""
+    for path, make in ((json_file, as_json), (html_file, html_page)):
+        if path is not None:
+            with atomic_write(path) as file:
+                file.write(make(reports))

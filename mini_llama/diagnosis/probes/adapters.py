@@ -1,0 +1,82 @@
+"""What is asked of LoRALayer, apply_lora and merge_lora_weights."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mini_llama.diagnosis.probes.common import (
+    Cases,
+    Modules,
+    Settings,
+    Values,
+    call,
+    draw,
+    fill,
+    find,
+    flags,
+)
+from mini_llama.diagnosis.probes.parts import PROJECTIONS
+
+RANK, ALPHA = 4, 6.0
+
+
+class Projections(nn.Module):
+    """Linear layers with the names that LoRA looks for, and one that it leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in (*PROJECTIONS, "w1"):
+            self.add_module(name, nn.Linear(12, 10, bias=False))
+
+
+def probe_lora(modules: Modules, settings: Settings) -> Cases:
+    layer_class = find(modules.lora, "LoRALayer")
+
+    def at_the_start() -> Values:
+        fresh = call(modules, layer_class, nn.Linear(400, 300), RANK, ALPHA)
+        a, b = (parameter_of(find(fresh, name)) for name in ("lora_A", "lora_B"))
+        base = [p for name, p in fresh.named_parameters() if "lora_" not in name]
+        trains = [any(p.requires_grad for p in base), a.requires_grad, b.requires_grad]
+        return {
+            "shapes of A and B": flags(*a.shape, *b.shape),
+            "which of A and B are 0": flags(not a.any(), not b.any()),
+            "A's deviation": flags(round(a.std().item(), 2)),
+            "which of W and A and B train": flags(*trains),
+        }
+
+    def forward(n_inputs: int, n_outputs: int) -> torch.Tensor:
+        linear = nn.Linear(n_inputs, n_outputs)
+        fill(linear, "weight", "bias")
+        layer = call(modules, layer_class, linear, RANK, ALPHA).eval()
+        fill(layer, "lora_A", "lora_B")
+        return call(modules, layer, draw("x", 2, 3, n_inputs))
+
+    def adapted() -> nn.Module:
+        net = Projections()
+        fill(net, *PROJECTIONS, "w1")
+        return call(modules, find(modules.lora, "apply_lora"), net, RANK, ALPHA)
+
+    def applied() -> Values:
+        net = adapted()
+        wrapped = [isinstance(getattr(net, name), layer_class) for name in (*PROJECTIONS, "w1")]
+        return {"wrapped by apply_lora": flags(*wrapped)}
+
+    def merged() -> Values:
+        net = adapted()
+        fill(net, "lora_A", "lora_B")
+        net = call(modules, find(modules.lora, "merge_lora_weights"), net)
+        return {"merged": net.compute_query(draw("x", 2, 3, 12))}
+
+    return {
+        "at the start": at_the_start,
+        "forward": lambda: {"forward": forward(12, 10)},
+        "forward of a square layer": lambda: {"forward of a square layer": forward(12, 12)},
+        "apply_lora": applied,
+        "merge_lora_weights": merged,
+    }
+
+
+def parameter_of(value: Any) -> torch.Tensor:
+    """lora_A may be a parameter or a linear layer."""
+    return value if isinstance(value, torch.Tensor) else find(value, "weight")
