@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini_llama.diagnosis.diagnosis import diagnose
+from mini_llama.diagnosis.diagnosis import diagnose_all
 from mini_llama.diagnosis.findings import Finding
+from mini_llama.diagnosis.places import Place
 from mini_llama.diagnosis.registry import MISTAKES, Mistake
 from tests.helpers import ROOT
 
@@ -14,16 +15,40 @@ from tests.helpers import ROOT
 MODULES = "base_llama classifier config llama lora optimizer rope tokenizer utils".split()
 
 
+STUDENT = ROOT / "tests" / "student"
 Edit = tuple[str, str, str]  # file, old text, new text; the old one stands exactly once in the file
 
 
 @dataclass(frozen=True)
 class Plant:
-    """Edits that make the mistake, which shows in the edition."""
+    """Edits that make the mistakes, which show in the edition: of our own modules, or of an
+    independent solution in the course's form, tests/student.
+    """
 
     mistake: Mistake
     edits: tuple[Edit, ...]
     edition: str = "mmia"
+    of_student: bool = False
+    others: tuple[Mistake, ...] = ()  # that are made together with it, in the report's order
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        return (self.mistake, *self.others)
+
+    @property
+    def id(self) -> str:
+        return "; ".join([self.mistake.id, *(other.name for other in self.others)])
+
+
+# Differences in what the assignment does not say: remarks, not mistakes.
+REMARKED = {
+    "no renormalisation",
+    "nothing left is not handled",
+    "nothing left: drawn from all tokens",
+    "nothing left: drawn evenly",
+    "> against ≥ in top-p",
+    "padding is looked for",
+}
 
 
 def apply_edits(folder: Path, *edits: Edit) -> None:
@@ -36,8 +61,26 @@ def apply_edits(folder: Path, *edits: Edit) -> None:
         path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def fits(plants: Iterable[Plant]) -> bool:
+    """Whether all of them can be planted in one copy: no text is edited twice."""
+    plants = list(plants)
+    folder = STUDENT if plants[0].of_student else ROOT
+    texts: dict[str, str] = {}
+    for file, old, new in (edit for one in plants for edit in one.edits):
+        text = texts.setdefault(file, (folder / file).read_text(encoding="utf-8"))
+        if text.count(old) != 1:
+            return False
+        texts[file] = text.replace(old, new)
+    return True
+
+
 def planted_copy(folder: Path, plants: Iterable[Plant]) -> Path:
-    """A new folder of our modules with the mistakes in them."""
+    """A new folder of our modules, or of the student's, with the mistakes in them."""
+    plants = list(plants)
+    if any(one.of_student for one in plants):
+        shutil.copytree(STUDENT, folder)
+        apply_edits(folder, *(edit for one in plants for edit in one.edits))
+        return folder
     folder.mkdir()
     for name in MODULES:
         shutil.copy2(ROOT / f"{name}.py", folder)
@@ -55,7 +98,10 @@ def diagnose_planted(
     for edition in dict.fromkeys(edition for _, edition in plantings):
         chosen = [plants for plants, its in plantings if its == edition]
         copies = [planted_copy(folder / f"{edition}-{i}", p) for i, p in enumerate(chosen)]
-        yield from zip(chosen, diagnose(copies, edition), strict=True)
+        places = [Place(copy.name, copy) for copy in copies]
+        for plants, report in zip(chosen, diagnose_all(places, edition, jobs=2), strict=True):
+            assert not report.refusal, report.refusal
+            yield plants, list(report.findings)
 
 
 def edit(component: str, name: str, old: str, new: str, **options: str) -> Plant:
@@ -117,16 +163,6 @@ ROPE = [
     ),
     edit("rope", "query only", ROTATED, "return rotate(query, cos, sin), key"),
     edit("rope", "key only", ROTATED, "return query, rotate(key, cos, sin)"),
-    edits(
-        "rope",
-        "not in float32",
-        ("pairs = x.float().contiguous()", "pairs = x.contiguous()"),
-        ("if torch.compiler.is_compiling()", "if x.dtype == torch.bfloat16"),
-        (
-            "cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)",
-            "cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)",
-        ),
-    ),
     edit(
         "rope",
         "not in float32",
@@ -224,7 +260,7 @@ ATTENTION = [
     edit("attention", "no dropout", DROPOUT, "0.0"),
     edit(
         "attention",
-        "no dropout",
+        "dropout before the softmax",
         BLOCKWISE,
         f"{HEADS}        return F.dropout(scores, dropout).softmax(-1) @ value\n{BLOCKWISE}",
     ),
@@ -450,4 +486,411 @@ CLASSIFIER = [
     ),
 ]
 
-PLANTS = ROPE + NORM + ATTENTION + LAYER + GENERATE + LORA + OPTIMIZER + CLASSIFIER
+TOP_P_KEPT = "ordered = torch.where(before < top_p, ordered, 0.0)"
+TOP_P_BACK = "kept = torch.zeros_like(probs).scatter_(-1, ids, ordered)"
+FIRST = "(torch.arange(ordered.shape[-1]) == 0)"
+DESCENDING = "probs.sort(dim=-1, descending=True, stable=True)"
+
+
+def top_p(name: str, old: str, new: str) -> Plant:
+    return edit("generate", name, old, new, edition="spring2026")
+
+
+TOP_P = [
+    top_p(
+        "the token that reaches top_p is left out",
+        TOP_P_KEPT,
+        f"ordered = torch.where((before + ordered < top_p) | {FIRST}, ordered, 0.0)",
+    ),
+    top_p(
+        "the token that reaches top_p is left out",
+        TOP_P_KEPT,
+        "ordered = torch.where(ordered.cumsum(-1) <= top_p, ordered, 0.0)",
+    ),
+    top_p("> against ≥ in top-p", TOP_P_KEPT, TOP_P_KEPT.replace("<", "<=")),
+    top_p("sorted the wrong way", DESCENDING, "probs.sort(dim=-1, stable=True)"),
+    top_p("ranks taken for token ids", TOP_P_BACK, "kept = ordered"),
+    top_p(
+        "tokens outside the nucleus are kept",
+        TOP_P_KEPT,
+        TOP_P_KEPT.replace("before <", "before >="),
+    ),
+    top_p("no filter", "if top_p < 1:", "if top_p < 0:"),
+]
+
+
+# --- of the student's solution: what public solutions have, in our own words ---
+
+STUDENT_FILES = {**FILES, "generate": "llama.py"}
+
+
+def by_student(component: str, names: str, *pairs: tuple[str, str], file: str = "") -> Plant:
+    """`names` with "; " between them are made together."""
+    first, *others = (MISTAKES[f"{component}: {name}"] for name in names.split("; "))
+    file = file or STUDENT_FILES[component]
+    edits_of_file = tuple((file, old, new) for old, new in pairs)
+    return Plant(first, edits_of_file, of_student=True, others=tuple(others))
+
+
+LINE_1 = "out[..., 0::2] = real * cos - imaginary * sin"
+LINE_2 = "out[..., 1::2] = real * sin + imaginary * cos"
+TURNED = "return turn(query), turn(key)"
+S_ROPE = [
+    *(
+        by_student("rope", name, (line, f"{line.split(' = ')[0]} = {new}"))
+        for name, line, new in (
+            ("imaginary taken for real in the second line", LINE_2, "imaginary * (sin + cos)"),
+            ("real taken for imaginary in the second line", LINE_2, "real * sin + real * cos"),
+            ("real taken for imaginary in the first line", LINE_1, "real * (cos - sin)"),
+            ("imaginary taken for real in the first line", LINE_1, "imaginary * (cos - sin)"),
+            ("wrong sign in the first line", LINE_1, "real * cos + imaginary * sin"),
+            ("wrong sign in the second line", LINE_2, "imaginary * cos - real * sin"),
+            ("wrong sign in the second line", LINE_2, "real * sin - imaginary * cos"),
+            ("a wrong term in the first line", LINE_1, "real * cos - imaginary * cos"),
+            ("a wrong term in the second line", LINE_2, "real * cos + imaginary * sin"),
+        )
+    ),
+    by_student(
+        "rope",
+        "real and imaginary part exchanged",
+        (LINE_1, LINE_1.replace("0::2", "1::2")),
+        (LINE_2, LINE_2.replace("1::2", "0::2")),
+    ),
+    by_student(
+        "rope",
+        "cos and sin exchanged",
+        ("cos = angle.cos()", "cos = angle.sin()"),
+        ("sin = angle.sin()", "sin = angle.cos()"),
+    ),
+    by_student("rope", "the key is computed from the query", (TURNED, "return (turn(query),) * 2")),
+    by_student("rope", "query and key exchanged", (TURNED, "return turn(key), turn(query)")),
+    by_student("rope", "theta is ignored", ("= theta **", "= 10000 **")),
+    by_student(
+        "rope",
+        "the key takes the query's number of heads",
+        (TURNED, "return turn(query), turn(key).view(query.shape)"),
+    ),
+    by_student(
+        "rope",
+        "the key takes the query's number of heads",
+        (TURNED, "return turn(query), turn(key).expand(query.shape)"),
+    ),
+    by_student(
+        "rope",
+        "positions from 1; exponent without the 2",
+        ("torch.arange(seq_len, device", "torch.arange(1, seq_len + 1, device"),
+        ("torch.arange(0, head_dim, 2, device", "torch.arange(head_dim // 2, device"),
+    ),
+    by_student(
+        "rope",
+        "not in float32",
+        ("angle = position[:, None] *", "angle = position.to(query.dtype)[:, None] *"),
+        ("frequency[None, :]", "frequency.to(query.dtype)[None, :]"),
+        ("cos = angle.cos()", "angle = angle.float()\n    cos = angle.cos()"),
+    ),
+]
+MEAN, VAR = (
+    "mean = torch.mean(x, -1, keepdim=True)",
+    "var = torch.mean((x - mean) ** 2, -1, keepdim=True)",
+)
+ROOT_OF_VAR = "return (x - mean) / torch.sqrt(var + self.eps)"
+S_NORM = [
+    by_student(
+        "norm",
+        "statistics over all axes",
+        (MEAN, "mean = x.mean()"),
+        (VAR, "var = (x - mean).pow(2).mean()"),
+    ),
+    by_student(
+        "norm",
+        "unbiased variance; eps outside the root",
+        (ROOT_OF_VAR, "return (x - mean) / (x.std(-1, keepdim=True) + self.eps)"),
+    ),
+    by_student(
+        "norm",
+        "unbiased variance; wrong axis",
+        (
+            ROOT_OF_VAR,
+            "return (x - x.mean(-2, True)) / (x.var(-2, keepdim=True) + self.eps).sqrt()",
+        ),
+    ),
+    by_student(
+        "norm",
+        "unbiased variance; eps left out",
+        (VAR, "var = x.var(-1, keepdim=True)"),
+        ("torch.sqrt(var + self.eps)", "var.sqrt()"),
+    ),
+    by_student(
+        "norm", "eps outside the root", (ROOT_OF_VAR, "return (x - mean) / (var.sqrt() + self.eps)")
+    ),
+]
+SOFTMAX = "weights = self.attn_dropout(torch.softmax(weights, dim=-1))"
+MIXED = "return torch.matmul(weights, value)"
+DOT = "* (1.0 / math.sqrt(self.head_dim))"
+S_ATTENTION = [
+    by_student("attention", "multiplied by the root of d", (DOT, "* math.sqrt(self.head_dim)")),
+    by_student(
+        "attention", "scaled by the root of dim", (DOT, "/ (self.n_heads * self.head_dim) ** 0.5")
+    ),
+    by_student("attention", "no softmax", (SOFTMAX, "weights = self.attn_dropout(weights)")),
+    by_student(
+        "attention",
+        "0 times infinity in the mask",
+        (
+            SOFTMAX,
+            f"weights = weights + torch.ones_like(weights).triu(1) * -math.inf\n        {SOFTMAX}",
+        ),
+    ),
+    by_student(
+        "attention",
+        "the mask hides the position itself",
+        (
+            SOFTMAX,
+            "hidden = torch.ones_like(weights).triu(0).bool()\n"
+            f"        weights = weights.masked_fill(hidden, -math.inf)\n        {SOFTMAX}",
+        ),
+    ),
+    by_student(
+        "attention",
+        "dropout before the softmax",
+        (SOFTMAX, "weights = torch.softmax(self.attn_dropout(weights), dim=-1)"),
+    ),
+    by_student(
+        "attention",
+        "dropout on the output as well",
+        (MIXED, f"return self.resid_dropout({MIXED[7:]})"),
+    ),
+    by_student(
+        "attention",
+        "dropout on the output instead",
+        (SOFTMAX, "weights = weights.softmax(-1)"),
+        (MIXED, f"return self.attn_dropout({MIXED[7:]})"),
+    ),
+    by_student(
+        "attention", "no scale; no dropout", (DOT, ""), (SOFTMAX, "weights = weights.softmax(-1)")
+    ),
+]
+GATED = "self.w2(gate * torch.sigmoid(gate) * self.w3(x))"
+S_FEED_FORWARD = [
+    by_student("feed_forward", name, (GATED, new))
+    for name, new in (
+        ("silu left out", "self.w2(gate * self.w3(x))"),
+        ("relu in place of silu", "self.w2(gate.relu() * self.w3(x))"),
+        ("gelu in place of silu", "self.w2(nn.functional.gelu(gate) * self.w3(x))"),
+        ("added instead of multiplied", "self.w2(gate * torch.sigmoid(gate) + self.w3(x))"),
+    )
+]
+ATTENDED = "x = x + self.attention(self.attention_norm(x))"
+FED = "return x + self.feed_forward(self.ffn_norm(x))"
+S_LAYER = [
+    by_student(
+        "layer",
+        "ffn_norm is not used",
+        (FED, "self.ffn_norm(x)\n        return x + self.feed_forward(x)"),
+    ),
+    by_student("layer", "ffn_norm is not used", ("self.ffn_norm(x))", "self.attention_norm(x))")),
+    by_student("layer", "attention_norm is not used", (ATTENDED, "x = x + self.attention(x)")),
+    by_student(
+        "layer",
+        "no norm is used",
+        (ATTENDED, "x = x + self.attention(x)"),
+        (FED, "return x + self.feed_forward(x)"),
+    ),
+    by_student(
+        "layer",
+        "the two norms exchanged",
+        (ATTENDED, "x = x + self.attention(self.ffn_norm(x))"),
+        (FED, "return x + self.feed_forward(self.attention_norm(x))"),
+    ),
+    by_student(
+        "layer",
+        "the norm's gain and bias are skipped",
+        ("self.ffn_norm(x)", "self.ffn_norm._norm(x)"),
+    ),
+    by_student("layer", "half of the layer left out", (FED, "return x")),
+]
+LEFT = "kept = torch.where(total > 0, kept / total, best)"
+S_GENERATE = [
+    by_student("generate", "nothing left is not handled", (LEFT, "kept = kept / total")),
+    by_student(
+        "generate", "nothing left: drawn from all tokens", (LEFT, LEFT.replace("best", "probs"))
+    ),
+    by_student(
+        "generate",
+        "nothing left: drawn evenly",
+        (LEFT, LEFT.replace("best", "torch.ones_like(probs) / probs.shape[-1]")),
+    ),
+    by_student("generate", "no renormalisation", (LEFT, LEFT.replace("kept / total", "kept"))),
+    by_student(
+        "generate", "argmin for argmax", ("torch.argmax(logits, dim", "torch.argmin(logits, dim")
+    ),
+    by_student(
+        "generate",
+        "multiplied by temperature; no filter",
+        ("logits / temperature", "logits * temperature"),
+        ("probs >= epsilon", "probs >= 0"),
+    ),
+]
+LOW, WIDE = (
+    "low = torch.matmul(x, self.lora_A.t())",
+    "torch.matmul(low, self.lora_B.t()) * self.scaling",
+)
+S_LORA = [
+    by_student(
+        "lora",
+        "B A without the transposes",
+        (WIDE, "x @ (self.lora_B @ self.lora_A) * self.scaling"),
+    ),
+    by_student(
+        "lora",
+        "A x without the transposes",
+        (LOW, "low = torch.matmul(self.lora_A, x)"),
+        (WIDE, "torch.matmul(self.lora_B, low) * self.scaling"),
+    ),
+    by_student(
+        "lora",
+        "A x without the transposes",
+        (LOW, "low = torch.matmul(x, self.lora_A)"),
+        (WIDE, "torch.matmul(low, self.lora_B) * self.scaling"),
+    ),
+    by_student(
+        "lora", "A B instead of B A", (WIDE, "x @ (self.lora_A @ self.lora_B) * self.scaling")
+    ),
+    by_student("lora", "W x left out", ("return self.original_layer(x) + ", "return ")),
+    by_student(
+        "lora",
+        "the low-rank term is subtracted",
+        ("self.original_layer(x) + torch", "self.original_layer(x) - torch"),
+    ),
+    by_student(
+        "lora",
+        "rank/alpha instead of alpha/rank",
+        (WIDE, WIDE.replace("self.scaling", "(1 / self.scaling)")),
+    ),
+    by_student(
+        "lora", "no scaling in merge_lora_weights", ("child.scaling * torch.mm", "torch.mm")
+    ),
+]
+SIZE = 'size *= math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])'
+ASKED = 'if group["correct_bias"]:'
+MOVED = 'p.data -= size * state["m"] / (state["v"].sqrt() + group["eps"])'
+SHRUNK = 'p.data -= group["lr"] * group["weight_decay"] * p.data'
+COUNTED = 'state["step"] += 1\n'
+CORRECTED = """\
+m, v, t = state["m"], state["v"], state["step"]
+                if {asked}:
+                    m, v = m / (1 - beta1**t), v / (1 - beta2**t)
+                p.data -= group["lr"] * m / (v.sqrt() + group["eps"])"""
+PLAIN, ALWAYS = CORRECTED.format(asked='group["correct_bias"]'), CORRECTED.format(asked="True")
+EPS_BY_ROOT = MOVED.replace(
+    '(state["v"].sqrt() + group["eps"])', '(state["v"] + group["eps"]).sqrt()'
+)
+S_OPTIMIZER = [
+    by_student(
+        "optimizer", "correct_bias ignored; plain instead of efficient form", (MOVED, ALWAYS)
+    ),
+    by_student(
+        "optimizer",
+        "decay before the step; plain instead of efficient form",
+        (MOVED, f"{SHRUNK}\n                {PLAIN}"),
+        (f"    {SHRUNK}\n        return", "    pass\n        return"),
+    ),
+    by_student(
+        "optimizer",
+        "decay before the step; correct_bias ignored; plain instead of efficient form",
+        (MOVED, f"{SHRUNK}\n                {ALWAYS}"),
+        (f"    {SHRUNK}\n        return", "    pass\n        return"),
+    ),
+    by_student(
+        "optimizer", "no decay; plain instead of efficient form", (MOVED, PLAIN), (SHRUNK, "pass")
+    ),
+    by_student(
+        "optimizer",
+        "decay by the corrected step size",
+        (SHRUNK, SHRUNK.replace('group["lr"]', "size")),
+    ),
+    by_student(
+        "optimizer",
+        "first moment not corrected",
+        (SIZE, 'size *= math.sqrt(1 - beta2 ** state["step"])'),
+    ),
+    by_student(
+        "optimizer", "the root of 1-β2^t is not taken", (SIZE, SIZE.replace("math.sqrt", ""))
+    ),
+    by_student("optimizer", "correct_bias reversed", (ASKED, 'if not group["correct_bias"]:')),
+    by_student("optimizer", "t does not start at 1", ('state["step"] = 0', 'state["step"] = 1')),
+    by_student(
+        "optimizer",
+        "correct_bias ignored; eps inside the root",
+        (MOVED, EPS_BY_ROOT),
+        (ASKED, "if True:"),
+    ),
+]
+RETURNED = """\
+h = self.norm(h)
+        return self.output(h if targets is not None else h[:, [-1], :]), h"""
+CHOSEN, LOGGED = "hidden[:, -1, :]", "return torch.log_softmax(logits, dim=-1)"
+S_CLASSIFIER = [
+    by_student(
+        "classifier",
+        "padding tested as id 0",
+        (CHOSEN, "hidden[range(len(hidden)), (input_ids > 0).sum(1) - 1]"),
+    ),
+    by_student(
+        "classifier",
+        "padding tested as id 0",
+        (CHOSEN, "torch.stack([h[int(ids.nonzero()[-1])] for h, ids in zip(hidden, input_ids)])"),
+    ),
+    by_student("classifier", "logits taken for hidden states", ("_, hidden =", "hidden, _ =")),
+    by_student(
+        "classifier",
+        "logits taken for hidden states",
+        ("_, hidden =", "hidden, _ ="),
+        ("Linear(self.llama.config.dim", "Linear(self.llama.config.vocab_size"),
+    ),
+    by_student("classifier", "max pooling", (CHOSEN, "hidden.max(dim=1).values")),
+    by_student("classifier", "the last token but one", (CHOSEN, "hidden[:, -2, :]")),
+    by_student(
+        "classifier",
+        "log-softmax over the batch",
+        (LOGGED, "return torch.log_softmax(logits, dim=0)"),
+    ),
+    by_student(
+        "classifier",
+        "log-softmax twice over",
+        (LOGGED, "return logits.softmax(-1).log_softmax(-1)"),
+    ),
+    by_student(
+        "classifier",
+        "mean pooling; no dropout; no log-softmax",
+        (f"self.dropout({CHOSEN})", "hidden.mean(1)"),
+        (LOGGED, "return logits"),
+    ),
+    by_student(
+        "classifier",
+        "padding is looked for",
+        (CHOSEN, "hidden[range(len(hidden)), (input_ids != 3).sum(1) - 1]"),
+    ),
+    *(
+        by_student("classifier", name, (old, new), file="llama.py")
+        for name, old, new in (
+            ("logits of all positions", "h if targets is not None else h[:, [-1], :]", "h"),
+            ("logits without a dimension of positions", "h[:, [-1], :]", "h[:, -1, :]"),
+            ("logits of the first position", "h[:, [-1], :]", "h[:, [0], :]"),
+            ("final norm left out of Llama.forward", "        h = self.norm(h)\n", ""),
+            (
+                "hidden states before the final norm",
+                RETURNED,
+                RETURNED.replace("h = self", "n = self")
+                .replace("(h if", "(n if")
+                .replace("h[:", "n[:"),
+            ),
+        )
+    ),
+]
+
+PLANTS = ROPE + NORM + ATTENTION + LAYER + GENERATE + TOP_P + LORA + OPTIMIZER + CLASSIFIER
+STUDENT_PLANTS = [
+    *(*S_ROPE, *S_NORM, *S_ATTENTION, *S_FEED_FORWARD, *S_LAYER),
+    *(*S_GENERATE, *S_LORA, *S_OPTIMIZER, *S_CLASSIFIER),
+]

@@ -1,6 +1,7 @@
 """What each component of our own modules gives: rightly, and with each known mistake."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import permutations
 
@@ -9,6 +10,7 @@ from mini_llama.diagnosis.comparison import (
     DRIFT,
     MATCH,
     Answer,
+    Failures,
     Given,
     distance,
     errors,
@@ -77,14 +79,22 @@ class Catalogue:
         """Infinite where something that must work failed."""
         return float("inf") if answer.failed else distance(answer.arrays, self.right.arrays)
 
-    def known(self, answer: Answer) -> list[Mistake]:
+    def known(self, answer: Answer) -> tuple[list[Mistake], Failures]:
+        """The mistakes that give the same, and the failures that they leave unexplained."""
+        if mistakes := self._alike(answer):
+            return mistakes, {}
+        if answer.failed and distance(answer.arrays, self.right.arrays) > DRIFT:
+            return self._alike(replace(answer, failed={})), answer.failed
+        return [], answer.failed
+
+    def _alike(self, answer: Answer) -> list[Mistake]:
         """The mistake that gives the same, else the mistakes that do together; empty if none do."""
         shown_there = self._showing_where_it_is_off(answer)
         others = self._in_other_outputs(answer, shown_there), self._together(shown_there)
         for wrong in (self.wrong, *others):
             for mistakes, other in wrong:
                 if is_alike(answer, fitting(answer, other)):
-                    return list(mistakes)
+                    return [one for one in mistakes_of(self.component) if one in mistakes]
         return []
 
     def _showing_where_it_is_off(self, answer: Answer) -> list[tuple[Wrong, frozenset[str]]]:

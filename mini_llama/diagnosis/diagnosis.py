@@ -8,6 +8,7 @@ known mistake (catalogue.py, judging.py).
 import json
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,9 +22,9 @@ from mini_llama.diagnosis.comparison import Given
 from mini_llama.diagnosis.findings import Finding, Report, reported_once
 from mini_llama.diagnosis.judging import MAX_TEXT, judge
 from mini_llama.diagnosis.limits import MEMORY_BYTES, SECONDS, START_SECONDS
-from mini_llama.diagnosis.places import MODULES, Place
+from mini_llama.diagnosis.places import Place
 from mini_llama.diagnosis.probes.examine import PROBES
-from mini_llama.diagnosis.sources import GIVEN, copy_sources
+from mini_llama.diagnosis.sources import copy_sources
 from mini_llama.submissions.limited_process import run_limited
 from mini_llama.submissions.untrusted_text import one_line
 
@@ -31,6 +32,8 @@ COMPONENTS = tuple(PROBES)
 # What an edition does not ask for; the others ask for every component.
 NOT_ASKED = {"fall2024": ("lora",), "spring2025": ("lora",), "spring2026": ("lora", "classifier")}
 PER_PROCESS = 25  # submissions that one process examines in turn
+
+_PARSING = threading.Lock()  # Python 3.11's parser fails where threads parse at once
 
 Answers = dict[str, Given]  # of one submission, by component
 
@@ -119,7 +122,8 @@ def run_chunk(places: Sequence[Place], edition: str, seconds: float) -> list[Ans
         scratch = Path(name).resolve()
         for i, place in enumerate(places):
             try:
-                home = copy_sources(place, scratch / f"submission{i}")
+                with _PARSING:
+                    home = copy_sources(place, scratch / f"submission{i}")
                 folders[i] = str(home.relative_to(scratch))
             except (ValueError, OSError) as error:
                 refused[i] = str(error)
@@ -144,7 +148,6 @@ def run_worker(
         "components": COMPONENTS,
         "settings": asdict(settings_of(edition)),
         "seconds": seconds,
-        "own": sorted({*MODULES, *GIVEN}),
     }
     outcome = run_limited(
         [sys.executable, "-P", worker.__file__],

@@ -1,6 +1,7 @@
 """From what a student's component gives to what is to be said of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from mini_llama.submissions.untrusted_text import one_line
 
 MAX_TEXT = 500  # characters of a student's that a line of the report shows
 FEW = 8  # numbers that a line of the report can show
+# What an edition's own text can be read to ask for.
+ALSO_RIGHT = {"the token that reaches top_p is left out": ("spring2025",)}
+READ_SO = "this edition's text can be read so"
 ATOL, RTOL = 1e-5, 1e-3  # the course's optimizer_test
 
 
@@ -37,12 +41,14 @@ def judge(component: str, given: Given, edition: str, catalogues: Catalogues) ->
         answer = Answer()  # no probe gave that
     error = distance(answer.arrays, catalogue.right.arrays) if answer.arrays else None
     is_right = error is not None and error <= DRIFT and not answer.failed
-    known = [] if is_right else catalogue.known(answer)
+    known, unexplained = ([], {}) if is_right else catalogue.known(answer)
+    if not answer.failed and edition in ALSO_RIGHT.get(names_of(known), ()):
+        return Finding(component, "correct", remarks=(f"{known[0].name}: {READ_SO}",))
     remarks = remarks_of(answer, catalogue, known, is_right)
     if is_right and error is not None:
         verdict, detail = verdict_of_right(answer, catalogue, error)
         return Finding(component, verdict, detail, error=error, remarks=remarks)
-    verdict, detail = verdict_of_wrong(given, answer, catalogue, known)
+    verdict, detail = verdict_of_wrong(given, replace(answer, failed=unexplained), catalogue, known)
     where = next((f.get("where") for f in answer.failed.values()), given.get("where"))
     return Finding(
         component,
@@ -81,15 +87,15 @@ def verdict_of_wrong(
     if off and not known:
         verdict, detail = unknown(answer.arrays, catalogue, off)
         parts.append(detail)
-    if answer.failed and not known:
+    if answer.failed:
         failed_verdict, detail = failures(answer.failed)
         verdict = verdict if off else failed_verdict
         parts.append(detail)
     if passes_course_test(answer, catalogue):
         differing = ", ".join(dict.fromkeys([*off, *answer.failed]))
-        what = parts[0].removeprefix(f"{differing}: ")
+        what = parts[0].removesuffix(f" ({differing})")
         return PASSES, f"differs with {differing}: {what}; right: {', '.join(right)}"
-    if right and (answer.failed or not known):
+    if right and verdict != "missing" and not known:
         parts.append(f"right: {', '.join(right)}")
     return verdict, "; ".join(parts)
 
@@ -139,7 +145,7 @@ def failures(failed: Failures) -> tuple[str, str]:
     for case, given in failed.items():
         by_failure.setdefault(failure(given), []).append(one_line(case[:MAX_TEXT]))
     texts = [
-        detail if verdict == "missing" else f"{', '.join(cases)}: {detail}"
+        detail if verdict == "missing" else f"{detail} ({', '.join(cases)})"
         for (verdict, detail), cases in by_failure.items()
     ]
     return next(iter(by_failure))[0], "; ".join(texts)

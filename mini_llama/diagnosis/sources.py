@@ -8,10 +8,9 @@ from mini_llama.diagnosis.limits import MAX_FILES, MAX_SOURCE_BYTES, MAX_TOKENIZ
 from mini_llama.diagnosis.places import MODULES, Place, course_folders
 from mini_llama.places import DATA
 from mini_llama.submissions.archive import has_errors, read_submission
+from mini_llama.submissions.given import GIVEN, given_files
 from mini_llama.submissions.imports import follow_imports, paths_of
 
-GIVEN = ("base_llama", "config", "tokenizer", "utils")  # the course gives them to every student
-OUR_GIVEN = Path(__file__).resolve().with_name("given")
 TOKENIZER = "tokenizer.model"
 OUR_TOKENIZER = DATA / "demo" / "demo.model"
 
@@ -34,9 +33,9 @@ def copy_sources(place: Place, target: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
     home = target / inner
-    for module in GIVEN:
-        if not any((home / path).exists() for path in paths_of(module)):
-            (home / f"{module}.py").write_bytes((OUR_GIVEN / f"{module}.py").read_bytes())
+    names = [path.relative_to(home).as_posix() for path in home.rglob("*.py")]
+    for name, content in given_files(names).items():
+        (home / name).write_bytes(content)
     if not (home / TOKENIZER).exists():
         (home / TOKENIZER).write_bytes(OUR_TOKENIZER.read_bytes())
     return home
@@ -85,7 +84,7 @@ def collect_sources(read: Read, what: str, others: Iterable[str], inner: str = "
         return content
 
     prefix = f"{inner}/" if inner else ""
-    start = [path for module in (*MODULES, *GIVEN) for path in paths_of(module)]
+    start = [path for module in MODULES for path in paths_of(module)] + [*GIVEN]
     follow_imports(start, lambda name: keep(prefix + name))
     if inner:
         follow_imports([prefix + name for name in start], keep)

@@ -24,6 +24,7 @@ from mini_llama.diagnosis import recorder
 from mini_llama.diagnosis.explanation import Place
 from mini_llama.diagnosis.limits import MEMORY_BYTES
 from mini_llama.diagnosis.numpy_llama import Array
+from mini_llama.diagnosis.places import Place as Submitted
 from mini_llama.diagnosis.recording import Call, Calls, Run
 from mini_llama.diagnosis.sources import copy_sources
 from mini_llama.submissions import missing_modules
@@ -76,7 +77,7 @@ def run_student(folder: Path, question: Question, seconds: float | None = None) 
     code = f"{stand_ins}\ninstall(os.getcwd())\n{recording}"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         target = Path(scratch) / "code"
-        copy_sources(folder, target)
+        copy_sources(Submitted(folder.name, folder), target)
         if not (target / "llama.py").is_file():
             raise ValueError(f"{folder} holds no llama.py: name the folder that it is in")
         names = [path.name for path in target.glob("*.py")]

@@ -26,18 +26,18 @@ Examine = Callable[[str], dict[str, Any]]  # a component's name → what probes.
 
 
 def load_probes() -> tuple[Callable[..., dict[str, Any]], type, Callable[..., object]]:
-    """examine, Settings and allow_absent, from the project, which is then forgotten: `llama` and
-    `mini_llama` are names of what is examined.
+    """examine, Settings and missing_modules.install, from the project, which is then forgotten:
+    `llama` and `mini_llama` are names of what is examined.
     """
     root = str(Path(__file__).resolve().parents[2])
     sys.path.insert(0, root)
     examining = importlib.import_module("mini_llama.diagnosis.probes.examine")
     common = importlib.import_module("mini_llama.diagnosis.probes.common")
-    absent = importlib.import_module("mini_llama.diagnosis.absent_packages")
+    missing = importlib.import_module("mini_llama.submissions.missing_modules")
     sys.path.remove(root)
     for name in [name for name in sys.modules if name.partition(".")[0] == "mini_llama"]:
         del sys.modules[name]
-    return examining.examine, common.Settings, absent.allow_absent
+    return examining.examine, common.Settings, missing.install
 
 
 def answer(
@@ -50,12 +50,15 @@ def answer(
     """
     done = 0
     while done < len(components):
-        child, reading = start(folder, components[done:], examine)
+        child, reading, allowing = start(folder, components[done:], examine)
         lines = Lines(reading)
         while (line := lines.next(seconds)) and done < len(components):
-            yield json_of(line)
+            yield json_of(line)  # it is passed on before the next is begun, which may end us
             done += 1
+            with contextlib.suppress(BrokenPipeError):
+                os.write(allowing, b".")
         os.close(reading)
+        os.close(allowing)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
@@ -66,20 +69,25 @@ def answer(
             done += 1
 
 
-def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int, int]:
-    """The process that examines, and the pipe on which it writes a line for each component.
+def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int, int, int]:
+    """The process that examines, the pipe on which it writes a line for each component, and the one
+    on which it waits for a byte before it goes on.
 
     It imports from the folder, and from those above it up to the working directory, by which
     modules that form a package name each other.
     """
     top = Path.cwd().parent
     reading, writing = os.pipe()
+    waiting, allowing = os.pipe()
     child = os.fork()
     if child:
         os.close(writing)
-        return child, reading
-    os.closerange(3, writing)  # above all the channel: nobody else answers there
-    os.closerange(writing + 1, writing + 100)
+        os.close(waiting)
+        return child, reading, allowing
+    for fd in range(3, max(writing, allowing) + 100):
+        if fd not in (writing, waiting):  # above all the channel: nobody else answers there
+            with contextlib.suppress(OSError):
+                os.close(fd)
     os.chdir(folder)
     sys.path.insert(0, os.getcwd())
     sys.path += [str(above) for above in Path(os.getcwd()).parents if top in above.parents]
@@ -87,6 +95,7 @@ def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int
         text = json.dumps(examine(component)) + "\n"
         with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(writing), "w") as pipe:
             pipe.write(text)
+        os.read(waiting, 1)
     os._exit(0)
 
 
@@ -120,13 +129,12 @@ def json_of(line: bytes) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Request: {"folders", "components", "settings", "seconds", "own"}; folders are below this
-    one, and `own` are the modules for which nothing ever stands in.
+    """Request: {"folders", "components", "settings", "seconds"}; folders are below this one.
 
     A line for each component of each folder: [folder, component, what examine gave].
     """
     request = json.load(sys.stdin)
-    examine_with, make_settings, allow_absent = load_probes()
+    examine_with, make_settings, stand_in_for_missing = load_probes()
     settings = make_settings(**request["settings"])
     # What the examined modules print goes nowhere, and cannot be taken for an answer.
     channel = os.fdopen(os.dup(1), "w")
@@ -135,10 +143,14 @@ def main() -> None:
         os.dup2(silence, stream)
     torch.set_num_threads(1)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU, whatever there is
-    # The first optimizer makes torch import its compiler: here, and not again in every process.
+    # What takes long is imported here, and not again in every process: with the first optimizer
+    # torch's compiler, and what the courses' utils.py asks for.
+    for name in ("requests", "tqdm.auto", "filelock", "sentencepiece", "numpy"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
 
-    allow_absent(Path.cwd(), request["own"])
+    stand_in_for_missing(os.getcwd())
 
     def examine(component: str) -> dict[str, Any]:
         return examine_with(component, settings)

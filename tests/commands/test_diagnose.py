@@ -13,13 +13,20 @@ from mini_llama.diagnosis import diagnosis
 from mini_llama.diagnosis.catalogue import Catalogue
 from mini_llama.diagnosis.comparison import errors, read_arrays
 from mini_llama.diagnosis.diagnosis import COMPONENTS
-from mini_llama.diagnosis.findings import Finding
+from mini_llama.diagnosis.findings import PASSES, Finding
 from mini_llama.diagnosis.judging import judge
 from mini_llama.diagnosis.mistakes.variants import VARIANTS
 from tests.helpers import ROOT
-from tests.plants import PLANTS, Plant, apply_edits, diagnose_planted
+from tests.plants import (
+    PLANTS,
+    REMARKED,
+    STUDENT,
+    STUDENT_PLANTS,
+    Plant,
+    apply_edits,
+    diagnose_planted,
+)
 
-STUDENT = ROOT / "tests" / "student"
 Findings = dict[str, Finding]
 
 
@@ -34,7 +41,7 @@ def wrong(findings: Findings) -> list[tuple]:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> list[tuple[tuple[Plant, ...], Findings]]:
     """Our own modules with each mistake, with two at once, and as they are: what is said."""
-    by_id = {one.mistake.id: one for one in PLANTS}
+    by_id = {one.mistake.id: one for one in PLANTS if one.edition == "mmia"}
     pairs = [
         ("rope: split halves", "optimizer: decay without lr"),
         ("norm: no bias", "attention: no scale"),
@@ -43,7 +50,7 @@ def table(tmp_path_factory) -> list[tuple[tuple[Plant, ...], Findings]]:
         ("lora: no scaling", "lora: W is not frozen"),
         ("lora: no scaling", "attention: causal where the edition is not"),
     ]
-    plantings = [((one,), one.edition) for one in PLANTS]
+    plantings = [((one,), one.edition) for one in (*PLANTS, *STUDENT_PLANTS)]
     plantings += [((by_id[first], by_id[second]), "mmia") for first, second in pairs]
     plantings += [((), "fall2024"), ((), "spring2026")]  # our own modules as they are
     found = diagnose_planted(tmp_path_factory.mktemp("planted"), plantings)
@@ -54,13 +61,36 @@ def test_every_planted_mistake_is_named_and_nothing_else(table):
     misnamed = {}
     for plants, findings in table:
         names: dict[str, list] = {}  # none: all is correct
-        for one in plants:
-            names.setdefault(one.mistake.component, []).append(one.mistake.name)
-        expected = {(name, "wrong", "; ".join(mistakes)) for name, mistakes in names.items()}
-        if set(wrong(findings)) != expected:
-            misnamed[tuple(one.mistake.id for one in plants)] = wrong(findings)
+        for mistake in (mistake for one in plants for mistake in one.mistakes):
+            if mistake.name not in REMARKED:
+                names.setdefault(mistake.component, []).append(mistake.name)
+        expected = {(name, "; ".join(mistakes)) for name, mistakes in names.items()}
+        if {(component, mistake) for component, _, mistake in wrong(findings)} != expected:
+            misnamed[tuple(one.id for one in plants)] = wrong(findings)
     assert not misnamed
-    assert len(table) == len(PLANTS) + 6 + 2
+    assert len(table) == len(PLANTS) + len(STUDENT_PLANTS) + 6 + 2
+
+
+def test_what_the_assignment_does_not_say_is_remarked_on(table):
+    unsaid = [(plants[0], found) for plants, found in table if len(plants) == 1]
+    unsaid = [(one.mistake, found) for one, found in unsaid if one.mistake.name in REMARKED]
+    assert {mistake.name for mistake, _ in unsaid} == REMARKED
+    for mistake, findings in unsaid:
+        remarks = findings[mistake.component].remarks
+        assert any(remark.startswith(f"{mistake.name}: ") for remark in remarks), mistake.id
+
+
+def test_the_verdict_is_the_course_s_where_its_own_test_passes(table):
+    verdicts = {plants[0].id: found["optimizer"] for plants, found in table if len(plants) == 1}
+    passing = verdicts["optimizer: correct_bias ignored; plain instead of efficient form"]
+    assert passing.verdict == PASSES and passing.is_accepted and not passing.is_correct
+    assert passing.detail == (
+        "differs with a large eps, correct_bias=False: correct_bias ignored; plain instead of "
+        "efficient form; right: plain, weight decay, clipping"
+    )
+    assert verdicts["optimizer: decay by the corrected step size"].verdict == PASSES
+    for failing in ("no bias correction", "decay without lr"):
+        assert not verdicts[f"optimizer: {failing}"].is_accepted, failing
 
 
 def test_two_mistakes_of_one_component_are_told_where_they_show_apart(table):
@@ -77,15 +107,16 @@ def test_two_mistakes_of_one_component_are_told_where_they_show_apart(table):
 
 def test_every_known_mistake_is_planted():
     """All, that is, which diagnose.py knows: --explain has more."""
-    assert {one.mistake.id for one in PLANTS} == VARIANTS.keys()
+    planted = (mistake for one in (*PLANTS, *STUDENT_PLANTS) for mistake in one.mistakes)
+    assert {mistake.id for mistake in planted} == VARIANTS.keys()
 
 
 def test_another_editions_arithmetic_is_said(table):
-    findings = {plants[0].mistake.name: found for plants, found in table if len(plants) == 1}
-    causal = findings["causal where the edition is not"]["attention"]
+    findings = {plants[0].id: found for plants, found in table if len(plants) == 1}
+    causal = findings["attention: causal where the edition is not"]["attention"]
     assert causal.editions == ("spring2026", "llama2")
     assert "right for the editions spring2026, llama2" in str(causal)
-    assert findings["no scale"]["attention"].editions == ()
+    assert findings["attention: no scale"]["attention"].editions == ()
 
 
 def changed(folder: Path, file: str, old: str, new: str) -> Path:
@@ -145,7 +176,7 @@ def test_a_student_s_own_solution_is_correct(broken):
             "attention",
             "attention     exception: RuntimeError: Expected size for first two dimensions of "
             "batch2 tensor to be: [8, 8] but got: [8, 5].\n"
-            "              at llama.py:42: weights = torch.matmul(query, key)",
+            "              at llama.py:43: weights = torch.matmul(query, key)",
         ),
         (
             "unwritten",
@@ -169,7 +200,9 @@ def test_a_student_s_own_solution_is_correct(broken):
         (
             "exit",
             "classifier",
-            "classifier    exception: SystemExit: 0\n              at classifier.py:2: sys.exit(0)",
+            "classifier    exception: SystemExit: 0 (log-probabilities, an id of 0 within the row, "
+            "ids of 0 at its end, dropout); right: logits, logits with targets, hidden states\n"
+            "              at classifier.py:2: sys.exit(0)",
         ),
         ("death", "lora", "lora          its process died: exit status 0"),
         ("no file", "classifier", "classifier    missing: classifier.py"),
@@ -190,7 +223,8 @@ def test_syntax_errors_have_their_line(broken):
 def test_wrong_shapes_tell_both(broken):
     finding = broken["shape"]["rope"]
     assert finding.verdict == "wrong shape"
-    assert finding.detail == "query: got (1, 149, 2, 8), expected (1, 150, 2, 8)"
+    expected = "query, even features: got (2, 149, 2, 4), expected (2, 150, 2, 4); right: key, even"
+    assert finding.detail.startswith(expected)
     assert [f[0] for f in wrong(broken["shape"])] == ["rope"]
 
 
@@ -210,8 +244,11 @@ def test_an_exception_of_several_components_is_shown_once(broken):
     findings = broken["constructor"]
     shown = {name: (f.verdict, f.detail) for name, f in findings.items() if not f.is_correct}
     assert shown.pop("norm")[0] == "exception"
-    assert findings["norm"].where.startswith("llama.py:31: self.copies = self.n_head //")
-    examined = {"attention", "feed_forward", "layer", "generate", "classifier"}
+    assert findings["norm"].where.startswith("llama.py:32: self.copies = self.n_head //")
+    assert shown.pop("classifier")[1].endswith(
+        "ids of 0 at its end, share of zeros in training, share of zeros in evaluation"
+    )
+    examined = {"attention", "feed_forward", "layer", "generate"}
     assert shown == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
 
 
@@ -260,7 +297,8 @@ def test_code_that_means_harm_spoils_only_its_own_report(tmp_path):
 def test_lines_that_are_no_answers_are_passed_over():
     lines = [b"{", b"3", b'["0", "rope"]', b'["7", "rope", {}]', b'["0", "rop", {}]', b"[" * 10**6]
     lines += [b'["x", "rope", {}]', b'["0", ["rope"], {}]', b'["0", "norm", {"missing": "x"}]']
-    assert diagnosis.parse_answers(b"\n".join(lines), 1) == [{"norm": {"missing": "x"}}]
+    answers = diagnosis.parse_answers(b"\n".join(lines), ["0"])
+    assert answers == {"0": {"norm": {"missing": "x"}}}
 
 
 def test_command_line(tmp_path, capsys):

@@ -22,6 +22,7 @@ from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, made
 from mini_llama.diagnosis.mistakes.variants import VARIANTS
 from mini_llama.diagnosis.probes.examine import examine
 from mini_llama.diagnosis.registry import MISTAKES, TOP_P, mistakes_of
+from tests.plants import REMARKED
 
 # What an edition's own arithmetic makes impossible, or leaves without effect.
 SHOWS_IN = {
@@ -34,17 +35,6 @@ CLEARLY = 5 * MATCH
 @pytest.fixture(scope="module")
 def catalogues() -> dict[tuple[str, str], Catalogue]:
     return {(c, e): Catalogue(c, e) for c in COMPONENTS for e in EDITIONS}
-
-
-# Differences in what the assignment does not say: remarks, not mistakes.
-REMARKED = {
-    "no renormalisation",
-    "nothing left is not handled",
-    "nothing left: drawn from all tokens",
-    "nothing left: drawn evenly",
-    "> against ≥ in top-p",
-    "padding is looked for",
-}
 
 
 @pytest.mark.parametrize("id", VARIANTS)

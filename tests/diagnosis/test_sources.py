@@ -1,12 +1,15 @@
 """What of a student's folder is run: what its modules import, and no more than is allowed."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from mini_llama.diagnosis.diagnosis import COMPONENTS, diagnose
 from mini_llama.diagnosis.limits import MAX_FILES, MAX_SOURCE_BYTES
-from mini_llama.diagnosis.sources import copy_sources
+from mini_llama.diagnosis.places import Place, find_places
+from mini_llama.diagnosis.sources import TOKENIZER, copy_sources
+from mini_llama.submissions.given import GIVEN
 from tests.helpers import ROOT
 
 
@@ -19,10 +22,15 @@ def make(folder: Path, **files: str) -> Path:
     return folder
 
 
-def copied(folder: Path) -> set[str]:
+OURS = {*GIVEN, TOKENIZER}  # where the folder has none
+
+
+def copied(folder: Path, inner: str = "") -> set[str]:
     target = folder.parent / "copy"
-    copy_sources(folder, target)
-    copies = [path for path in target.rglob("*") if path.is_file()]
+    home = copy_sources(Place("me", folder, inner), target)
+    assert home == target / inner and {path.name for path in home.iterdir()} >= OURS
+    ours = {home / name for name in OURS if not (folder / inner / name).exists()}
+    copies = [path for path in target.rglob("*") if path.is_file() and path not in ours]
     for path in copies:
         assert path.read_bytes() == (folder / path.relative_to(target)).read_bytes()
     return {path.relative_to(target).as_posix() for path in copies}
@@ -86,13 +94,13 @@ def test_too_many_imported_files(tmp_path):
     folder = make(tmp_path / "me", llama="import m0", **chain)
     message = f"its modules import more than {MAX_FILES} Python files of it: at most 200 are run"
     with pytest.raises(ValueError, match=message):
-        copy_sources(folder, tmp_path / "copy")
+        copy_sources(Place("me", folder), tmp_path / "copy")
 
 
 def test_an_imported_file_that_is_too_large(tmp_path):
     folder = make(tmp_path / "me", llama="import big", big="#" * (MAX_SOURCE_BYTES + 1))
     with pytest.raises(ValueError, match=r"big\.py is larger than 1048576 bytes: it is no source"):
-        copy_sources(folder, tmp_path / "copy")
+        copy_sources(Place("me", folder), tmp_path / "copy")
 
 
 def test_links_are_not_followed(tmp_path):
@@ -101,3 +109,73 @@ def test_links_are_not_followed(tmp_path):
     (folder / "linked.py").symlink_to(outside / "secret.py")
     (folder / "secret").symlink_to(outside)
     assert copied(folder) == {"llama.py"}
+
+
+def test_a_folder_of_a_repository_is_run_with_what_it_imports_of_the_top(tmp_path):
+    folder = make(
+        tmp_path / "me",
+        src__llama="from .rope import x\nimport src.parts, shared_parts",
+        src__rope="",
+        src__parts="",
+        shared_parts="",
+        other="",
+    )
+    names = {"src/llama.py", "src/rope.py", "src/parts.py", "shared_parts.py"}
+    assert copied(folder, "src") == names
+
+
+def zipped(file: Path, **files: str) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"{name.replace('__', '/')}.py", text)
+    return file
+
+
+def test_a_zip_is_read_at_any_depth(tmp_path):
+    zipped(tmp_path / "me.zip", me__HW1__llama="import parts.norm", me__HW1__parts__norm="x = 1")
+    (place,) = find_places([tmp_path / "me.zip"])
+    home = copy_sources(place, tmp_path / "copy")
+    assert (home / "llama.py").read_text() == "import parts.norm"
+    assert (home / "parts" / "norm.py").read_text() == "x = 1"
+
+
+def test_a_zip_without_sources_and_no_zip_at_all(tmp_path):
+    (tmp_path / "broken.zip").write_bytes(b"PK nothing")
+    zipped(tmp_path / "empty.zip")
+    for name, message in (("broken", "is no zip file"), ("empty", "holds no")):
+        (place,) = find_places([tmp_path / f"{name}.zip"])
+        with pytest.raises(ValueError, match=message):
+            copy_sources(place, tmp_path / f"copy of {name}")
+
+
+@pytest.mark.parametrize(
+    ("files", "inner"),
+    [
+        (["llama", "src__llama"], ""),
+        (["run_llama", "utils", "rope", "src__llama", "src__rope", "tests__rope_test"], "src"),
+        (["homework__HW1__llama", "notes"], "homework/HW1"),
+        (["hw__rope", "hw__optimizer"], "hw"),
+        (["readme", "venv__lib__llama", ".hidden__llama"], ""),
+    ],
+)
+def test_the_folder_of_a_repository_is_found(files: list[str], inner: str, tmp_path):
+    folder = make(tmp_path / "me", **dict.fromkeys(files, ""))
+    (place,) = find_places([folder])
+    assert (place.name, place.path, place.inner) == ("me", folder, inner)
+
+
+def test_a_class_has_a_place_for_each_folder_and_zip(tmp_path):
+    folder = make(tmp_path / "class", ann__llama="", ben__src__llama="", ben__old__llama="")
+    zipped(folder / "zoe.zip", llama="")
+    (folder / "readme.txt").write_text("")
+    places = [(place.name, place.path.name, place.inner) for place in find_places([folder])]
+    assert places == [("ann", "ann", ""), ("ben", "ben", "old"), ("zoe", "zoe.zip", "")]
+    inside = make(tmp_path / "outer", **{"class__ann__llama": "", "class__ben__llama": ""})
+    assert [place.name for place in find_places([inside])] == ["ann", "ben"]
+
+
+def test_places_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    make(tmp_path / "a" / "me", llama="")
+    make(tmp_path / "b" / "me", llama="")
+    names = [place.name for place in find_places([tmp_path / "a" / "me", tmp_path / "b" / "me"])]
+    assert names == [str(tmp_path / "a" / "me"), str(tmp_path / "b" / "me")]

@@ -22,10 +22,9 @@ def rotate_in_own_type(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) ->
 
 
 def angles_in_own_type(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """What positions times frequencies of few bits give."""
-    dim, positions = x.shape[-1], torch.arange(x.shape[1], dtype=x.dtype)
-    frequencies = (10000.0 ** (-torch.arange(0, dim, 2).float() / dim)).to(x.dtype)
-    angles = positions[:, None] * frequencies
+    """What positions times frequencies of few bits give; position 1's angles are frequencies."""
+    frequencies = torch.atan2(sin[1], cos[1]).to(x.dtype)
+    angles = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * frequencies
     return rotate_in_own_type(x, angles.cos(), angles.sin())
 
 

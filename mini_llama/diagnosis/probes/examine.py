@@ -39,6 +39,7 @@ PROBES: dict[str, Callable[[Modules, Settings], Cases]] = {
     "classifier": probe_classifier,
 }
 MAX_TEXT = 500
+USED = " is installed here, and "  # what missing_modules.py says of one that is used
 
 
 def examine(component: str, settings: Settings, without: Collection[str] = ()) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def failure_of(error: BaseException) -> dict[str, Any]:
         return {"unwritten": True, "where": own_line(error)}
     message = " ".join(str(error).split())
     where = own_line(error)
-    if getattr(error, "absent_package", None):
+    if isinstance(error, ModuleNotFoundError) and USED in message:
         return {"absent": message[:MAX_TEXT], "where": where}
     return {"error": f"{type(error).__name__}: {message}"[:MAX_TEXT], "where": where}
 

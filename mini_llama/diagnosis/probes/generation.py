@@ -60,12 +60,16 @@ class Table:
     ) -> torch.Tensor:
         return torch.cat([self.run(table, idx[i : i + 1], new, **more) for i in range(len(idx))])
 
+    def in_two_batches(
+        self, table: torch.Tensor, idx: torch.Tensor, new: int, **more: float
+    ) -> torch.Tensor:
+        """As many rows as there are tokens would hide a wrong axis."""
+        return torch.cat([self.run(table, idx[:6], new, **more) for _ in range(2)])
+
     def sampled(self, name: str, table: torch.Tensor, in_batch: bool, **more: float) -> Values:
         """How probable each token is, from what torch.multinomial is given, or else counted."""
         idx = torch.zeros(8, 3, dtype=torch.long)
-        if in_batch:  # as many rows as there are tokens would hide a wrong axis
-            idx = torch.arange(6)[:, None].expand(6, 3)
-        run = self.run if in_batch else self.one_by_one
+        run = self.in_two_batches if in_batch else self.one_by_one
         with recorded_draws() as draws:
             new = run(table, idx, 1, **({"temperature": 1.0} | more))[:, -1]
         if draws:
@@ -150,6 +154,6 @@ def probabilities(draws: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tens
     rows = torch.cat(draws)
     total = torch.zeros(8)
     for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-        if i < len(row):
+        if i < len(row):  # each column once
             total[token] += row[i] / row.sum()  # as torch.multinomial takes them
     return total

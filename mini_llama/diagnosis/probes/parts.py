@@ -32,7 +32,9 @@ from mini_llama.diagnosis.probes.common import (
 
 ROPE_MARK = 0.8  # what stands in for a rotation multiplies by it
 PROJECTIONS = ("compute_query", "compute_key", "compute_value", "compute_output")
-CLOSE = 0.03  # of the largest value: bfloat16's own rounding, and angles of more bits than its 8
+CLOSE = (
+    0.015  # of the largest value: what roundings of the result take, and few bits of angles do not
+)
 
 
 def probe_rope(modules: Modules, settings: Settings) -> Cases:
