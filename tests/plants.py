@@ -74,6 +74,21 @@ def fits(plants: Iterable[Plant]) -> bool:
     return True
 
 
+def grouped(plants: Iterable[Plant]) -> list[list[Plant]]:
+    """The plants in as few copies as it takes: at most one a component, of one edition."""
+    groups: list[list[Plant]] = []
+    for one in plants:
+        for group in groups:
+            is_alike = (group[0].edition, group[0].of_student) == (one.edition, one.of_student)
+            components = {other.mistake.component for other in group}
+            if is_alike and one.mistake.component not in components and fits([*group, one]):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return groups
+
+
 def planted_copy(folder: Path, plants: Iterable[Plant]) -> Path:
     """A new folder of our modules, or of the student's, with the mistakes in them."""
     plants = list(plants)

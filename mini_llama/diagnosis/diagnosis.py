@@ -31,7 +31,7 @@ from mini_llama.submissions.untrusted_text import one_line
 COMPONENTS = tuple(PROBES)
 # What an edition does not ask for; the others ask for every component.
 NOT_ASKED = {"fall2024": ("lora",), "spring2025": ("lora",), "spring2026": ("lora", "classifier")}
-PER_PROCESS = 25  # submissions that one process examines in turn
+PER_PROCESS = 50  # submissions that one process examines in turn
 
 _PARSING = threading.Lock()  # Python 3.11's parser fails where threads parse at once
 

@@ -423,20 +423,29 @@ def test_the_course_s_given_files_need_not_be_handed_in(tmp_path):
         assert [str(f) for f in findings.values() if not f.is_correct] == []
 
 
+def without(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).unlink()
+    return folder
+
+
 def test_what_an_edition_does_not_ask_for_is_not_missed(tmp_path):
-    folder = edited(tmp_path / "me")
-    (folder / "lora.py").unlink()
-    assert "lora" not in diagnosed([folder], "fall2024")[0]
-    assert diagnosed([folder])[0]["lora"].verdict == "missing"
-    (folder / "classifier.py").unlink()
-    (later,) = diagnosed([folder], "spring2026")
-    assert "lora" not in later and later["classifier"].verdict == "correct"
-    old, new = "h if targets is not None else h[:, [-1], :]", "h"
-    apply_edits(folder, (LLAMA, old, new))
-    for edition in ("spring2026", "mmia"):  # Llama.forward is examined without a classifier, too
-        (findings,) = diagnosed([folder], edition)
-        assert findings["classifier"].mistake == "logits of all positions"
-    assert "classifier.py" in findings["classifier"].detail
+    all_positions = (LLAMA, "h if targets is not None else h[:, [-1], :]", "h")
+    folders = [
+        without(edited(tmp_path / "no lora"), LORA),
+        without(edited(tmp_path / "neither"), LORA, CLASSIFIER),
+        without(edited(tmp_path / "logits", all_positions), LORA, CLASSIFIER),
+    ]
+    assert "lora" not in diagnosed(folders[:1], "fall2024")[0]
+    no_lora, neither, logits = diagnosed(folders)
+    assert no_lora["lora"].verdict == "missing"
+    assert neither["classifier"].verdict == "missing"
+    assert logits["classifier"].mistake == "logits of all positions"
+    assert "classifier.py" in logits["classifier"].detail
+    _, neither, logits = diagnosed(folders, "spring2026")
+    assert "lora" not in neither and neither["classifier"].verdict == "correct"
+    # Llama.forward is examined without a classifier, too
+    assert logits["classifier"].mistake == "logits of all positions"
 
 
 def test_a_package_that_is_used_and_not_installed_is_named(tmp_path):

@@ -109,10 +109,10 @@ HABITS = {
 def test_habits_are_no_faults(examine, habit):
     name, old, new = HABITS[habit]
     sources = student_files("mmia")
-    assert old in sources[name] or "config" in habit
+    assert old in sources[name]
     sources[name] = sources[name].replace(old, new)
     if "config" in habit:
-        sources["config.py"] = sources["config.py"].split("        for name, value")[0]
+        sources["config.py"] = sources["config.py"].replace("__(**others)", "__()")
     if "more" in habit:
         text = sources["llama.py"].replace(
             "forward(self, x):\n        batch", "forward(self, m, x):\n        batch"

@@ -59,7 +59,7 @@ def examine(component: str, settings: Settings, without: Collection[str] = ()) -
     for name, case in cases.items():
         if name in without:
             continue
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # ten times as fast as torch.manual_seed
         try:
             with torch.enable_grad():
                 values |= {key: plain(key, value) for key, value in case().items()}
