@@ -27,6 +27,7 @@ FIXED_SHAPE: dict[str, Any] = {
     "hidden_dim": None,
 }
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads")
+LR_DECAYS = ("none", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,12 @@ class TrainOptions:
     seed: int = argument(1337, "weights, data and its order follow from it")
     epochs: int = argument(10)
     batch_size: int = argument(1024)
-    lr: float = argument(1e-3, "learning rate of our AdamW, constant, without weight decay")
+    lr: float = argument(1e-3, "learning rate of our AdamW, which is without weight decay")
+    lr_decay: str = argument(
+        "none",
+        "how the learning rate falls to 0 over all steps of all epochs; the course's is constant",
+        choices=LR_DECAYS,
+    )
     save_dir: str = argument("addition_models/best_model/", "folder of the model and its records")
     train_file: str = argument("data/addition_train.txt", "written anew, unless --reuse_files")
     val_file: str = argument("data/addition_dev.txt", "the same")
@@ -57,6 +63,8 @@ class TrainOptions:
             check_option(self, name, getattr(self, name) >= 1, "at least 1")
         check_option(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2^63")
         check_option(self, "lr", 0 < self.lr < math.inf, "above 0")
+        is_known = self.lr_decay in LR_DECAYS
+        check_option(self, "lr_decay", is_known, f"one of {', '.join(LR_DECAYS)}")
         self.model_config()
 
     def model_config(self) -> LlamaConfig:

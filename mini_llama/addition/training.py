@@ -3,11 +3,13 @@
 All that is random follows from (seed, epoch), so that a resumed run ends as an uninterrupted one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from utils import check_outputs, choose_device, seed_everything
 
 PROGRESS = "progress.pth"
 PROGRESS_KEYS = {"settings", "model", "optimizer", "history"}
-SETTINGS = ("seed", "epochs", "batch_size", "lr", "capacity")
+SETTINGS = ("seed", "epochs", "batch_size", "lr", "lr_decay", "capacity")
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]
 TrainEpoch = Callable[[Llama, Loader, AdamW, torch.device], float]
 Evaluate = Callable[[Llama, Loader, torch.device], float]
@@ -125,14 +127,53 @@ def run_epoch(
     seed = np.random.SeedSequence([options.seed, epoch]).generate_state(1)[0]
     order = torch.Generator().manual_seed(int(seed))
     train, val = datasets
-    batches = with_bar(Batches(train, options.batch_size, order), f"epoch {epoch:02d}")
-    train_loss = train_one_epoch(state.model, batches, state.optimizer, state.model.device)
-    batches = with_bar(Batches(val, options.batch_size), "validation")
-    val_loss = evaluate_loss(state.model, batches, state.model.device)
+    batches = Batches(train, options.batch_size, order)
+    steps = (epoch - 1) * len(batches), options.epochs * len(batches)
+    bar = with_bar(batches, f"epoch {epoch:02d}")
+    with learning_rates(state.optimizer, options, *steps):
+        train_loss = train_one_epoch(state.model, bar, state.optimizer, state.model.device)
+    bar = with_bar(Batches(val, options.batch_size), "validation")
+    val_loss = evaluate_loss(state.model, bar, state.model.device)
     if not math.isfinite(train_loss + val_loss):
         losses = f"the training loss is {train_loss} and the validation loss {val_loss}"
         raise ValueError(f"{losses} in epoch {epoch}: lower --lr {options.lr}")
     return train_loss, val_loss
+
+
+def learning_rate(options: TrainOptions, step: int, n_steps: int) -> float:
+    """--lr after `step` of `n_steps` optimizer steps: from all of it, constant or down to 0.
+
+    The cosine is Loshchilov and Hutter 2017, eq. 5, without restarts.
+    """
+    progress = min(1.0, step / n_steps)
+    match options.lr_decay:
+        case "linear":
+            return options.lr * (1 - progress)
+        case "cosine":
+            return options.lr * (1 + math.cos(math.pi * progress)) / 2
+        case _:
+            return options.lr
+
+
+@contextlib.contextmanager
+def learning_rates(
+    optimizer: AdamW, options: TrainOptions, first_step: int, n_steps: int
+) -> Iterator[None]:
+    """Inside this, the optimizer's steps have the learning rates of the run's steps `first_step`
+    and following, without train_one_epoch having to know of them.
+    """
+    steps = itertools.count(first_step)
+
+    def set_rate(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rate = learning_rate(options, next(steps), n_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    handle = optimizer.register_step_pre_hook(set_rate)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def with_bar(batches: Batches, name: str) -> Loader:
@@ -211,6 +252,7 @@ def training_record(options: TrainOptions, parameters: int, n_train: int) -> dic
         "model_parameters": parameters,
         "train_samples": n_train,
         "lr": options.lr,
+        "lr_decay": options.lr_decay,
         "seed": options.seed,
         "excluded_test_file": digest(test) if test.exists() else None,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 import addition_run
 from addition_data_generation import generate_addition_data
@@ -201,14 +202,63 @@ def test_it_is_our_adamw_at_the_rate_that_is_asked_for(
     assert seen == [(AdamW, 0.01, 0.0)] * 3
 
 
+SCHEDULERS = {
+    "none": lambda optimizer, _: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    "linear": lambda optimizer, n: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=n),
+    "cosine": lr_scheduler.CosineAnnealingLR,
+}
+
+
+@pytest.mark.parametrize("decay", SCHEDULERS)
+def test_learning_rates_are_those_of_torchs_schedulers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, decay: str
+):
+    """Step by step over three epochs of four batches, in both parameter groups."""
+    found: list[list[float]] = []
+
+    def record(model, loader, optimizer, device):
+        for _ in loader:
+            optimizer.step()
+            found.append([group["lr"] for group in optimizer.param_groups])
+        return 1.0
+
+    def in_two_groups(parameters, lr):
+        first, *rest = parameters
+        return AdamW([{"params": [first]}, {"params": rest}], lr=lr)
+
+    monkeypatch.setattr(addition_run, "train_one_epoch", record)
+    monkeypatch.setattr(training, "AdamW", in_two_groups)
+    addition_run.main(arguments(folder, "--lr_decay", decay))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    scheduler = SCHEDULERS[decay](optimizer, 12)
+    expected = []
+    for _ in range(12):
+        expected.append(scheduler.get_last_lr() * 2)
+        optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-5, atol=1e-9)
+    assert len({rate for rate, _ in found}) == (1 if decay == "none" else 12)
+    record_of_run = json.loads((folder / "best_model" / "training_config.json").read_text())
+    assert record_of_run["lr_decay"] == decay
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_the_learning_rate_ends_at_0_and_stays_there(decay: str):
+    """Also for a train_one_epoch that takes more steps than there are batches."""
+    options = TrainOptions(lr=0.5, lr_decay=decay)
+    rates = [training.learning_rate(options, step, 10) for step in (0, 5, 10, 11, 25)]
+    assert rates == pytest.approx([0.5, 0.25, 0.0, 0.0, 0.0], abs=1e-12)
+
+
 class InterruptedRunError(Exception):
     pass
 
 
+@pytest.mark.parametrize("decay", ["none", "cosine"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decay: str
 ):
-    addition_run.main(arguments(folder, name="whole"))
+    addition_run.main(arguments(folder, "--lr_decay", decay, name="whole"))
     whole = capsys.readouterr().out
     original, calls = training.run_epoch, []
 
@@ -221,11 +271,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(training, "run_epoch", interrupt)
         with pytest.raises(InterruptedRunError):
-            addition_run.main(arguments(folder))
+            addition_run.main(arguments(folder, "--lr_decay", decay))
     assert (folder / "best_model" / "progress.pth").exists()
     capsys.readouterr()
     torch.manual_seed(99)
-    addition_run.main(arguments(folder, "--resume"))
+    addition_run.main(arguments(folder, "--lr_decay", decay, "--resume"))
     resumed = capsys.readouterr().out
     assert "2 of 3 epochs are done" in resumed
     last = re.search("^Epoch 03.*$", whole, re.MULTILINE)
@@ -247,6 +297,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     ("changes", "message"),
     [
         (["--lr", "0.02"], "with lr 0.01, not 0.02"),
+        (["--lr_decay", "linear"], "with lr_decay none, not linear"),
         (["--dim", "12"], "with dim 8, not 12"),
         (["--seed", "2"], "with seed 1337, not 2"),
     ],
@@ -447,6 +498,7 @@ def test_defaults_are_the_handout_s():
     options = TrainOptions()
     assert dataclasses.asdict(options).items() >= {
         "use_gpu": False, "seed": 1337, "epochs": 10, "batch_size": 1024, "lr": 1e-3,
+        "lr_decay": "none",
         "save_dir": "addition_models/best_model/", "train_file": "data/addition_train.txt",
         "val_file": "data/addition_dev.txt", "dim": 16, "n_layers": 6, "n_heads": 4,
         "n_kv_heads": 4, "capacity": 5808844800000,
@@ -460,6 +512,7 @@ def test_defaults_are_the_handout_s():
         (["train", "--capcaity", "5"], "--capcaity is misspelt: write --capacity"),
         (["train", "--capcaity=5"], "--capcaity is misspelt: write --capacity"),
         (["train", "--n_layer", "5"], "--n_layer is misspelt: write --n_layers"),
+        (["train", "--lr_decay", "step"], "choose from 'none', 'linear', 'cosine'"),
         (["train", "--nonsense", "5"], "unrecognized arguments: --nonsense"),
         (["test"], "the following arguments are required: --checkpoint"),
     ],
@@ -492,6 +545,13 @@ def test_values_out_of_bounds(
         addition_run.main(["train", *given])
     assert message in str(error.value.code)
     assert not list(tmp_path.glob("data/*"))
+
+
+def test_an_unknown_decay_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^--lr_decay step is not allowed: it must be one of none"
+    ):
+        TrainOptions(lr_decay="step")
 
 
 def test_inputs_are_not_overwritten(folder: Path):
