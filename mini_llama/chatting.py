@@ -89,7 +89,12 @@ def start(chat: ChatOptions) -> "Conversation":
     path = options.pretrained_model_path
     chosen = chat.template or default_template(tokenizer, Path(path).is_dir())
     generator = torch.Generator(llama.device).manual_seed(options.seed)
-    sampler = Sampler(options.temperature, top_p=chat.top_p, generator=generator)
+    sampler = Sampler(
+        options.temperature,
+        top_p=chat.top_p,
+        generator=generator,
+        excluded=tokenizer.padding_only,
+    )
     decoder = choose_decoder(llama, compiled=options.compile)
     conversation = Conversation(llama, tokenizer, chosen, sampler, options.max_new_tokens, decoder)
     conversation.set_system(chat.system)

@@ -16,6 +16,7 @@ from mini_llama.assignment.task import announce, prepare_model
 from mini_llama.checkpoints.memory import Form, require_device_memory
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_memory
+from mini_llama.command_line import visible
 from mini_llama.inference.decoders import choose_decoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
@@ -47,7 +48,7 @@ def run(options: Options) -> None:
             file.write(f"\n{RULE}\n".join(texts))
         print(f"Temperature is {temperature}")
         for text in texts:
-            print(text)
+            print(visible(text, kept="\n\t"))
             print(RULE)
         print(f"Wrote generated sentence to {path}.")
         if path == low:
@@ -85,6 +86,7 @@ def complete(
         epsilon=edition.epsilon if options.epsilon is None else options.epsilon,
         top_p=edition.top_p if options.top_p is None else options.top_p,
         generator=torch.Generator(llama.device).manual_seed(options.seed),
+        excluded=tokenizer.padding_only,
     )
     # Before the clock starts: it may have to compile.
     decoder = choose_decoder(llama, samples, compiled=options.compile)

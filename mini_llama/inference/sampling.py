@@ -11,6 +11,8 @@ import torch
 
 from config import check_sampling
 
+SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
 
 def epsilon_filter(probs: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Drop tokens with p < epsilon; if none is left keep the most probable one.
@@ -32,7 +34,7 @@ def top_p_filter(probs: torch.Tensor, top_p: float) -> torch.Tensor:
     """
     ordered, ids = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered  # probability of all tokens that come earlier
-    ordered = torch.where(before < top_p, ordered, 0.0)
+    ordered = torch.where(before < max(top_p, SMALLEST), ordered, 0.0)
     kept = torch.zeros_like(probs).scatter_(-1, ids, ordered)
     return kept / kept.sum(-1, keepdim=True)
 
@@ -42,6 +44,8 @@ def logits_to_probs(
 ) -> torch.Tensor:
     """Probabilities (B, V) to sample from, in float32; temperature > 0 comes before the filters."""
     logits = logits.float()
+    # Outside float32's range a temperature would become 0 or infinity.
+    temperature = min(max(temperature, SMALLEST), LARGEST)
     # The largest logit is moved to 0 first, so that a tiny temperature cannot overflow.
     logits = (logits - logits.max(dim=-1, keepdim=True).values) / temperature
     probs = torch.softmax(logits, dim=-1)
@@ -62,21 +66,29 @@ class Sampler:
     """Logits (B, V) → next token ids (B, 1), by the rules of its fields.
 
     temperature 0 is the argmax (the smallest id among equals) and draws nothing random. epsilon 0
-    and top_p 1 keep every token. Raises ValueError for a value out of bounds.
+    and top_p 1 keep every token but `excluded`, the id of padding, which belongs to batches and
+    not to texts. Raises ValueError for a value out of bounds.
     """
 
     temperature: float = 1.0
     epsilon: float = 0.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
+    excluded: int | None = None
 
     def __post_init__(self) -> None:
         check_sampling(self.temperature, self.epsilon, self.top_p)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Raises ValueError for logits that are not numbers."""
-        if logits.isnan().any():
-            raise ValueError("the model's logits are not numbers (NaN): its checkpoint is damaged")
+        if not logits.max(dim=-1).values.isfinite().all():  # a maximum is NaN where any logit is
+            raise ValueError(
+                "the model's logits are not numbers (NaN or infinite): its checkpoint is damaged"
+            )
+        # A tokenizer may have padding that the model does not know.
+        if self.excluded is not None and self.excluded < logits.shape[-1]:
+            logits = logits.clone()
+            logits[:, self.excluded] = float("-inf")
         if self.temperature == 0:
             return logits.argmax(dim=-1, keepdim=True)
         probs = logits_to_probs(logits, self.temperature, self.epsilon, self.top_p)

@@ -76,6 +76,13 @@ class BaseTokenizer(ABC):
         """Whether a model of `vocab_size` pieces can be this vocabulary's."""
         return self.n_words == vocab_size
 
+    @property
+    def padding_only(self) -> int | None:
+        """The id that only pads batches and so never belongs to a text, if there is one: padding
+        may share its id with BOS, EOS or an ordinary token.
+        """
+        return None if self.pad_id in (self.bos_id, self.eos_id) else self.pad_id
+
     def _frame(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
         before = [self.bos_id] if bos and self.bos_id is not None else []
         after = [self.eos_id] if eos and self.eos_id is not None else []

@@ -65,6 +65,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self.eos_id = settings.find("eos", ids)
         padding = (settings.find("pad", ids), ids.get(BYTE_ZERO), self.eos_id, 0)
         self.pad_id = next(i for i in padding if i is not None)
+        self.has_padding = padding[:2] != (None, None)
         added = self.library.get_added_tokens_decoder()
         self.control_ids = {i for i, token in added.items() if token.special}
         self.control_ids |= {i for i in (self.bos_id, self.eos_id) if i is not None}
@@ -76,6 +77,10 @@ class HuggingFaceTokenizer(BaseTokenizer):
         text_ids = set(ids.values()) - self.control_ids
         text_ids |= {i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
         self.largest_id = max(text_ids)
+
+    @property
+    def padding_only(self) -> int | None:
+        return super().padding_only if self.has_padding else None
 
     def text_ids(self, text: str) -> list[int]:
         """Raises ValueError where the package makes a control token of ordinary text."""

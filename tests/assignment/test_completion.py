@@ -88,6 +88,16 @@ def read_text(name: str) -> str:
     return Path(name).read_bytes().decode("utf-8")
 
 
+def on_terminal(text: str) -> str:
+    """Characters that would move the cursor, change colours or turn the text round are spelt out;
+    line ends and tabs stay.
+    """
+    kept = {"\n", "\t"}
+    return "".join(
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def generate(*arguments: str, checkpoint: str = "model.pt") -> str:
     """Run option generate; what it prints."""
     printed = io.StringIO()
@@ -134,9 +144,9 @@ def test_the_files_hold_the_texts_as_they_are_printed(seed: str, folder: Path) -
     assert re.fullmatch(r"args: \{.*\}\nload model from model\.pt: .*\n", head)
     assert blocks == [
         "0.0",
-        f"{low}{RULE}Wrote generated sentence to {LOW}.\n",
+        f"{on_terminal(low)}{RULE}Wrote generated sentence to {LOW}.\n",
         "1.0",
-        f"{high}{RULE}Wrote generated sentence to {HIGH}.\n",
+        f"{on_terminal(high)}{RULE}Wrote generated sentence to {HIGH}.\n",
     ]
     for text in (low, high):
         assert text.startswith(FRANKENSTEIN)
@@ -144,6 +154,31 @@ def test_the_files_hold_the_texts_as_they_are_printed(seed: str, folder: Path) -
         assert "<s>" not in text
         assert not text.endswith("\n")
     assert low != high
+
+
+def test_padding_is_never_written(folder: Path) -> None:
+    """Also where it is the most probable token by far: files and terminal hold no NUL."""
+    llama = peaked_llama()
+    padding = SentencePieceProcessor(model_file="tokenizer.model").piece_to_id("<0x00>")
+    with torch.no_grad():
+        # Opposite rows: whatever the hidden state is, one of the two is the most probable.
+        llama.output.weight[padding] = 50 * llama.output.weight[padding - 1]
+        llama.output.weight[padding + 1] = -llama.output.weight[padding]
+    save_checkpoint(folder / "padding.pt", CONFIG, llama.state_dict())
+    ids = [1, *range(20, 40)]
+    assert padding in greedy_ids(llama.eval(), ids, NEW_TOKENS)[len(ids) :]
+    printed = generate("--prompt_text", PROMPT, checkpoint="padding.pt")
+    assert "\0" not in read_text(LOW) + read_text(HIGH) + printed
+    assert "\\x00" not in printed
+
+
+def test_a_text_cannot_command_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has the text as it is."""
+    text = "red \x1b[31m, back \r, right to left \u202e\n\tend"
+    monkeypatch.setattr(completion, "complete", lambda *_: [text])
+    printed = generate()
+    assert read_text(LOW) == text
+    assert "red \\x1b[31m, back \\r, right to left \\u202e\n\tend\n" in printed
 
 
 def test_the_files_can_be_named_and_nothing_else_is_written(folder: Path) -> None:
@@ -264,7 +299,10 @@ def test_samples_share_the_file_between_rules(folder: Path) -> None:
     assert all(text.startswith(PROMPT) and len(text) > len(PROMPT) for text in texts)
     assert RULE not in low
     assert not high.endswith("\n")
-    assert f"Temperature is 1.0\n{high}{RULE}Wrote generated sentence to {HIGH}.\n" in printed
+    assert (
+        f"Temperature is 1.0\n{on_terminal(high)}{RULE}Wrote generated sentence to {HIGH}.\n"
+        in printed
+    )
 
 
 # Which arithmetic is used: (checkpoint, flags, norm, attention)

@@ -103,9 +103,49 @@ def test_defaults_are_the_contract():
         "epsilon": 0.0,
         "top_p": 1.0,
         "generator": None,
+        "excluded": None,
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         sampler.top_p = 0.5
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1e-45, 1e-46, 1e-50, 5e-324])
+@pytest.mark.parametrize("filters", [{}, {"epsilon": 0.05}, {"top_p": 0.9}])
+def test_a_temperature_towards_0_tends_to_the_argmax(temperature: float, filters: dict):
+    """The limit of softmax(l / T); equal maxima share it."""
+    rows = torch.tensor([[1.0, 3.0, 2.999], [2.0, 2.0, -float("inf")]])
+    probs = logits_to_probs(rows, temperature, **filters)
+    assert probs.tolist() == [[0, 1, 0], [0.5, 0.5, 0]]
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e38, 1e39, 1e300])
+def test_a_high_temperature_tends_to_the_uniform(temperature: float):
+    rows = torch.tensor([[1.0, 3.0, -200.0, -float("inf")]])
+    third = 1 / 3
+    expected = torch.tensor([[third, third, third, 0]])
+    torch.testing.assert_close(logits_to_probs(rows, temperature), expected)
+
+
+@pytest.mark.parametrize("top_p", [1e-30, 1e-45, 1e-50, 5e-324])
+def test_a_tiny_top_p_keeps_the_most_probable(top_p: float):
+    assert logits_to_probs(logits(), 1.0, top_p=top_p).tolist() == [[1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_excluded_id_is_never_drawn(temperature: float):
+    """The others keep their proportions, and the caller's logits stay as they were."""
+    rows = torch.tensor([[0.97, 0.01, 0.02]]).log().repeat(5000, 1)
+    before = rows.clone()
+    generator = torch.Generator().manual_seed(0)
+    drawn = Sampler(temperature, epsilon=0.05, generator=generator, excluded=0)(rows)
+    assert torch.equal(rows, before)
+    share = (drawn == 2).double().mean()
+    assert not (drawn == 0).any()
+    assert share == 1 if temperature == 0 else abs(share - 2 / 3) < 0.03
+
+
+def test_an_excluded_id_that_the_model_does_not_have_changes_nothing():
+    assert Sampler(0.0, excluded=5)(logits()).tolist() == [[0]]
 
 
 def test_greedy_takes_the_first_maximum():
@@ -147,9 +187,10 @@ def test_only_the_generator_is_random():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_numbers_are_refused(temperature: float):
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_not_numbers_are_refused(temperature: float, wrong: float):
     with pytest.raises(ValueError, match="not numbers"):
-        Sampler(temperature)(torch.tensor([[1.0, float("nan")]]))
+        Sampler(temperature)(torch.tensor([[0.0, 1.0], [1.0, wrong]]))
 
 
 def test_bounds():
