@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mini_llama.addition.additions import EQUALS, IGNORED
 from mini_llama.addition.options import TestOptions, TrainOptions, misspelt_flag
 from mini_llama.command_line import OneLineParser, add_flags, one_line_errors
+from mini_llama.threads import choose_threads
 
 if TYPE_CHECKING:
     import torch  # where it is used it is imported there: help comes at once
 
     from llama import Llama
+
+    Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 PROGRAM = "addition_run.py"
 TRAIN = "train a model from scratch; the one of the lowest validation loss is kept"
@@ -36,7 +39,7 @@ def answer_loss(model: "Llama", inputs: "torch.Tensor", targets: "torch.Tensor")
 
 def train_one_epoch(
     model: "Llama",
-    loader: Iterable[tuple["torch.Tensor", "torch.Tensor"]],
+    loader: "Batches",
     optimizer: "torch.optim.Optimizer",
     device: "torch.device",
 ) -> float:
@@ -52,11 +55,7 @@ def train_one_epoch(
     return float(sum(losses)) / len(losses)
 
 
-def evaluate_loss(
-    model: "Llama",
-    loader: Iterable[tuple["torch.Tensor", "torch.Tensor"]],
-    device: "torch.device",
-) -> float:
+def evaluate_loss(model: "Llama", loader: "Batches", device: "torch.device") -> float:
     """The mean of the batches' losses, without training."""
     import torch
 
@@ -84,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(PROGRAM):
         options = TrainOptions(**given) if command == "train" else TestOptions(**given)
         print(f"Args: {dataclasses.asdict(options) | {'command': command}}")
+        choose_threads()
         # They import torch: after the quick checks.
         if isinstance(options, TrainOptions):
             from mini_llama.addition import training

@@ -13,6 +13,7 @@ from mini_llama import bundled
 from mini_llama.chatting import ChatOptions, start
 from mini_llama.command_line import make_parser, one_line_errors, parse_given
 from mini_llama.inference.talk import Talk
+from mini_llama.threads import choose_threads
 
 PROGRAM = "chat.py"
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = ChatOptions(**stand_in | given)
         if stand_in:
             bundled.announce("model")
+        choose_threads()
         from utils import raise_on_sigterm  # it imports NumPy: after the quick checks
 
         raise_on_sigterm()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mini_llama.command_line import make_parser, one_line_errors, parse_given
 from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.threads import choose_threads
 
 PROGRAM = "pretrain.py"
 DESCRIPTION = __doc__.partition("\n")[0]
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(PROGRAM, DESCRIPTION, PretrainOptions, show=repr), argv)
     with one_line_errors(PROGRAM):
         options = PretrainOptions(**given)
+        choose_threads()
         from mini_llama.pretraining.run import run  # it imports torch: after the quick checks
 
         sys.exit(run(options))

@@ -7,6 +7,7 @@ from mini_llama import bundled
 from mini_llama.assignment.option_parser import PROGRAM, parse
 from mini_llama.assignment.options import Options
 from mini_llama.command_line import one_line_errors
+from mini_llama.threads import choose_threads
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_bundled:
             bundled.announce("model and data")
         print(f"args: {args}", flush=True)
+        choose_threads()
         from utils import raise_on_sigterm  # it imports NumPy: after the quick checks
 
         raise_on_sigterm()

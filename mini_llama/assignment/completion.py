@@ -66,7 +66,7 @@ def load(options: Options, outputs: Sequence[str | Path]) -> tuple[Llama, BaseTo
         "float32" if options.adapters else options.dtype,
         options.quantize,
     )
-    announce(llama, tokenizer, options.pretrained_model_path)
+    announce(llama, tokenizer, options.pretrained_model_path, device)
     if options.adapters:
         load_adapters(llama, options.adapters)
         llama.to(getattr(torch, options.dtype))  # after the sum, which is exact in float32

@@ -75,7 +75,7 @@ def run(options: Options) -> None:
 def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
     """The classifier to train, on its device, wrapped with LoRA if that is the option."""
     model = LlamaEmbeddingClassifier(classifier_config(options, task))
-    announce(model.llama, task.tokenizer, options.pretrained_model_path)
+    announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.option == "lora":
         lora.apply_lora(model.llama, options.lora_rank, options.lora_alpha, options.lora_targets)
         adapters, trainable, percentage = lora.count_lora_parameters(model)

@@ -24,7 +24,7 @@ def run(options: Options) -> None:
     assert task.label_names is not None  # only training may go without them
     config = classifier_config(options, task)
     model = LlamaZeroShotClassifier(config, task.tokenizer, task.label_names)
-    announce(model.llama, task.tokenizer, options.pretrained_model_path)
+    announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.adapters:
         load_adapters(model.llama, options.adapters)
     model.to(task.device)

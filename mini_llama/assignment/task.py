@@ -17,6 +17,7 @@ from mini_llama.assignment.reviews import (
     read_label_names,
 )
 from mini_llama.checkpoints.reading import check_exists
+from mini_llama.threads import describe_threads
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import check_vocabulary, find_tokenizer, load_tokenizer
 from utils import check_outputs, choose_device
@@ -103,10 +104,13 @@ def classifier_config(options: Options, task: Task) -> ClassifierConfig:
     )
 
 
-def announce(llama: Llama, tokenizer: BaseTokenizer, path: str | Path) -> None:
-    """Print which model is used, with which arithmetic and why.
+def announce(
+    llama: Llama, tokenizer: BaseTokenizer, path: str | Path, device: torch.device
+) -> None:
+    """Print which model is used, with which arithmetic and why, and on a CPU the threads.
 
     Raises ValueError for a tokenizer with another vocabulary than the model's.
     """
     check_vocabulary(tokenizer, llama.config.vocab_size, path)
-    print(f"load model from {path}: {llama.arithmetic}")
+    threads = f"; {describe_threads()}" if device.type == "cpu" else ""
+    print(f"load model from {path}: {llama.arithmetic}{threads}")
