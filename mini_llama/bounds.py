@@ -1,5 +1,7 @@
 """Values out of bounds are refused in one form: what was given, and what it must be."""
 
+from dataclasses import dataclass
+
 
 def check_bound(given: str, holds: bool, bound: str) -> None:
     """Raise ValueError, "GIVEN is not allowed: it must be BOUND", unless `holds`.
@@ -8,3 +10,40 @@ def check_bound(given: str, holds: bool, bound: str) -> None:
     """
     if not holds:
         raise ValueError(f"{given} is not allowed: it must be {bound}")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; both belong to it, unless `is_open` takes `low` out and
+    `is_half_open` takes `high` out. NaN is in no range.
+    """
+
+    low: float
+    high: float
+    is_open: bool = False
+    is_half_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.is_open else value >= self.low
+        return above and (value < self.high if self.is_half_open else value <= self.high)
+
+    def __str__(self) -> str:
+        """ "at least 1 and at most 1000"."""
+        low = f"{'above' if self.is_open else 'at least'} {self.low}"
+        return f"{low} and {'below' if self.is_half_open else 'at most'} {_short(self.high)}"
+
+
+def _short(number: float) -> str:
+    return "2^63 - 1" if number == SEEDS_END else str(number)
+
+
+SEEDS_END = 2**63 - 1
+# Bounds that are far above what anybody trains: beyond them a run would never end, or not fit.
+COUNTS = Range(1, 10**9)
+COUNTS_OR_NONE = Range(0, 10**9)
+SEEDS = Range(0, SEEDS_END)
+EPOCHS = Range(1, 100_000)
+BATCH_SIZES = Range(1, 2**20)
+WIDTHS = Range(1, 2**20)
+LAYERS = Range(1, 4096)
+LEARNING_RATES = Range(0, 10**6)

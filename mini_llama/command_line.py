@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from mini_llama.bounds import check_bound
+from mini_llama.bounds import Range, check_bound
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -44,10 +44,17 @@ def argument(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def number(default: Any, text: str, within: Range, **others: Any) -> Any:
+    """`argument` for a number; check_ranges holds it to its range."""
+    metadata = argument(default, text, **others).metadata
+    return dataclasses.field(default=default, metadata={**metadata, "within": within})
+
+
 def argument_of(owner: type, name: str, **changes: Any) -> Any:
-    """The option `name` of the dataclass `owner` again; `changes` are arguments of `argument`."""
+    """The option `name` of `owner` again; `changes` are arguments of `argument` or `number`."""
     field = _field(owner, name)
-    return argument(**{"default": field.default, **field.metadata, **changes})
+    default = changes.pop("default", field.default)
+    return dataclasses.field(default=default, metadata={**field.metadata, **changes})
 
 
 def make_parser(
@@ -104,6 +111,15 @@ def parse_given(parser: OneLineParser, argv: Sequence[str] | None) -> dict[str, 
 def check_option(options: object, name: str, holds: bool, bound: str) -> None:
     """Raise ValueError, naming flag, value and `bound`, unless `holds`."""
     check_bound(f"--{name} {getattr(options, name)}", holds, bound)
+
+
+def check_ranges(options: Any) -> None:
+    """Raise ValueError, naming flag, value and bound, for the first number out of its range."""
+    for field in dataclasses.fields(options):
+        value, within = getattr(options, field.name), field.metadata.get("within")
+        if value is not None and within is not None:
+            given = f"{flag_of(type(options), field.name)} {value}"
+            check_bound(given, value in within, str(within))
 
 
 def _field(owner: type, name: str) -> dataclasses.Field[Any]:

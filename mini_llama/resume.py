@@ -8,7 +8,11 @@ REMEDY = "start again without --resume"
 
 
 def check_same_run(
-    path: Path, saved: object, keys: Set[str], settings: Mapping[str, object]
+    path: Path,
+    saved: object,
+    keys: Set[str],
+    settings: Mapping[str, object],
+    remedy: str = REMEDY,
 ) -> None:
     """Raise ValueError unless `saved`, the content of `path`, is the state of a run with these
     settings: a dict with just these keys, "settings" among them.
@@ -16,12 +20,12 @@ def check_same_run(
     is_state = isinstance(saved, dict) and saved.keys() == keys
     written = saved["settings"] if isinstance(saved, dict) and is_state else None
     if not isinstance(written, dict):
-        raise ValueError(f"--resume: {path} is not the state of an interrupted run; {REMEDY}")
+        raise ValueError(f"--resume: {path} is not the state of an interrupted run; {remedy}")
     for name, value in settings.items():
         if (found := written.get(name)) != value:
             raise ValueError(
                 f"--resume: {path} was written with {name} {found}, not {value}; "
-                f"use the same settings, or {REMEDY}"
+                f"use the same settings, or {remedy}"
             )
 
 

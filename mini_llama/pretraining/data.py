@@ -28,6 +28,7 @@ from mini_llama.pretraining.generated_text import (
     generator_sources,
     is_generated,
 )
+from mini_llama.pretraining.run_folder import SIDECAR, TOKEN_FILES
 from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write
 
@@ -37,8 +38,6 @@ MAX_TRAINING_TEXT = 1 << 28  # characters: SentencePiece keeps its training text
 # SentencePiece drops sentences above a limit, and cannot count words of 65,536 characters
 TRAINING_SLICE = 4000
 BYTE_VOCABULARY = 3 + 256  # too small for any text, which has at least one character
-SIDECAR = "tokens.json"
-TOKEN_FILES = {"train": "train.bin", "val": "val.bin"}
 _CHUNK = 1 << 20  # bytes
 _BATCH_CHARACTERS = 1 << 16
 
@@ -54,7 +53,7 @@ def read_documents(paths: Sequence[str | Path], separator: str = "\n\n") -> Iter
     """
     if not separator:
         raise ValueError("the document separator is empty; give at least one character")
-    separator = separator.replace("\r\n", "\n")
+    separator = separator.replace("\r\n", "\n").replace("\r", "\n")
     files, generated = _text_files(paths), list(filter(is_generated, paths))
     read = (document for file in files for document in _split(_read_text(file), separator))
     return itertools.chain(read, *map(generated_documents, generated))
@@ -342,27 +341,31 @@ def _take_batch(documents: Iterator[str]) -> list[str]:
 
 class TokenWindows(Dataset):
     """Window i is tokens[i·C : i·C + C + 1]; neighbours share one token, a target and an input.
+    With `at_any_offset` window i is tokens[i : i + C + 1], and make_loader draws i.
 
     Raises ValueError if `tokens` (count,) are fewer than one window.
     """
 
-    def __init__(self, tokens: np.ndarray, context: int) -> None:
+    def __init__(self, tokens: np.ndarray, context: int, at_any_offset: bool = False) -> None:
         if not 1 <= context < len(tokens):
             raise ValueError(
                 f"context {context} does not fit a corpus of {len(tokens)} tokens: a window takes "
                 f"context + 1 of them; give more text, or a context from 1 to {len(tokens) - 1}"
             )
-        self.tokens = tokens
-        self.context = context
+        self.tokens, self.context, self.at_any_offset = tokens, context, at_any_offset
+
+    @property
+    def stride(self) -> int:
+        return 1 if self.at_any_offset else self.context
 
     def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.context
+        return (len(self.tokens) - 1 - self.context) // self.stride + 1
 
     def __getitem__(self, i: int) -> torch.Tensor:
         """(C + 1,) int64: inputs are [:-1], targets [1:]. Raises IndexError out of range."""
         if not 0 <= i < len(self):
             raise IndexError(f"window {i} is out of range: there are {len(self)}")
-        start = i * self.context
+        start = i * self.stride
         return torch.from_numpy(self.tokens[start : start + self.context + 1].astype(np.int64))
 
 
@@ -378,7 +381,8 @@ def make_loader(
     """This rank's rows (B, C + 1) of every global batch, B = batch_size / world_size.
 
     With `shuffle` the batches never end: epoch e is a permutation drawn from (seed, e), and where
-    it runs out within a batch, the next one fills up. Global batch s is the same whatever
+    it runs out within a batch, the next one fills up; windows at any offset are drawn with
+    replacement, batch s from (seed, s). Global batch s is the same whatever
     `start_step` and `world_size` are. Without `shuffle`, one pass in order: the last batch may be
     short, and a rank without a row of it ends earlier. Raises ValueError out of bounds.
     """
@@ -394,11 +398,36 @@ def make_loader(
         )
     share = batch_size // world_size
     first = start_step * batch_size + rank * share
+    sampler: Sampler[list[int]]
+    if shuffle and windows.at_any_offset:
+        sampler = _Draws(len(windows), start_step, rank * share, share, batch_size, seed)
+    else:
+        sampler = _Shares(len(windows), first, share, batch_size, seed if shuffle else None)
     return DataLoader(
         windows,
-        batch_sampler=_Shares(len(windows), first, share, batch_size, seed if shuffle else None),
+        batch_sampler=sampler,
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
+
+
+@dataclass(frozen=True)
+class _Draws(Sampler[list[int]]):
+    """Of every global batch of `batch_size` windows drawn from (seed, step), the `share` from
+    `first` on.
+    """
+
+    count: int
+    start_step: int
+    first: int
+    share: int
+    batch_size: int
+    seed: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in itertools.count(self.start_step):
+            generator = np.random.default_rng([self.seed, step])
+            draw = generator.integers(self.count, size=self.batch_size)
+            yield draw[self.first : self.first + self.share].tolist()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The records of a training run: metrics.jsonl, loss.png and, on request, TensorBoard's files."""
 
+import contextlib
 import json
 import math
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llama.optional_imports import import_optional
+from mini_llama.pretraining.run_folder import CURVE, METRICS
 from utils import atomic_write
 
 
@@ -18,7 +20,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, tensorboard: bool, resume_step: int = 0) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path, self.curve = folder / METRICS, folder / CURVE
         self.records = [r for r in read_metrics(self.path) if r["step"] <= resume_step]
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record) + "\n" for record in self.records)
@@ -36,6 +38,13 @@ class TrainingLog:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
+
+    def draw(self) -> None:
+        """Draw the loss curve so far, where matplotlib is installed; the end of a run says if not.
+        Raises OSError.
+        """
+        with contextlib.suppress(ValueError):
+            plot_losses(self.records, self.curve)
 
     def close(self) -> None:
         if self.writer is not None:

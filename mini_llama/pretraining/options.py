@@ -3,16 +3,35 @@
 Nothing here needs torch, so that help and refusals come at once.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from config import ATTENTIONS, DTYPES, NORMS, PRESETS, LlamaConfig
-from mini_llama.command_line import argument, check_option
+from config import ATTENTIONS, DTYPES, LARGEST_DIMENSION, NORMS, PRESETS, LlamaConfig
+from mini_llama.bounds import (
+    BATCH_SIZES,
+    COUNTS,
+    COUNTS_OR_NONE,
+    LAYERS,
+    LEARNING_RATES,
+    SEEDS,
+    WIDTHS,
+    Range,
+    check_bound,
+)
+from mini_llama.command_line import argument, check_option, check_ranges, number
 
 SCHEDULES = ("cosine", "constant")
+DEFAULT_PRESET = "15m"
+SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim")
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "\\": "\\"}
 
 
-def shape_argument(name: str, choices: tuple[str, ...] | None = None) -> Any:
+def shape_argument(name: str, within: Range = WIDTHS) -> Any:
+    return number(None, f"model shape: {name}, instead of the preset's", within)
+
+
+def arithmetic_argument(name: str, choices: tuple[str, ...]) -> Any:
     return argument(None, f"model shape: {name}, instead of the preset's", choices=choices)
 
 
@@ -30,71 +49,112 @@ class PretrainOptions:
     out: str = argument(
         "pretrained", "folder for tokenizer, token files, checkpoints, metrics and loss curve"
     )
-    separator: str = argument("\n\n", "what stands between two documents")
-    tokenizer: str | None = argument(
-        None, "an existing tokenizer, as run_llama.py takes it; else one is trained"
+    separator: str = argument(
+        "\n\n", r"what stands between two documents; \n, \t, \r, \f and \\ are escapes"
     )
-    vocab_size: int | None = argument(None, "pieces of the tokenizer to train (the preset's)")
-    val_fraction: float = argument(0.01, "share of the documents kept for validation")
-    init: str | None = argument(None, "a checkpoint to start from instead of random weights")
-    preset: str = argument("15m", "model shape", choices=tuple(PRESETS))
+    tokenizer: str | None = argument(
+        None, "an existing tokenizer, as run_llama.py takes it; else --init's, or one is trained"
+    )
+    vocab_size: int | None = number(None, "pieces of the tokenizer to train (the preset's)", WIDTHS)
+    val_fraction: float = number(
+        0.01, "share of the documents kept for validation", Range(1e-9, 0.5)
+    )
+    init: str | None = argument(
+        None,
+        "a checkpoint to start from instead of random weights: shape, arithmetic and tokenizer are "
+        "its own",
+    )
+    preset: str | None = argument(
+        None, f"model shape (default: '{DEFAULT_PRESET}')", choices=tuple(PRESETS)
+    )
     dim: int | None = shape_argument("dim")
-    n_layers: int | None = shape_argument("n_layers")
+    n_layers: int | None = shape_argument("n_layers", LAYERS)
     n_heads: int | None = shape_argument("n_heads")
     n_kv_heads: int | None = shape_argument("n_kv_heads")
     hidden_dim: int | None = shape_argument("hidden_dim")
-    norm: str | None = shape_argument("norm", NORMS)
-    attention: str | None = shape_argument("attention", ATTENTIONS)
-    dropout: float = argument(0.0)
-    context: int = argument(256, "tokens a training window, and the model's max_seq_len")
-    steps: int = argument(1000, "optimizer steps")
-    batch_size: int = argument(16, "windows an optimizer step, over all processes")
-    accumulation: int = argument(1, "parts that a process's batch is computed in, to save memory")
-    lr: float = argument(3e-4, "largest learning rate")
-    min_lr: float = argument(0.0, "learning rate at the end of the cosine")
-    decay_steps: int | None = argument(None, "steps that the cosine is laid out for (--steps)")
-    warmup: int = argument(100, "steps of linear warmup")
+    norm: str | None = arithmetic_argument("norm", NORMS)
+    attention: str | None = arithmetic_argument("attention", ATTENTIONS)
+    dropout: float = number(0.0, "", Range(0, 1, is_half_open=True))
+    context: int = number(
+        256, "tokens a training window, and the model's max_seq_len", Range(1, LARGEST_DIMENSION)
+    )
+    random_offsets: bool = argument(
+        False, "draw each window's place in the text, instead of a shuffled pass over all windows"
+    )
+    steps: int = number(1000, "optimizer steps", COUNTS)
+    batch_size: int = number(16, "windows an optimizer step, over all processes", BATCH_SIZES)
+    accumulation: int = number(
+        1, "parts that a process's batch is computed in, to save memory", BATCH_SIZES
+    )
+    lr: float = number(3e-4, "largest learning rate", LEARNING_RATES)
+    min_lr: float = number(0.0, "learning rate at the end of the cosine", LEARNING_RATES)
+    decay_steps: int | None = number(
+        None, "steps that the cosine is laid out for (--steps)", COUNTS
+    )
+    warmup: int = number(100, "steps of linear warmup", COUNTS_OR_NONE)
     schedule: str = argument("cosine", choices=SCHEDULES)
-    weight_decay: float = argument(0.1, "on matrices; norms and biases have none")
-    max_grad_norm: float = argument(1.0, "gradients are scaled down to this norm")
+    weight_decay: float = number(0.1, "on matrices; norms and biases have none", Range(0, 1000))
+    max_grad_norm: float = number(
+        1.0, "gradients are scaled down to this norm; inf for no bound", Range(1e-9, float("inf"))
+    )
     dtype: str = argument(
         "float32",
         "arithmetic of the forward and backward pass; weights stay float32",
         choices=DTYPES,
     )
     compile: bool = argument(False, "torch.compile the model: minutes at first, then faster")
-    eval_every: int = argument(100, "steps between evaluations, samples and checkpoints")
-    eval_batches: int = argument(20, "validation batches an evaluation")
+    eval_every: int = number(100, "steps between evaluations, samples and checkpoints", COUNTS)
+    eval_batches: int = number(20, "validation batches an evaluation", COUNTS)
     sample_prompt: str = argument("")
-    sample_tokens: int = argument(60, "tokens of the sample at each evaluation; 0 for none")
-    seed: int = argument(1337)
+    sample_tokens: int = number(
+        60, "tokens of the sample at each evaluation; 0 for none", Range(0, 100_000)
+    )
+    seed: int = number(1337, "", SEEDS)
     use_gpu: bool = argument(False, "CUDA, or Apple's MPS where there is no CUDA")
     shard: bool = argument(
         False, "under torchrun, divide weights and moments among the processes (FSDP2)"
     )
     tensorboard: bool = argument(False, "log for TensorBoard as well")
-    resume: bool = argument(False, "go on from the last saved step of the run in --out")
+    resume: bool = argument(
+        False,
+        "go on from the last saved step of the run in --out; --steps may be more if the learning "
+        "rates of the steps done stay the same",
+    )
+    overwrite: bool = argument(False, "replace the run in --out, where there is one")
     plan: bool = argument(False, "print parameter count and memory plan, and stop")
 
     def __post_init__(self) -> None:
-        at_least_1 = ("context", "steps", "batch_size", "accumulation", "eval_every")
-        for name in (*at_least_1, "eval_batches"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "min_lr", "warmup", "weight_decay", "sample_tokens", "seed"):
-            self._check(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
-        self._check("max_grad_norm", self.max_grad_norm > 0, "above 0")
-        self._check("val_fraction", 0 < self.val_fraction <= 0.5, "above 0 and at most 0.5")
+        object.__setattr__(self, "separator", unescape(self.separator))
+        check_ranges(self)
         micro = self.batch_size % self.accumulation == 0
         self._check("batch_size", micro, f"a multiple of --accumulation {self.accumulation}")
+        self._check("min_lr", self.min_lr <= self.lr, f"at most --lr {self.lr}")
+        if self.schedule == "constant":
+            bound = "left out with --schedule constant"
+            self._check("min_lr", self.min_lr == 0, bound)
+            self._check("decay_steps", self.decay_steps is None, bound)
+        is_free = self.vocab_size is None or self.tokenizer is None
+        self._check("vocab_size", is_free, f"left out with --tokenizer {self.tokenizer}")
+        is_one = not (self.resume and self.overwrite)
+        check_bound("--overwrite", is_one, "left out with --resume")
 
     def _check(self, name: str, holds: bool, bound: str) -> None:
         check_option(self, name, holds, bound)
 
+    @property
+    def preset_shape(self) -> dict[str, Any]:
+        return PRESETS[self.preset or DEFAULT_PRESET]
+
     def model_config(self, vocab_size: int | None = None) -> LlamaConfig:
         """The preset's shape, with the given values in place of its own."""
-        names = ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "norm", "attention")
+        names = (*SHAPE, "norm", "attention")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if vocab_size is not None:
             changes["vocab_size"] = vocab_size
         changes |= {"max_seq_len": self.context, "dropout": self.dropout}
-        return LlamaConfig(**PRESETS[self.preset] | changes)
+        return LlamaConfig(**self.preset_shape | changes)
+
+
+def unescape(text: str) -> str:
+    r"""The escapes that a shell passes on as they are written: \n, \t, \r, \f and \\."""
+    return re.sub(r"\\([ntrf\\])", lambda match: ESCAPES[match[1]], text)

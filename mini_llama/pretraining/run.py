@@ -1,6 +1,5 @@
 """A pre-training run from text to model: data, training, evaluation, samples, checkpoints."""
 
-import contextlib
 import itertools
 import math
 import time
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from config import PRESETS
 from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
 from mini_llama.checkpoints.tensor_files import import_safetensors
 from mini_llama.pretraining.data import (
@@ -24,49 +22,46 @@ from mini_llama.pretraining.data import (
     train_tokenizer,
 )
 from mini_llama.pretraining.log import TrainingLog, draw_losses
+from mini_llama.pretraining.model_folder import copy
 from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.pretraining.processes import Process, StopRequest, join_processes
+from mini_llama.pretraining.run_folder import (
+    TOKENIZER,
+    TOKENS,
+    check_folder,
+    new_folder,
+    remove_results,
+)
+from mini_llama.pretraining.start import Start, find_start
 from mini_llama.pretraining.trainer import Trainer
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import load_tokenizer
+from tokenizer import Tokenizer
 from utils import seed_everything
 
 
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[None]:
-    """Make the folder if it is not there; remove it again if an error leaves it empty."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):  # it is not empty, or another process was faster
-                folder.rmdir()
-        raise
-
-
 def prepare_data(
-    options: PretrainOptions, process: Process
+    options: PretrainOptions, process: Process, existing: str | Path | None
 ) -> tuple[BaseTokenizer, TokenFile, TokenFile]:
-    """The tokenizer, and the files of training and validation tokens, made if they are not there.
+    """The tokenizer, trained unless there is an `existing` one, and the files of training and
+    validation tokens, made if they are not there.
 
     With several processes the first makes them and the others wait.
     """
     out, paths = Path(options.out), options.input
-    own_tokenizer = out / "tokenizer.model"
+    own_tokenizer = out / TOKENIZER
 
     def documents() -> Iterator[str]:
         return read_documents(paths, options.separator)
 
     def build() -> tuple[BaseTokenizer, TokenFile, TokenFile]:
-        if options.tokenizer is None and not (options.resume and own_tokenizer.exists()):
-            vocab_size = options.vocab_size or PRESETS[options.preset]["vocab_size"]
+        if existing is None:
+            vocab_size = options.vocab_size or options.preset_shape["vocab_size"]
             train_tokenizer(documents(), vocab_size, own_tokenizer)
-        tokenizer = load_tokenizer(options.tokenizer or own_tokenizer)
+        tokenizer = load_tokenizer(existing or own_tokenizer)
         fingerprint = fingerprint_paths(paths, options.separator)
         files = build_token_files(
-            documents, fingerprint, tokenizer, out / "tokens", options.val_fraction
+            documents, fingerprint, tokenizer, out / TOKENS, options.val_fraction
         )
         return tokenizer, *files
 
@@ -91,7 +86,7 @@ def train(
     options, process = trainer.options, trainer.process
     val_windows = TokenWindows(val_file.open(), options.context)
     batches = make_loader(
-        TokenWindows(train_file.open(), options.context),
+        TokenWindows(train_file.open(), options.context, options.random_offsets),
         options.batch_size,
         options.seed,
         trainer.step,
@@ -114,6 +109,8 @@ def train(
             values |= check_progress(trainer, tokenizer, val_windows)
         if log is not None:
             log.write(trainer.step, **values)
+            if "val_loss" in values:
+                log.draw()
         if is_stopped:
             break
     bar.close()
@@ -133,7 +130,7 @@ def check_progress(
     if not math.isfinite(val_loss):
         raise ValueError(
             f"the validation loss is {val_loss} at step {trainer.step}: lower --lr "
-            f"{trainer.options.lr}; {trainer.folder} keeps the last good checkpoint"
+            f"{trainer.options.lr}; {trainer.last_good()}"
         )
     perplexity = math.exp(min(val_loss, 700))
     is_best = val_loss < trainer.best_loss
@@ -155,6 +152,8 @@ def sample_text(trainer: Trainer, tokenizer: BaseTokenizer) -> str:
     """What the model writes at temperature 0.8 after `sample_prompt`, up to EOS."""
     device = trainer.process.device
     prompt = tokenizer.encode(trainer.options.sample_prompt, bos=True, eos=False)
+    if not prompt:
+        return "none, for this tokenizer has no BOS to begin with: give --sample_prompt"
     tokens = trainer.llama.generate(
         torch.tensor([prompt], device=device),
         trainer.options.sample_tokens,
@@ -186,20 +185,44 @@ def run(options: PretrainOptions) -> int:
     torch.set_float32_matmul_precision("high")
     with join_processes(options.use_gpu) as process:
         folder = Path(options.out)
+        if process.is_main and (said := check_folder(options)):
+            print(said)
+        start = find_start(options)
         with new_folder(folder):
-            tokenizer, train_file, val_file = prepare_data(options, process)
+            tokenizer, train_file, val_file = prepare_data(options, process, start.tokenizer)
         seed_everything(options.seed)
-        trainer = Trainer(options, process, options.model_config(tokenizer.n_words))
-        if options.resume and trainer.progress_path.exists():
-            trainer.load_progress()
-        elif options.init is not None:
-            trainer.load_weights(options.init)
-        parameters = f"{count_parameters(trainer.llama.config):,} parameters"
+        config = start.config_for(options, tokenizer)
+        trainer = Trainer(options, process, config, tokenizer)
+        begin(trainer, start)
+        if process.is_main:
+            keep_tokenizer(tokenizer, folder)
+        parameters = f"{count_parameters(config):,} parameters"
         report(process, f"{parameters}, {train_file.count:,} training tokens")
         is_main = process.is_main
         log = TrainingLog(folder, options.tensorboard, trainer.step) if is_main else None
         status = train(trainer, tokenizer, train_file, val_file, log)
         if log is not None:
             log.close()
-            draw_losses(log.records, folder / "loss.png")
+            draw_losses(log.records, log.curve)
         return status
+
+
+def begin(trainer: Trainer, start: Start) -> None:
+    """Load the progress that --resume goes on from, or --init's weights; drop the results that
+    --overwrite replaces.
+    """
+    options = trainer.options
+    if options.resume and trainer.progress_path.exists():
+        trainer.load_progress()
+        return
+    if start.checkpoint is not None:
+        report(trainer.process, start.note)
+        trainer.load_weights(start.checkpoint)
+    if options.overwrite and trainer.process.is_main:
+        remove_results(trainer.folder)
+
+
+def keep_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
+    """Put a SentencePiece model that came from elsewhere beside the run's models."""
+    if isinstance(tokenizer, Tokenizer):
+        copy(tokenizer.model_path, folder / TOKENIZER)

@@ -18,16 +18,17 @@ import torch
 
 from config import LlamaConfig
 from llama import Llama
-from mini_llama.checkpoints.formats.folder import save_folder
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
-from mini_llama.checkpoints.reading import read_checkpoint
-from mini_llama.checkpoints.record import fit_tensors
+from mini_llama.checkpoints.record import Checkpoint, fit_tensors
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.layers.linear_loss import linear_cross_entropy
 from mini_llama.pretraining.data import TokenWindows, make_loader
+from mini_llama.pretraining.model_folder import save_model_folder
 from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.pretraining.processes import Process
+from mini_llama.pretraining.run_folder import PROGRESS
 from mini_llama.resume import check_same_run
+from mini_llama.tokenization.base import BaseTokenizer
 from optimizer import AdamW
 from utils import autocast
 
@@ -104,10 +105,16 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 class Trainer:
-    """Model, optimizer and progress of one run."""
+    """Model, optimizer and progress of one run. `tokenizer` goes into the folders of its models."""
 
-    def __init__(self, options: PretrainOptions, process: Process, config: LlamaConfig) -> None:
-        self.options, self.process = options, process
+    def __init__(
+        self,
+        options: PretrainOptions,
+        process: Process,
+        config: LlamaConfig,
+        tokenizer: BaseTokenizer | None = None,
+    ) -> None:
+        self.options, self.process, self.tokenizer = options, process, tokenizer
         self.folder = Path(options.out)
         self.llama = Llama(config).to(process.device)
         self.loss = wrap(self.llama, options, process)
@@ -145,7 +152,7 @@ class Trainer:
         if not (math.isfinite(mean) and math.isfinite(norm)):
             raise ValueError(
                 f"the loss is {mean} and the gradient norm {norm} at step {self.step}: lower --lr "
-                f"{self.options.lr}; {self.folder} keeps the last good checkpoint"
+                f"{self.options.lr}; {self.last_good()}"
             )
         self.optimizer.step()
         self.step += 1
@@ -169,19 +176,23 @@ class Trainer:
         if self.process.is_main:
             facts = {"step": self.step, "val_loss": self.best_loss}
             save_checkpoint(self.folder / f"{name}.pt", self.llama.config, tensors, **facts)
-            save_folder(self.folder / name, self.llama.config, tensors)
+            save_model_folder(self.folder / name, self.llama.config, tensors, self.tokenizer)
 
-    def load_weights(self, path: str) -> None:
+    def last_good(self) -> str:
+        """A sentence: which checkpoint a run that diverged leaves."""
+        best = self.folder / "best.pt"
+        return f"{best} is the last good checkpoint" if best.exists() else "nothing was saved yet"
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
         """Start from a model instead of from random weights. Raises ValueError if it has another
         shape.
         """
-        checkpoint = read_checkpoint(path)
         tensors = fit_tensors(checkpoint, self.llama.config)
         load_training_state(self, {"model": tensors})
 
     @property
     def progress_path(self) -> Path:
-        return self.folder / "progress.pt"
+        return self.folder / PROGRESS
 
     def save_progress(self) -> None:
         """Write all that resuming needs, as one file."""
@@ -196,8 +207,7 @@ class Trainer:
     def load_progress(self) -> None:
         """Continue where save_progress left off. Raises ValueError as check_same_run does."""
         saved = load_plain(self.progress_path)
-        settings = resume_settings(self.options, self.llama.config)
-        check_same_run(self.progress_path, saved, PROGRESS_KEYS, settings)
+        check_resumed(self, saved)
         load_training_state(self, saved)
         self.step, self.best_loss = saved["step"], saved["best_loss"]
 
@@ -234,9 +244,43 @@ def load_training_state(trainer: Trainer, saved: dict[str, Any]) -> None:
 PROGRESS_KEYS = {"settings", "model", "optimizer", "step", "best_loss"}
 # A resumed run may ask for more or fewer evaluations, other samples or outputs, but not for these.
 FREE_TO_CHANGE = {"out", "eval_every", "eval_batches", "sample_prompt", "sample_tokens"}
-FREE_TO_CHANGE |= {"use_gpu", "tensorboard", "resume", "plan", "compile", "shard", "input"}
+FREE_TO_CHANGE |= {"use_gpu", "tensorboard", "resume", "overwrite", "plan", "compile", "shard"}
+FREE_TO_CHANGE |= {"input", "preset"}  # the shape is compared, whatever names it
+REMEDY = "start again with --overwrite, or in another --out"
+SCHEDULED = ("steps", "decay_steps", "min_lr")
 
 
 def resume_settings(options: PretrainOptions, config: LlamaConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(options) | dataclasses.asdict(config)
     return {name: value for name, value in settings.items() if name not in FREE_TO_CHANGE}
+
+
+def check_resumed(trainer: Trainer, saved: Any) -> None:
+    """Raise ValueError unless `saved` is the progress of a run with these settings, in which the
+    learning rates of all steps done are the same; of how many steps are to come nothing is asked.
+    """
+    options, path = trainer.options, trainer.progress_path
+    wanted = resume_settings(options, trainer.llama.config)
+    settings: dict[str, Any] = saved.get("settings", {}) if isinstance(saved, dict) else {}
+    if isinstance(settings, dict) and settings:
+        # a run of an earlier version lacks what was not an option then
+        settings = {name: settings.get(name, _default(name)) for name in wanted} | settings
+        saved = {**saved, "settings": settings}
+        wanted = {name: value for name, value in wanted.items() if name not in SCHEDULED}
+    check_same_run(path, saved, PROGRESS_KEYS, wanted, REMEDY)
+    laid_out, done = settings["decay_steps"] or settings["steps"], saved["step"]
+    now = options.decay_steps or options.steps
+    if options.schedule == "cosine" and now != laid_out:
+        raise ValueError(
+            f"--resume: {path} was written with a cosine laid out for {laid_out} steps, not {now}: "
+            f"go on with --steps {options.steps} --decay_steps {laid_out}, or {REMEDY}"
+        )
+    if options.schedule == "cosine" and options.min_lr != settings["min_lr"]:
+        found = f"min_lr {settings['min_lr']}, not {options.min_lr}"
+        raise ValueError(f"--resume: {path} was written with {found}; use that, or {REMEDY}")
+    if done > options.steps:
+        raise ValueError(f"--resume: {path} is at step {done} already; give --steps {done} or more")
+
+
+def _default(name: str) -> Any:
+    return getattr(PretrainOptions, name, None)

@@ -238,7 +238,7 @@ def _write(plan: Plan) -> None:
     if not tokenizer and (own := _find_own_tokenizer(source, plan.config.vocab_size)):
         tokenizer = {TOKENIZER_MODEL: own.model_path}
         ids = {"bos_token_id": own.bos_id, "eos_token_id": own.eos_id}
-        described = _describe_tokenizer(own)
+        described = describe_tokenizer(own)
     if not tokenizer:
         plan.notes.append(f"no tokenizer of this model is beside {source}: none was copied")
     ids = ids | _token_ids(source)
@@ -276,7 +276,7 @@ def _find_own_tokenizer(source: Path, vocab_size: int) -> Tokenizer | None:
     return None
 
 
-def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """tokenizer_config.json of a SentencePiece model: without it transformers leaves BOS out."""
     pieces = tokenizer.sp_model
     ids = {"bos": pieces.bos_id(), "eos": pieces.eos_id(), "unk": pieces.unk_id()}
