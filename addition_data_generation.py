@@ -10,6 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mini_llama  # noqa: F401  # says which packages are missing, before one is imported
+
+# isort: split
+
 import numpy as np
 
 from mini_llama.addition.additions import (

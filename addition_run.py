@@ -3,12 +3,11 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mini_llama.addition.additions import EQUALS, IGNORED
-from mini_llama.addition.options import TestOptions, TrainOptions, misspelt_flag
+from mini_llama.addition.options import TestOptions, TrainOptions
 from mini_llama.command_line import OneLineParser, add_flags, one_line_errors
 from mini_llama.threads import choose_threads
 
@@ -75,10 +74,7 @@ def make_parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser, argv = make_parser(), sys.argv[1:] if argv is None else argv
-    if hint := misspelt_flag(argv):
-        parser.error(hint)
-    given = vars(parser.parse_args(argv))
+    given = vars(make_parser().parse_args(argv))
     command = given.pop("command")
     with one_line_errors(PROGRAM):
         options = TrainOptions(**given) if command == "train" else TestOptions(**given)

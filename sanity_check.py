@@ -18,6 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import mini_llama  # noqa: F401  # says which packages are missing, before one is imported
+
+# isort: split
+
 import torch
 
 from config import EDITIONS, resolve_arithmetic

@@ -3,7 +3,7 @@
 # A second run skips what is done; a run after an interrupted one repairs what that left.
 set -euo pipefail
 
-readonly USAGE="usage: bash setup.sh [--dev] [--no-download] [-h|--help]"
+readonly USAGE="usage: bash setup.sh [--extra] [--dev] [--no-download] [-h|--help]"
 readonly VENV=".venv"
 readonly PYTHON="$VENV/bin/python"
 readonly NEW_ENOUGH="import sys; sys.exit(sys.version_info < (3, 11))"
@@ -15,7 +15,9 @@ $USAGE
 Makes .venv beside this script with Python 3.11 or newer, installs the pinned packages and runs
 download.py. Running it again is quick, and repairs an interrupted run.
 
-  --dev          install what tests and benchmarks need as well (requirements-dev.txt)
+  --extra        install what single features need as well: plots, TensorBoard, safetensors, Hugging
+                 Face's and tiktoken's tokenizers, 4-bit weights (requirements-extra.txt)
+  --dev          install what tests and benchmarks need on top of that (requirements-dev.txt)
   --no-download  install only; get the files later with .venv/bin/python download.py
   -h, --help     show this and stop
 
@@ -103,6 +105,7 @@ main() {
     local argument is_download=true requirements=(requirements.txt)
     for argument in "$@"; do
         case "$argument" in
+            --extra) requirements=(requirements.txt requirements-extra.txt) ;;
             --dev) requirements=(requirements.txt requirements-extra.txt requirements-dev.txt) ;;
             --no-download) is_download=false ;;
             -h | --help)

@@ -8,6 +8,10 @@ As a command, it converts a SentencePiece model to llama2.c's tokenizer.bin:
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import mini_llama  # noqa: F401  # says which packages are missing, before one is imported
+
+# isort: split
+
 from sentencepiece import SentencePieceProcessor
 
 from mini_llama.command_line import OneLineParser, one_line_errors

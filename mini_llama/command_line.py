@@ -6,6 +6,7 @@ Help and refusals come at once: nothing here needs torch.
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import os
 import sys
 import types
@@ -17,10 +18,57 @@ from mini_llama.bounds import Range, check_bound
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, with errors of one line and exit status 2."""
+    """argparse, with errors of one line and exit status 2. Dashes and underscores in flags are
+    the same, and a flag that does not exist is answered with the nearest that does.
+    """
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {visible(message)} (see --help)\n")
+
+    def parse_known_args(  # type: ignore[override]  # argparse's stub has three overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        given = sys.argv[1:] if args is None else list(args)
+        end = given.index("--") if "--" in given else len(given)
+        spelt = {_plain(flag): flag for flag in self._option_string_actions}
+        for place, word in enumerate(given[:end]):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--"):
+                given[place] = spelt.get(_plain(flag), flag) + equals + value
+        return super().parse_known_args(given, namespace)
+
+    def parse_args(  # type: ignore[override]  # as above
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._nearest(unknown)}")
+        return parsed
+
+    def _nearest(self, unknown: Sequence[str]) -> str:
+        """ "; did you mean --epochs?", or nothing where no flag is near."""
+        flags = {_plain(flag): flag for flag in self.all_flags()}
+        for word in unknown:
+            flag = _plain(word.partition("=")[0])
+            near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7)
+            near = near or [known for known in flags if len(flag) > 3 and known.startswith(flag)]
+            if word.startswith("--") and near:
+                return f"; did you mean {flags[near[0]]}?"
+        return ""
+
+    def all_flags(self) -> set[str]:
+        """Its own long flags, and those of its subcommands."""
+        parsers: list[argparse.ArgumentParser] = [self]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+        flags = {flag for parser in parsers for flag in parser._option_string_actions}
+        return {flag for flag in flags if flag.startswith("--")}
+
+
+def _plain(flag: str) -> str:
+    """A flag's name with dashes for underscores."""
+    return flag.replace("_", "-")
 
 
 def argument(

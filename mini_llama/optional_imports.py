@@ -13,5 +13,6 @@ def import_optional(module: str, purpose: str, package: str | None = None) -> An
         return importlib.import_module(module)
     except ImportError:
         raise ValueError(
-            f"{purpose} needs {package}, which is not installed: pip install {package}"
+            f"{purpose} needs {package}, which is not installed: bash setup.sh --extra, or "
+            f"pip install {package}"
         ) from None

@@ -73,6 +73,40 @@ def test_what_does_not_parse_is_one_line(argv: str, part: str, capsys):
     assert error.startswith("it.py: error: ") and part in error
 
 
+@pytest.mark.parametrize("argv", ["--out x --the_share 1", "--the-share=1 --out=x"])
+def test_dashes_and_underscores_in_flags_are_the_same(argv: str):
+    assert parse(*argv.split())["share"] == 1.0
+
+
+def test_dashes_and_underscores_in_values_stay():
+    assert parse("--out", "a_b-c", "--text=--the_share")["text"] == "--the_share"
+    parser = make_parser("it.py", "It.", Settings)
+    parser.add_argument("rest", nargs="*")
+    assert parser.parse_args(["--out", "x", "--", "--the_share"]).rest == ["--the_share"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--coutn 3", "--count"),
+        ("--the-shar 3", "--the-share"),
+        ("--share 3", "--the-share"),
+        ("--Count=3", "--count"),
+        ("--temperature 1", None),
+        ("--x", None),
+        ("counts", None),
+    ],
+)
+def test_the_nearest_flag_is_suggested(flag: str, nearest: str | None, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--out", "x", *flag.split())
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert f"unrecognized arguments: {flag}" in error
+    assert ("did you mean" in error) == (nearest is not None)
+    assert nearest is None or error.endswith(f"did you mean {nearest}? (see --help)\n")
+
+
 def test_help_shows_texts_and_defaults():
     shown = " ".join(make_parser("it.py", "It.", Settings).format_help().split())
     for part in (

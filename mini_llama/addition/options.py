@@ -3,15 +3,13 @@
 Nothing here needs torch, so that help and refusals come at once.
 """
 
-import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from config import EDITIONS, LlamaConfig
 from mini_llama.addition.additions import CHARS, MAX_LENGTH
-from mini_llama.command_line import argument, argument_of, check_option, flag_of
+from mini_llama.command_line import argument, argument_of, check_option
 
 EDITION = "spring2026"
 CAPACITY = 5_808_844_800_000  # the course's budget, 6 · parameters · samples seen
@@ -98,17 +96,3 @@ def count_samples(capacity: int, parameters: int, epochs: int) -> tuple[int, int
     """
     train = -(-capacity // (6 * parameters * epochs))
     return train, math.ceil(train * VAL_SHARE)
-
-
-def misspelt_flag(arguments: Sequence[str]) -> str | None:
-    """What a flag that is close to one of ours should be, as a sentence: the course's README has
-    --capcaity.
-    """
-    flags = [flag_of(o, f.name) for o in (TrainOptions, TestOptions) for f in fields(o)]
-    for word in arguments:
-        flag = word.partition("=")[0]
-        is_unknown = flag.startswith("--") and flag not in (*flags, "--help")
-        near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.75) if is_unknown else []
-        if near:
-            return f"{flag} is misspelt: write {near[0]}"
-    return None

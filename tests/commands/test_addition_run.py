@@ -509,9 +509,9 @@ def test_defaults_are_the_handout_s():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["train", "--capcaity", "5"], "--capcaity is misspelt: write --capacity"),
-        (["train", "--capcaity=5"], "--capcaity is misspelt: write --capacity"),
-        (["train", "--n_layer", "5"], "--n_layer is misspelt: write --n_layers"),
+        (["train", "--capcaity", "5"], "did you mean --capacity?"),
+        (["train", "--capcaity=5"], "did you mean --capacity?"),
+        (["train", "--n_layer", "5"], "did you mean --n_layers?"),
         (["train", "--lr_decay", "step"], "choose from 'none', 'linear', 'cosine'"),
         (["train", "--nonsense", "5"], "unrecognized arguments: --nonsense"),
         (["test"], "the following arguments are required: --checkpoint"),

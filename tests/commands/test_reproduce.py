@@ -825,7 +825,8 @@ def test_without_matplotlib_the_rest_is_there(here: Path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run("--only", "prompt", "--data", "sst") == 0
     note = (
-        "no plots: drawing plots needs matplotlib, which is not installed: pip install matplotlib"
+        "no plots: drawing plots needs matplotlib, which is not installed: "
+        "bash setup.sh --extra, or pip install matplotlib"
     )
     assert note in capsys.readouterr().out
     page = Path("out/report.html").read_text(encoding="utf-8")

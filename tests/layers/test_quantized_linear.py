@@ -109,7 +109,8 @@ def test_importing_bitsandbytes_is_quiet(capfd: pytest.CaptureFixture):
 def test_without_bitsandbytes_it_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # importing it is then an ImportError
     message = (
-        "nf4 quantization needs bitsandbytes, which is not installed: pip install bitsandbytes"
+        "nf4 quantization needs bitsandbytes, which is not installed: "
+        "bash setup.sh --extra, or pip install bitsandbytes"
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
         NF4Linear(torch.ones(32, 64))

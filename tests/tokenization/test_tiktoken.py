@@ -57,7 +57,7 @@ def test_a_changed_ranks_file_is_read_again(ranks, tmp_path):
 def test_tiktoken_is_optional(ranks, monkeypatch):
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     for name in (ranks, "tiktoken:gpt2"):
-        with pytest.raises(ValueError, match="which is not installed: pip install tiktoken"):
+        with pytest.raises(ValueError, match=r"not installed: .*, or pip install tiktoken"):
             load_tokenizer(name)
 
 
