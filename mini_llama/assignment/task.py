@@ -16,7 +16,7 @@ from mini_llama.assignment.reviews import (
     read_examples,
     read_label_names,
 )
-from mini_llama.checkpoints.reading import check_exists
+from mini_llama.checkpoints.reading import check_exists, recognise
 from mini_llama.threads import describe_threads
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import check_vocabulary, find_tokenizer, load_tokenizer
@@ -63,7 +63,7 @@ def prepare_model(
     Raises OSError or ValueError with one line that says what to do.
     """
     device = choose_device(options.use_gpu)
-    check_exists(options.pretrained_model_path)
+    recognise(options.pretrained_model_path)
     if options.adapters:
         check_exists(options.adapters)
     tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)

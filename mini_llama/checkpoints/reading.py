@@ -6,6 +6,8 @@ Nothing in a file is ever executed, and tensors are mapped from the file, not co
 
 from pathlib import Path
 
+from mini_llama.checkpoints import contradictions
+from mini_llama.checkpoints.foreign import refuse_foreign, remark_on_unknown
 from mini_llama.checkpoints.formats import folder, huggingface, llama2c, meta, torch_file
 from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.record import Checkpoint
@@ -28,16 +30,31 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     with it and a remedy.
     """
     path = Path(path)
+    form = recognise(path)
+    checkpoint = form.read(path)
+    contradictions.check(checkpoint)
+    return checkpoint
+
+
+def recognise(path: str | Path) -> Format:
+    """The format of a path, which is not read yet; raises as read_checkpoint, where a look at the
+    path is enough: for what does not exist, is of no format, or is of a kind that is not supported.
+    """
+    path = Path(path)
     check_exists(path)
+    refuse_foreign(path)
     for form in FORMATS:
         if form.recognises(path):
-            return form.read(path)
+            form.check(path)
+            return form
     names = [form.name for form in FORMATS if form.is_folder == path.is_dir()]
     if path.is_dir():
         files = " or ".join(dict.fromkeys(names))
         raise IsADirectoryError(f"{path} is a directory without {files}; {REMEDY}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; {REMEDY}")
+    if remark := remark_on_unknown(path):
+        raise ValueError(f"{path} {remark}")
     raise ValueError(f"{path} is neither {' nor '.join(names)}; {REMEDY}")
 
 

@@ -56,18 +56,20 @@ class Checkpoint:
         unknown = sorted(str(k) for k in args if k not in FIELD_NAMES)
         if unknown:
             raise ValueError(f"{self.path}: unknown model_args {', '.join(unknown)}; {REMEDY}")
-        args["tie_word_embeddings"] = self._is_tied()
+        args["tie_word_embeddings"] = self.is_tied
         try:
             return LlamaConfig(**args | overrides)
         except ValueError as error:
             raise ValueError(f"{self.path}: model_args: {error}") from None
 
-    def _is_tied(self) -> bool:
+    @property
+    def is_tied(self) -> bool:
         """Files may hold the one embedding twice: it is tied where the two are equal."""
         if "output.weight" not in self.tensors:
             return True
         embedding = self.tensors.get("tok_embeddings.weight")
-        return embedding is not None and torch.equal(embedding, self.tensors["output.weight"])
+        output = self.tensors["output.weight"]
+        return embedding is not None and torch.equal(embedding, output)
 
 
 def check_is_pretrained(checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
+from mini_llama.checkpoints.quantized_elsewhere import method_by_names
 from mini_llama.optional_imports import import_optional
 from utils import REMEDY, atomic_write
 
@@ -35,6 +36,7 @@ SAFETENSORS_DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+WEIGHT_DTYPES = tuple(SAFETENSORS_DTYPES.values())
 RECORD_ALIGNMENT = 64
 ZIP_HEADER_BYTES = 30 + 20  # an entry's, and its field for sizes above 4 GB
 PADDING_FIELD = struct.Struct("<2sH")
@@ -166,8 +168,7 @@ def load_safetensors(path: str | Path, pages: MappedPages | None = None) -> dict
     for name, entry in header.items():
         dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
         if dtype is None:
-            known = ", ".join(SAFETENSORS_DTYPES)
-            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}, which is none of {known}")
+            raise _not_weights(path, name, entry["dtype"], header)
         start, end = (SAFETENSORS_LENGTH_BYTES + length + place for place in entry["data_offsets"])
         tensor = torch.empty(0, dtype=dtype).set_(storage[start:end])
         tensors[name] = tensor.view(entry["shape"])
@@ -203,14 +204,33 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """The content of a file, which must be tensors by name. Raises ValueError otherwise."""
-    is_dict = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) and is_plain(tensor)
-        for name, tensor in content.items()
-    )
-    if not is_dict:
+    """The content of a file, which must be tensors by name, all of a dtype that weights have.
+    Raises ValueError otherwise.
+    """
+    if not isinstance(content, dict):
         raise ValueError(f"{path} is not a dict of tensors; {REMEDY}")
+    for name, tensor in content.items():
+        if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
+            raise ValueError(f"{path} is not a dict of tensors: {name} is none; {REMEDY}")
+        if tensor.dtype not in WEIGHT_DTYPES:
+            raise _not_weights(path, name, str(tensor.dtype).removeprefix("torch."), content)
+        if not is_plain(tensor):
+            raise ValueError(f"{path}: {name} is not a tensor with all its numbers; {REMEDY}")
     return content
+
+
+def _not_weights(path: str | Path, name: str, dtype: str, names: Iterable[str]) -> ValueError:
+    """The error for a dtype that no weights here have: integers, 8 bits, complex numbers."""
+    known = ", ".join(str(known).removeprefix("torch.") for known in WEIGHT_DTYPES)
+    method = method_by_names(names)
+    if method is not None:
+        return ValueError(
+            f"{path} is quantized by {method} ({name} has dtype {dtype}), which is not read: get "
+            "the same model in float16, bfloat16 or float32"
+        )
+    return ValueError(
+        f"{path}: {name} has dtype {dtype}, which is none of {known}; get the same model in one"
+    )
 
 
 def is_plain(tensor: torch.Tensor) -> bool:

@@ -76,7 +76,8 @@ class Format:
     makes a folder one ("config.json"), else what its one file is ("a torch checkpoint").
 
     `recognises` says whether a path that exists is of this format, and raises OSError if it cannot
-    be read. `read` raises OSError, or ValueError of one line with the file, what is wrong with it
+    be read. `check` raises ValueError for what read would refuse, where a look at its configuration
+    is enough. `read` raises OSError, or ValueError of one line with the file, what is wrong with it
     and a remedy.
     """
 
@@ -85,6 +86,7 @@ class Format:
     read: Callable[[Path], Checkpoint]
     is_folder: bool = False
     targets: tuple[Target, ...] = ()
+    check: Callable[[Path], object] = lambda _: None
 
 
 def own_bytes(tensor: torch.Tensor, _: LlamaConfig) -> float:

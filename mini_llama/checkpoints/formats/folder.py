@@ -22,19 +22,24 @@ from mini_llama.checkpoints.tensor_files import (
     save_safetensors,
     write_json,
 )
+from mini_llama.warning import warn
 from utils import REMEDY, atomic_write, read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 OWN_MODEL_TYPE = "mini-llama"
 INDEX_SUFFIX = ".index.json"
 Load = Callable[[Path, MappedPages], Any]
+OTHER_WEIGHTS = ("consolidated.00.pth", "consolidated.safetensors")  # Meta's, and Mistral's
 # The one file of a model; shards are named by an index beside them.
 WEIGHT_FILES: dict[str, Load] = {WEIGHTS_FILE: load_safetensors, "pytorch_model.bin": load_plain}
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder with a config.json that a path is, or whose model.safetensors it is."""
-    folder = path.parent if path.name == WEIGHTS_FILE and not path.is_dir() else path
+    """The folder with a config.json that a path is, or whose model.safetensors, pytorch_model.bin,
+    index or config.json it is.
+    """
+    is_part = path.name in (CONFIG_FILE, *WEIGHT_FILES) or path.name.endswith(INDEX_SUFFIX)
+    folder = path.parent if is_part and not path.is_dir() else path
     return folder if (folder / CONFIG_FILE).exists() else None
 
 
@@ -58,15 +63,36 @@ def read_weights(folder: Path, pages: MappedPages) -> dict[str, torch.Tensor]:
     """All tensors of a folder: of its one weight file, or of the shards that its index names.
     They are mapped, and added to `pages`.
 
-    Raises ValueError for a folder without either, and for shards that are missing or do not hold
-    exactly what the index says.
+    Of several sets of weights the first of these is read, as transformers does, with a warning:
+    model.safetensors, its index, pytorch_model.bin, its index. Raises ValueError for a folder
+    without any, and for shards that are missing or do not hold exactly what the index says.
     """
-    for name, load in WEIGHT_FILES.items():
-        if (folder / (name + INDEX_SUFFIX)).exists():
-            return _read_shards(folder, name + INDEX_SUFFIX, load, pages)
-        if (folder / name).exists():
-            return check_tensors(folder / name, load(folder / name, pages))
-    raise ValueError(f"{folder} has none of {', '.join(WEIGHT_FILES)}, nor an index; {REMEDY}")
+    found = weight_sets(folder)
+    if not found:
+        raise ValueError(f"{folder} has {_lacking(folder)}; {REMEDY}")
+    if others := found[1:] + [name for name in OTHER_WEIGHTS if (folder / name).exists()]:
+        warn(
+            f"{folder} holds several sets of weights: {found[0]} is read, as transformers does, "
+            f"and {' and '.join(others)} not; move them elsewhere if that is wrong"
+        )
+    name = found[0].removesuffix(INDEX_SUFFIX)
+    load = WEIGHT_FILES[name]
+    if found[0] != name:
+        return _read_shards(folder, found[0], load, pages)
+    return check_tensors(folder / name, load(folder / name, pages))
+
+
+def weight_sets(folder: Path) -> list[str]:
+    """The files of a folder that are, or name, all of a model's weights, in order of precedence."""
+    names = [name + suffix for name in WEIGHT_FILES for suffix in ("", INDEX_SUFFIX)]
+    return [name for name in names if (folder / name).exists()]
+
+
+def _lacking(folder: Path) -> str:
+    shards = sorted(file.name for file in folder.glob("*-of-*.*"))
+    if shards:
+        return f"shards such as {shards[0]}, but not the index that names them"
+    return f"none of {', '.join(WEIGHT_FILES)}, nor an index"
 
 
 def _read_shards(
@@ -110,13 +136,13 @@ def write_folder(
     """Write model.safetensors and config.json, as they are given, each atomically.
 
     Raises ValueError if safetensors is not installed, for weights of 8 or 4 bits, and if the folder
-    has an index of shards, which would be read instead; OSError.
+    has an index, whose shards would be of another model; OSError.
     """
     check_can_be_saved(tensors)
     folder, data = Path(folder), import_safetensors().save(tensors, metadata={"format": "pt"})
     index = folder / (WEIGHTS_FILE + INDEX_SUFFIX)
     if index.exists():
-        raise ValueError(f"{index} names shards, which would be read instead; give another folder")
+        raise ValueError(f"{index} names shards of another model; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(data)

@@ -24,6 +24,7 @@ from mini_llama.checkpoints.formats.folder import (
     folder_of,
     read_weights,
     save_shards,
+    weight_sets,
     write_folder,
 )
 from mini_llama.checkpoints.formats.huggingface_config import (
@@ -38,6 +39,7 @@ from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.checkpoints.tensor_files import write_json
 from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
+from mini_llama.warning import warn
 from tokenizer import TOKENIZER_MODEL, Tokenizer
 from utils import atomic_folder, read_json
 
@@ -128,13 +130,15 @@ def import_tensors(
     if config.n_layers > len(tensors):  # before n_layers names are built from a damaged number
         raise ValueError(f"it holds {len(tensors)} tensors, too few for {config.n_layers} layers")
     known = our_names(config.n_layers, architecture)
-    tensors = {k: t for k, t in tensors.items() if not k.endswith("rotary_emb.inv_freq")}
+    frequencies = {k: t for k, t in tensors.items() if k.endswith("rotary_emb.inv_freq")}
+    _check_frequencies(frequencies, config)
+    tensors = {k: t for k, t in tensors.items() if k not in frequencies}
     unknown = [name for name in tensors if name not in known]
     if unknown:
         raise ValueError(f"it holds {unknown[0]}, which is not supported in a {architecture!r}")
     imported = {known[name]: tensor for name, tensor in tensors.items()}
     if config.tie_word_embeddings:
-        imported.pop("output.weight", None)  # as there: what a tied model's file holds is not read
+        _tie(imported)
     elif "output.weight" not in imported and architecture not in HEADS:
         raise ValueError(f"it lacks {their_name('output.weight')}, and says that it is not tied")
 
@@ -145,6 +149,35 @@ def import_tensors(
         return tensor
 
     return LazyTensors(imported, make)
+
+
+def _check_frequencies(frequencies: Mapping[str, torch.Tensor], config: LlamaConfig) -> None:
+    """Warn of stored RoPE frequencies that are not those of the configuration."""
+    exponents = torch.arange(0, config.head_dim, 2) / config.head_dim
+    expected = (1 / config.rope_theta**exponents).float()
+    for name, tensor in frequencies.items():
+        is_alike = tensor.shape == expected.shape and torch.allclose(
+            tensor.float(), expected, rtol=0.02, atol=1e-6
+        )
+        if not is_alike and config.rope_scaling is None:
+            warn(
+                f"{name} is not what rope_theta {config.rope_theta} and head_dim {config.head_dim} "
+                "make: config.json counts, as in transformers"
+            )
+            return
+
+
+def _tie(tensors: dict[str, torch.Tensor]) -> None:
+    """As transformers does: where a tied model's file holds both embeddings, and they differ, both
+    are kept; where it holds the output's alone, that one is meant.
+    """
+    output, embedding = tensors.get("output.weight"), tensors.get("tok_embeddings.weight")
+    if output is None:
+        return
+    if embedding is None:
+        tensors["tok_embeddings.weight"] = output
+    if embedding is None or torch.equal(embedding, output):
+        del tensors["output.weight"]
 
 
 def export_tensors(
@@ -165,12 +198,19 @@ def export_tensors(
 
 
 def recognises(path: Path) -> bool:
-    """Whatever model it is of: read says which are supported."""
-    return folder_of(path) is not None
+    """Whatever model it is of: read says which are supported. A folder with weights of Meta's alone
+    is none of these, though it may have a config.json.
+    """
+    folder = folder_of(path)
+    if folder is None:
+        return False
+    is_metas = all((folder / name).is_file() for name in ("params.json", "consolidated.00.pth"))
+    return bool(weight_sets(folder)) or not is_metas
 
 
-def read(path: Path) -> Checkpoint:
-    folder, pages = folder_of(path) or path, MappedPages()
+def _read_config(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The folder, its config.json, and model_args."""
+    folder = folder_of(path) or path
     content = read_json(folder / CONFIG_FILE)
     kind = content.pop("model_type", None)
     if kind != MODEL_TYPE:
@@ -179,8 +219,16 @@ def read(path: Path) -> Checkpoint:
             f"{OWN_MODEL_TYPE!r} are supported"
         )
     try:
-        architecture = architecture_of(content)
-        args = import_config(content)
+        return folder, content, import_config(content)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def read(path: Path) -> Checkpoint:
+    pages = MappedPages()
+    folder, content, args = _read_config(path)
+    architecture = architecture_of(content)
+    try:
         tensors = import_tensors(read_weights(folder, pages), args, architecture)
     except ValueError as error:
         about = "" if str(folder) in str(error) else f"{folder}: "
@@ -291,4 +339,5 @@ FORMAT = Format(
     read,
     is_folder=True,
     targets=(Target("huggingface", _write, own_bytes, is_folder=True),),
+    check=_read_config,
 )

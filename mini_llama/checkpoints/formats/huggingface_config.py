@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from config import ROPE_SCALINGS, LlamaConfig, RopeScaling
+from mini_llama.warning import warn
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
@@ -60,6 +61,34 @@ def import_rope(content: dict[str, Any]) -> dict[str, Any]:
         if scaling.rope_type == "dynamic":
             args["max_seq_len"] = int(scaling.factor * length)
     return args
+
+
+def check_spellings(content: dict[str, Any]) -> None:
+    """Raise ValueError where RoPE's parameters stand in several places, and transformers, which
+    reads rope_scaling alone if it is there, would not find them all; warn of a context's length
+    that stands there twice.
+    """
+    older, newer = content.get("rope_scaling"), content.get("rope_parameters")
+    if not all(isinstance(place or {}, dict) for place in (older, newer)):
+        return  # import_rope refuses these
+    read = older or newer or {}
+    theta = read.get("rope_theta", content.get("rope_theta", LlamaConfig.rope_theta))
+    stated = [("rope_theta", content.get("rope_theta"))]
+    stated += [pair for place in (older, newer) for pair in (place or {}).items()]
+    for name, value in stated:
+        name = "rope_type" if name == "type" else name
+        found = theta if name == "rope_theta" else read.get(name)
+        if name != "rope_type" and value is not None and value != found:
+            raise ValueError(
+                f"its RoPE parameters have {name} {value!r} in one place and {found!r} in another"
+            )
+    length = content.get("max_position_embeddings")
+    for name in ("max_sequence_length", "max_seq_len", "n_positions"):
+        if content.get(name) not in (None, length):
+            warn(
+                f"config.json has {name} {content[name]} and max_position_embeddings {length}: "
+                "the latter counts, as in transformers"
+            )
 
 
 def add_parameters(rope: dict[str, Any], more: Any) -> None:
@@ -126,6 +155,7 @@ def import_config(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     args = {ours: content[theirs] for ours, theirs in FIELDS.items()}
     args |= import_rope(content)
+    check_spellings(content)
     args |= {"norm": "rmsnorm", "attention": "causal"}
     args["tie_word_embeddings"] = content.get("tie_word_embeddings", False)
     head_dim = LlamaConfig(**args).head_dim

@@ -30,6 +30,7 @@ PARAMS_FILE = "params.json"
 SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 QUERY, GATE = "layers.0.attention.compute_query.weight", "layers.0.feed_forward.w1.weight"
+KIND = "folder of Meta's"
 IGNORED = "rope.freqs"  # RoPE's frequencies, which are computed here
 # Tensors by how they are cut: along rows (column-parallel, in Meta's terms) or columns.
 BY_ROWS = re.compile(
@@ -80,7 +81,7 @@ def read(path: Path) -> Checkpoint:
         model_args, tensors = import_shards(params, shards)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    kind = f"folder of Meta's, {len(shards)} shard{'s' * (len(shards) > 1)}"
+    kind = f"{KIND}, {len(shards)} shard{'s' * (len(shards) > 1)}"
     return Checkpoint(folder, model_args, tensors, format=kind, pages=pages)
 
 
@@ -108,7 +109,7 @@ def import_shards(params: dict[str, Any], shards: Shards) -> tuple[dict[str, Any
     The arithmetic is recorded: RMSNorm and causal attention. Raises ValueError, naming the field or
     the file and tensor, for another arithmetic and for shards that do not belong together.
     """
-    args = _import_params(params)
+    args = import_params(params)
     shards = {
         file: {name: tensor for name, tensor in shard.items() if name != IGNORED}
         for file, shard in shards.items()
@@ -136,7 +137,7 @@ def import_shards(params: dict[str, Any], shards: Shards) -> tuple[dict[str, Any
     return args, tensors
 
 
-def _import_params(params: dict[str, Any]) -> dict[str, Any]:
+def import_params(params: dict[str, Any]) -> dict[str, Any]:
     """model_args; vocab_size may be -1, for what the embedding has."""
     if params.get("use_scaled_rope"):
         raise ValueError(
@@ -234,4 +235,14 @@ def _axis(name: str, part: torch.Tensor, dim: int, shards: int) -> int | None:
     )
 
 
-FORMAT = Format(PARAMS_FILE, recognises, read, is_folder=True)
+def check(path: Path) -> None:
+    """Raise ValueError for params.json."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        import_params(read_json(folder / PARAMS_FILE))
+    except ValueError as error:
+        about = "" if str(folder) in str(error) else f"{folder}: "
+        raise ValueError(f"{about}{error}") from None
+
+
+FORMAT = Format(PARAMS_FILE, recognises, read, is_folder=True, check=check)

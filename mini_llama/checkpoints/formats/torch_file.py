@@ -13,7 +13,7 @@ from mini_llama.checkpoints.formats.base import Format, Plan, Target, own_bytes
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint, check_can_be_saved, migrate_names
 from mini_llama.checkpoints.tensor_files import (
-    is_plain,
+    check_tensors,
     load_plain,
     read_start,
     save_plain,
@@ -41,11 +41,7 @@ def read(path: Path) -> Checkpoint:
                 f"{path} has no dict {key!r} (it holds: {found}); a checkpoint has "
                 "'model' and 'model_args'"
             )
-    tensors = migrate_names(path, content["model"])
-    for name, tensor in tensors.items():
-        is_stored = isinstance(tensor, torch.Tensor) and is_plain(tensor)
-        if not (is_stored and tensor.is_floating_point() and tensor.dtype.itemsize > 1):
-            raise ValueError(f"{path}: {name} is not a tensor of floating-point numbers; {REMEDY}")
+    tensors = migrate_names(path, check_tensors(path, content["model"]))
     rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
     return Checkpoint(path, content["model_args"], tensors, rest, "torch file", pages)
 

@@ -124,16 +124,16 @@ def test_pytorch_bin_files(tmp_path):
     assert_same(tmp_path, model)
 
 
-def test_old_frequencies_and_ignored_heads(tmp_path):
-    """Files of old hold RoPE's frequencies; a tied model's lm_head is not what counts."""
+def test_old_frequencies(tmp_path, capsys):
+    """Files of old hold RoPE's frequencies: those of the configuration, or a warning."""
     model = twin(tie_word_embeddings=True)
     model.config.save_pretrained(tmp_path)
-    state = dict(model.state_dict()) | {
-        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
-        "lm_head.weight": torch.zeros(96, 32),
-    }
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    assert_same(tmp_path, model)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    for frequencies, is_warned in ((1e4 ** -(torch.arange(4) / 4), False), (torch.ones(4), True)):
+        state = dict(model.state_dict()) | {name: frequencies}
+        torch.save(state, tmp_path / "pytorch_model.bin")
+        assert_same(tmp_path, model)
+        assert (f"warning: {name}" in capsys.readouterr().err) == is_warned
 
 
 def test_names_and_rows_are_the_same_way_back():
@@ -269,7 +269,9 @@ def test_safetensors_whose_data_is_not_aligned(tmp_path):
     for name, tensor in safetensors.load_file(path).items():
         assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
     safetensors.save_file({"a": torch.zeros(3, dtype=torch.int8)}, path)
-    with pytest.raises(ValueError, match="a has dtype I8, which is none of F64, F32, F16, BF16"):
+    with pytest.raises(
+        ValueError, match="a has dtype I8, which is none of float64, float32, float16"
+    ):
         load_safetensors(path)
 
 
@@ -384,6 +386,9 @@ def test_shards_that_are_not_what_the_index_says(folder: Path):
 
 def test_other_files_in_their_places(folder: Path):
     (folder / "model.safetensors.index.json").unlink()
+    assert "shards such as model-00001-of-000" in refusal(folder)
+    for shard in folder.glob("*.safetensors"):
+        shard.unlink()
     assert "none of model.safetensors, pytorch_model.bin" in refusal(folder)
     torch.save([1], folder / "pytorch_model.bin")
     assert "not a dict of tensors" in refusal(folder)

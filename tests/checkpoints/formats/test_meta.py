@@ -321,7 +321,7 @@ def test_shards_that_do_not_belong_together(tmp_path, damage: Callable, message:
             change(WQ, lambda t: t[:4]),
             "wrong shape layers.1.attention.compute_query.weight [4, 32]",
         ),
-        (change(WQ, torch.Tensor.int), "compute_query.weight is not a tensor of floating-point"),
+        (change(WQ, torch.Tensor.int), "attention.wq.weight has dtype int32, which"),
         (change("layers.0.feed_forward.w1.weight", lambda t: t[:80]), "has 80 rows, and params"),
         (change("_orig_mod." + WQ, lambda _: torch.ones(2)), "compute_query.weight twice"),
     ],

@@ -31,8 +31,11 @@ def llama() -> Llama:
         ([1, 2], "holds a list"),
         ({"state_dict": {}, "epoch": 3}, "no dict 'model' (it holds: state_dict, epoch)"),
         ({"model": {}}, "no dict 'model_args'"),
-        ({"model": {"w": 3}, "model_args": {}}, "w is not a tensor"),
-        ({"model": {"w": torch.tensor([1])}, "model_args": {}}, "w is not a tensor of floating"),
+        ({"model": {"w": 3}, "model_args": {}}, "w is none"),
+        (
+            {"model": {"w": torch.tensor([1])}, "model_args": {}},
+            "w has dtype int64, which is none of",
+        ),
     ],
 )
 def test_foreign_torch_files(tmp_path, content: object, message: str):
@@ -140,7 +143,7 @@ def test_only_plain_tensors_are_weights(tmp_path, tensor: torch.Tensor):
     args = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 8}
     args |= {"vocab_size": 96, "max_seq_len": 16}
     torch.save({"model": state, "model_args": args}, tmp_path / "m.pt")
-    with pytest.raises(ValueError, match=r"tok_embeddings\.weight is not a tensor of floating"):
+    with pytest.raises(ValueError, match=r"tok_embeddings\.weight (is not a tensor|has dtype)"):
         load_pretrained(tmp_path / "m.pt")
 
 
