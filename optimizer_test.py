@@ -76,13 +76,11 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=Path(REFERENCE))
     path = parser.parse_args().reference
     if not path.exists():
-        print(f"{path} is missing: get it with bash setup.sh", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(f"{path} is missing: get it with bash setup.sh")
     try:
         reference = load_reference(path)
     except Exception as error:  # numpy has no specific error for an invalid file
-        print(f"{path} is no reference data ({type(error).__name__})", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(f"{path} is no reference data ({type(error).__name__})")
     for edition, clipping in CLIPPING.items():
         if torch.allclose(trained_weight(clipping), reference, atol=1e-5, rtol=1e-3):
             print(f"{path} matches AdamW with max_grad_norm={clipping} ({edition})")

@@ -46,13 +46,11 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=Path(REFERENCE))
     reference = parser.parse_args().reference
     if not reference.exists():
-        print(f"{reference} is missing: get it with bash setup.sh", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(f"{reference} is missing: get it with bash setup.sh")
     try:
         load_reference(reference)
     except Exception as error:  # torch has no specific error for an invalid file
-        print(f"{reference} is no reference data ({type(error).__name__})", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(f"{reference} is no reference data ({type(error).__name__})")
     try:
         check(reference)
     except AssertionError as error:

@@ -30,6 +30,7 @@ from mini_llama import bundled
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.record import WrongNormError
 from mini_llama.checkpoints.tensor_files import load_plain
+from mini_llama.command_line import OneLineParser
 from mini_llama.diagnosis.explanation import (
     Explanation,
     editions_of,
@@ -247,7 +248,7 @@ def choose_files(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", help=f"the model (default: {CHECKPOINT})")
@@ -260,8 +261,7 @@ def main() -> None:
     choose_files(args)
     for path in (args.checkpoint, args.reference):
         if not Path(path).exists():
-            print(f"sanity_check.py: {path} does not exist: {HELP}", file=sys.stderr)
-            sys.exit(3)
+            sys.exit(f"sanity_check.py: {path} does not exist: {HELP}")
     try:
         reference = load_reference(args.reference)
         if args.code is not None:
@@ -272,8 +272,7 @@ def main() -> None:
             comparisons = list(compare(args.checkpoint, reference))
         matched = report(comparisons)
     except (ValueError, OSError) as error:
-        print(f"sanity_check.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(f"sanity_check.py: error: {error}")
     if not matched:
         sys.exit(
             "sanity_check.py: no edition's arithmetic gives the reference data: "

@@ -91,24 +91,24 @@ def test_fails_when_none_matches(tmp_path, monkeypatch, capsys, model_file):
     assert "correct" not in capsys.readouterr().out
 
 
-def test_missing_files_exit_3(tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, "--checkpoint", tmp_path / "nothere.pt") == 3
-    captured = capsys.readouterr()
-    assert "setup.sh" in captured.err and not captured.out
+def test_missing_files(tmp_path, monkeypatch, capsys):
+    code = run(monkeypatch, "--checkpoint", tmp_path / "nothere.pt")
+    assert "nothere.pt does not exist" in str(code) and "setup.sh" in str(code)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("content", [{"logits": 3}, [1]])
-def test_bad_reference_exits_2(tmp_path, monkeypatch, capsys, model_file, content):
+def test_bad_reference(tmp_path, monkeypatch, model_file, content):
     torch.save(content, tmp_path / "r.data")
     code = run(monkeypatch, "--checkpoint", model_file[0], "--reference", tmp_path / "r.data")
-    assert code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+    assert str(code).startswith("sanity_check.py: error: ") and "\n" not in str(code)
 
 
-def test_other_shapes_exit_2(tmp_path, monkeypatch, capsys, model_file):
+def test_other_shapes(tmp_path, monkeypatch, model_file):
     reference = {"logits": torch.zeros(2, 1, 9), "hidden_states": torch.zeros(2, 8, 32)}
     torch.save(reference, tmp_path / "r.data")
     code = run(monkeypatch, "--checkpoint", model_file[0], "--reference", tmp_path / "r.data")
-    assert code == 2 and "shape [2, 1, 18000]" in capsys.readouterr().err
+    assert "shape [2, 1, 18000]" in str(code)
 
 
 @pytest.mark.parametrize("edition", ["fall2024", "fall2025", "spring2026"])
@@ -207,32 +207,30 @@ def test_explain_a_reference_of_other_weights(tmp_path, monkeypatch, capsys, mod
     assert "in any edition: it is of other weights. Nearest: fall2024, 0.0" in output
 
 
-def test_explain_a_model_that_fails_exits_2(tmp_path, monkeypatch, capsys, model_file):
+def test_explain_a_model_that_fails(tmp_path, monkeypatch, model_file):
     checkpoint, weights = model_file
     reference = write_reference(tmp_path / "r.data", weights, "mmia")
     monkeypatch.setattr(llama.FeedForward, "forward", lambda self, x: self.w1(self.w1(x)))
-    assert run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference) == 2
-    error = capsys.readouterr().err
-    assert "the model fails in layers.0.feed_forward: RuntimeError" in error
-    assert error.count("\n") == 1
+    code = run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference)
+    assert "the model fails in layers.0.feed_forward: RuntimeError" in str(code)
+    assert "\n" not in str(code)
 
 
-def test_explain_does_not_know_scaled_rope(tmp_path, monkeypatch, capsys, model_file):
+def test_explain_does_not_know_scaled_rope(tmp_path, monkeypatch, model_file):
     checkpoint, weights = model_file
     reference = write_reference(tmp_path / "r.data", weights, "mmia")
     content = torch.load(checkpoint, weights_only=True)
     content["model_args"]["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
     torch.save(content, checkpoint)
-    assert run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference) == 2
-    assert "has scaled RoPE, which the float64 formulas do not know" in capsys.readouterr().err
+    code = run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference)
+    assert "has scaled RoPE, which the float64 formulas do not know" in str(code)
 
 
 def test_explain_a_reference_that_is_not_finite(tmp_path, monkeypatch, capsys, model_file):
     checkpoint, weights = model_file
     reference = write_reference(tmp_path / "r.data", weights, "mmia", noise=np.nan)
     code = run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference)
-    error = capsys.readouterr().err
-    assert code == 2 and "hidden_states" in error and "not finite" in error
+    assert "hidden_states" in str(code) and "not finite" in str(code)
 
 
 # The course's scripts, reduced to their import lines and what they call.
