@@ -43,7 +43,9 @@ class TrainOptions:
         choices=LR_DECAYS,
     )
     save_dir: str = argument("addition_models/best_model/", "folder of the model and its records")
-    train_file: str = argument("data/addition_train.txt", "written anew, unless --reuse_files")
+    train_file: str = argument(
+        "data/addition_train.txt", "written by each run, unless --reuse_files"
+    )
     val_file: str = argument("data/addition_dev.txt", "the same")
     dim: int = argument(16)
     n_layers: int = argument(6)

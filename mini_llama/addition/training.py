@@ -274,4 +274,4 @@ def draw(history: Sequence[tuple[float, float]], path: Path) -> None:
         {"step": epoch, "train_loss": train, "val_loss": val}
         for epoch, (train, val) in enumerate(history, 1)
     ]
-    draw_losses(records, path, title="Addition", step_name="epoch")
+    draw_losses(records, path, title="Addition", step_name="epoch", scale="log")  # 1 to 0.00001

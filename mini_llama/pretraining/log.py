@@ -68,8 +68,12 @@ def plot_losses(
     path: Path,
     title: str = "Pre-training",
     step_name: str = "optimizer step",
+    scale: str = "linear",
 ) -> None:
-    """Training and validation loss over steps, as a PNG. Raises ValueError without matplotlib."""
+    """Training and validation loss over steps, as a PNG; `scale` is the losses', linear or log.
+
+    Raises ValueError without matplotlib.
+    """
     matplotlib = import_optional("matplotlib", "the loss curve")
     matplotlib.use("Agg")
     pyplot = import_optional("matplotlib.pyplot", "the loss curve")
@@ -78,7 +82,7 @@ def plot_losses(
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)
-    axes.set(xlabel=step_name, ylabel="cross-entropy, nats a token", title=title)
+    axes.set(xlabel=step_name, ylabel="cross-entropy, nats a token", title=title, yscale=scale)
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_write(path, "wb") as file:

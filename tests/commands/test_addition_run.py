@@ -242,6 +242,21 @@ def test_learning_rates_are_those_of_torchs_schedulers(
     assert record_of_run["lr_decay"] == decay
 
 
+def test_the_curve_shows_small_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The difference between 99 % and 100 % is one between losses of 0.01 and 0.0001."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    history = [(1.4, 1.2), (0.01, 0.02), (1e-4, 1e-5)]
+    training.draw(history, tmp_path / "curve.png")
+    monkeypatch.undo()
+    [axes] = drawn[0].axes
+    assert axes.get_yscale() == "log"
+    shown = [[tuple(point) for point in line.get_xydata().tolist()] for line in axes.lines]
+    assert shown == [[(i + 1, losses[k]) for i, losses in enumerate(history)] for k in (0, 1)]
+    pyplot.close(drawn[0])
+
+
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
 def test_the_learning_rate_ends_at_0_and_stays_there(decay: str):
     """Also for a train_one_epoch that takes more steps than there are batches."""
