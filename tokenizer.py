@@ -55,8 +55,9 @@ class Tokenizer(BaseTokenizer):
             ) from None
         self.max_len = max_len
         self.n_words: int = self.sp_model.vocab_size()
-        self.bos_id: int = self.sp_model.bos_id()
-        self.eos_id: int = self.sp_model.eos_id()
+        # -1 is SentencePiece's way to say that there is none
+        ids = (self.sp_model.bos_id(), self.sp_model.eos_id())
+        self.bos_id, self.eos_id = (i if i >= 0 else None for i in ids)
         self.pad_id: int = self.sp_model.piece_to_id("<0x00>")
 
     def text_ids(self, text: str) -> list[int]:

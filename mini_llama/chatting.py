@@ -82,6 +82,7 @@ def start(chat: ChatOptions) -> "Conversation":
     from mini_llama.inference.conversation import Conversation
     from mini_llama.inference.decoders import choose_decoder
     from mini_llama.inference.sampling import Sampler
+    from mini_llama.tokenization.stop_ids import stop_ids
 
     options = chat.model_options()
     with contextlib.redirect_stdout(sys.stderr):
@@ -97,6 +98,7 @@ def start(chat: ChatOptions) -> "Conversation":
     )
     decoder = choose_decoder(llama, compiled=options.compile)
     conversation = Conversation(llama, tokenizer, chosen, sampler, options.max_new_tokens, decoder)
+    conversation.stops.update(stop_ids(path, tokenizer))
     conversation.set_system(chat.system)
     reason = "as asked for" if chat.template else "default"
     say(

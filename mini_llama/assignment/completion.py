@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from mini_llama.inference.decoders import choose_decoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.stop_ids import stop_ids
 from utils import atomic_write, choose_device, seed_everything
 
 RULE = "---------------"
@@ -88,6 +89,7 @@ def complete(
         generator=torch.Generator(llama.device).manual_seed(options.seed),
         excluded=tokenizer.padding_only,
     )
+    ends = stop_ids(options.pretrained_model_path, tokenizer) if options.stop_at_eos else ()
     # Before the clock starts: it may have to compile.
     decoder = choose_decoder(llama, samples, compiled=options.compile)
     start = time.perf_counter()
@@ -96,10 +98,16 @@ def complete(
         torch.tensor([prompt] * samples, device=llama.device),
         options.max_new_tokens,
         sampler,
-        stop_id=tokenizer.eos_id if options.stop_at_eos else None,
+        stop_id=ends,
         decoder=decoder,
     )
     seconds = time.perf_counter() - start
     new_tokens = tokens[:, len(prompt) :].numel()
     print(f"{new_tokens} tokens, {new_tokens / seconds:.1f} tokens/s", file=sys.stderr)
-    return [tokenizer.decode(row) for row in tokens.tolist()]
+    return [tokenizer.decode(_cut(row, len(prompt), ends)) for row in tokens.tolist()]
+
+
+def _cut(ids: list[int], start: int, ends: Collection[int]) -> list[int]:
+    """Ids up to the first of `ends` from `start` on."""
+    first = next((n for n in range(start, len(ids)) if ids[n] in ends), len(ids))
+    return ids[:first]

@@ -16,10 +16,11 @@ from mini_llama.assignment.reviews import (
     read_examples,
     read_label_names,
 )
+from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.checkpoints.reading import check_exists, recognise
 from mini_llama.threads import describe_threads
 from mini_llama.tokenization.base import BaseTokenizer
-from mini_llama.tokenization.find import check_vocabulary, find_tokenizer, load_tokenizer
+from mini_llama.tokenization.find import check_vocabulary, load_tokenizer
 from utils import check_outputs, choose_device
 
 
@@ -66,7 +67,7 @@ def prepare_model(
     recognise(options.pretrained_model_path)
     if options.adapters:
         check_exists(options.adapters)
-    tokenizer_path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+    tokenizer_path = find_own_tokenizer(options.pretrained_model_path, options.tokenizer)
     check_outputs(outputs, [*options.inputs, tokenizer_path])
     return device, load_tokenizer(tokenizer_path, options.max_sentence_len)
 

@@ -40,6 +40,7 @@ class Conversation:
             )
         self.llama, self.tokenizer, self.sample = llama, tokenizer, sample
         self.template, self.max_new_tokens = template, max_new_tokens
+        self.stops = {tokenizer.bos_id, tokenizer.eos_id}
         self.system = ""
         self.exchanges: list[Exchange] = []
         self.decoder = decoder or choose_decoder(llama)
@@ -72,12 +73,11 @@ class Conversation:
         return ids, dropped
 
     def answer(self, ids: list[int]) -> Iterator[str]:
-        """Yield the answer to a prompt, a piece for each token, until EOS or BOS.
+        """Yield the answer to a prompt, a piece for each token, until one of `stops`.
 
         It may be stopped at any point: the next turn recomputes what is incomplete.
         """
         self._rewind(ids)
-        stops = {self.tokenizer.bos_id, self.tokenizer.eos_id}
         text = StreamDecoder(self.tokenizer, at_start=self.template != "plain")
         tokens = torch.tensor([ids], device=self.llama.device)
         for token in stream(
@@ -90,7 +90,7 @@ class Conversation:
         ):
             token_id = int(token)
             self.seen.append(token_id)
-            if token_id in stops:
+            if token_id in self.stops:
                 break
             yield text.feed(token_id)
         yield text.finish()

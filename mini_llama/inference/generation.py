@@ -8,7 +8,7 @@ cached or not.
 Shapes: B batch, T tokens so far, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 
@@ -88,23 +88,25 @@ def generate(
     tokens: torch.Tensor,
     max_new_tokens: int,
     sample: Sample,
-    stop_id: int | None = None,
+    stop_id: int | Collection[int] | None = None,
     use_cache: bool = True,
     decoder: Decoder | None = None,
 ) -> torch.Tensor:
     """Prompt (B, T) followed by up to `max_new_tokens` tokens: (B, T + new).
 
-    With `stop_id` a row that has produced it continues with `stop_id` only, and generation
-    ends early once every row has. The other arguments are stream's. Raises ValueError for an empty
-    prompt, and as choose_decoder does.
+    With `stop_id`, an id or several, a row that has produced one continues with the first of them
+    only, and generation ends early once every row has. The other arguments are stream's. Raises
+    ValueError for an empty prompt, and as choose_decoder does.
     """
     stopped = torch.zeros(tokens.shape[0], 1, dtype=torch.bool, device=tokens.device)
+    stop_ids = [stop_id] if isinstance(stop_id, int) else list(stop_id or ())
+    stops = torch.tensor(stop_ids, dtype=torch.long, device=tokens.device)
     pieces = [tokens]
     for token in stream(llama, tokens, max_new_tokens, sample, use_cache, decoder):
-        if stop_id is not None:
-            token = token.masked_fill(stopped, stop_id)
-            stopped |= token == stop_id
+        if stop_ids:
+            token = token.masked_fill(stopped, stop_ids[0])
+            stopped |= torch.isin(token, stops)
         pieces.append(token)
-        if stop_id is not None and stopped.all():
+        if stop_ids and stopped.all():
             break
     return torch.cat(pieces, dim=1)

@@ -10,18 +10,11 @@ import torch
 
 from config import LlamaConfig
 from mini_llama.checkpoints.formats.folder import save_folder, write_folder
-from mini_llama.checkpoints.formats.huggingface import (
-    GENERATION_FILE,
-    TOKENIZER_FILES,
-    describe_tokenizer,
-    export_tensors,
-)
+from mini_llama.checkpoints.formats.huggingface import GENERATION_FILE, export_tensors
 from mini_llama.checkpoints.formats.huggingface_config import export_config, import_config
+from mini_llama.checkpoints.formats.huggingface_tokenizer import write_tokenizer
 from mini_llama.checkpoints.tensor_files import write_json
 from mini_llama.tokenization.base import BaseTokenizer
-from mini_llama.tokenization.huggingface import HuggingFaceTokenizer
-from tokenizer import TOKENIZER_MODEL, Tokenizer
-from utils import atomic_write
 
 
 def save_model_folder(
@@ -45,7 +38,7 @@ def save_model_folder(
     write_folder(folder, content, exported)
     if tokenizer is not None:
         write_json(folder / GENERATION_FILE, ids)
-        copy_tokenizer(tokenizer, folder)
+        write_tokenizer(tokenizer, folder)
 
 
 def is_expressible(config: LlamaConfig) -> bool:
@@ -56,24 +49,3 @@ def is_expressible(config: LlamaConfig) -> bool:
         return False
     said = dataclasses.replace(said, dropout=config.dropout, multiple_of=config.multiple_of)
     return said == config
-
-
-def copy_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
-    """The tokenizer's files as transformers names them; nothing of a kind that it has no file for.
-    Raises OSError.
-    """
-    if isinstance(tokenizer, Tokenizer):
-        copy(tokenizer.model_path, folder / TOKENIZER_MODEL)
-        write_json(folder / "tokenizer_config.json", describe_tokenizer(tokenizer))
-    elif isinstance(tokenizer, HuggingFaceTokenizer):
-        for name in TOKENIZER_FILES:
-            if (source := tokenizer.model_path.with_name(name)).is_file():
-                copy(source, folder / name)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, atomically. Raises OSError."""
-    if target.exists() and source.samefile(target):
-        return
-    with atomic_write(target, "wb") as file:
-        file.write(source.read_bytes())

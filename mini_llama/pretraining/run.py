@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from mini_llama.checkpoints.formats.huggingface_tokenizer import copy_file
 from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
 from mini_llama.checkpoints.tensor_files import import_safetensors
 from mini_llama.pretraining.data import (
@@ -22,7 +23,6 @@ from mini_llama.pretraining.data import (
     train_tokenizer,
 )
 from mini_llama.pretraining.log import TrainingLog, draw_losses
-from mini_llama.pretraining.model_folder import copy
 from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.pretraining.processes import Process, StopRequest, join_processes
 from mini_llama.pretraining.run_folder import (
@@ -225,4 +225,4 @@ def begin(trainer: Trainer, start: Start) -> None:
 def keep_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
     """Put a SentencePiece model that came from elsewhere beside the run's models."""
     if isinstance(tokenizer, Tokenizer):
-        copy(tokenizer.model_path, folder / TOKENIZER)
+        copy_file(tokenizer.model_path, folder / TOKENIZER)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from config import FIELD_NAMES, LlamaConfig, resolve_arithmetic
 from mini_llama.checkpoints.conversion import TRUE_LLAMA
+from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import Checkpoint, check_is_pretrained
 from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.pretraining.options import SHAPE, PretrainOptions
 from mini_llama.pretraining.run_folder import PROGRESS, TOKENIZER
 from mini_llama.tokenization.base import BaseTokenizer
-from mini_llama.tokenization.find import check_vocabulary, find_tokenizer
+from mini_llama.tokenization.find import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def choose_tokenizer(options: PretrainOptions) -> str | Path | None:
     assert options.init is not None
     if options.tokenizer is not None or options.vocab_size is not None:
         return options.tokenizer
-    found = find_tokenizer(options.init)
+    found = find_own_tokenizer(options.init)
     if not found.exists():
         raise ValueError(
             f"--init {options.init} has no tokenizer beside it: name its own with --tokenizer; "

@@ -14,7 +14,6 @@ from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
 from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
 from mini_llama.command_line import argument, argument_of, check_option
-from mini_llama.tokenization.find import find_tokenizer
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
 
 DATASETS = tuple(BANDS)
@@ -126,7 +125,9 @@ class Run:
         names = ["pretrained_model_path"]
         if self.dataset is not None:
             names += [*("train", *SPLITS), "label_names"]
-        found = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+        from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer  # needs torch
+
+        found = find_own_tokenizer(options.pretrained_model_path, options.tokenizer)
         tokenizer = str(found).removeprefix(TIKTOKEN_PREFIX)
         return {name: getattr(options, name) for name in names} | {"tokenizer": tokenizer}
 

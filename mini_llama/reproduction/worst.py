@@ -14,9 +14,10 @@ from mini_llama.assignment.batches import encode_examples
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
 from mini_llama.assignment.scoring import score
+from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.reproduction.results import Wrong
 from mini_llama.tokenization.base import BaseTokenizer
-from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
+from mini_llama.tokenization.find import load_tokenizer
 from utils import choose_device
 
 MOST_CHARACTERS = 400  # of a sentence that is kept
@@ -30,7 +31,7 @@ def find_worst(
 
     Raises OSError or ValueError if the classifier cannot be read.
     """
-    path = find_tokenizer(options.pretrained_model_path, options.tokenizer)
+    path = find_own_tokenizer(options.pretrained_model_path, options.tokenizer)
     tokenizer = load_tokenizer(path, options.max_sentence_len)
     model, examples = _classifier(options, gold, tokenizer)
     model = model.to(choose_device(options.use_gpu))

@@ -51,8 +51,9 @@ class BaseTokenizer(ABC):
 
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
         """Token ids of `s`, cut to `max_len`, with BOS before it if `bos`, EOS after it if `eos`.
+        An empty text in a vocabulary without BOS begins with EOS, as a model needs a token.
 
-        Raises ValueError as check_utf8 does.
+        Raises ValueError as check_utf8 does, and for an empty text where there is neither.
         """
         check_utf8(s)
         return self._frame(self.text_ids(s), bos, eos)
@@ -85,6 +86,13 @@ class BaseTokenizer(ABC):
 
     def _frame(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
         before = [self.bos_id] if bos and self.bos_id is not None else []
+        if bos and not ids and not before:
+            if self.eos_id is None:
+                raise ValueError(
+                    f"tokenizer {self.model_path} has no BOS and no EOS, so an empty text has no "
+                    "token: give a text"
+                )
+            before = [self.eos_id]
         after = [self.eos_id] if eos and self.eos_id is not None else []
         return before + ids[: self.max_len] + after
 

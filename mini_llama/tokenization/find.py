@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from mini_llama.tokenization.base import BaseTokenizer
@@ -40,22 +41,59 @@ def load_tokenizer(name: str | Path, max_len: int | None = None) -> BaseTokenize
     return Tokenizer(max_len, path)
 
 
-def find_tokenizer(checkpoint: str | Path, explicit: str | Path | None = None) -> Path:
+def find_tokenizer(
+    checkpoint: str | Path,
+    explicit: str | Path | None = None,
+    vocab_size: Callable[[], int] | None = None,
+) -> Path:
     """The tokenizer for a checkpoint: the explicit one; else <checkpoint stem>.model; else the one
     in the checkpoint's folder, if the checkpoint is a folder or has config.json beside it; else the
     only .model file beside the checkpoint, tokenizer.bin beside it, or the only .bin file beside it
-    that is a tokenizer; else tokenizer.model in the current folder.
+    that is a tokenizer; else tokenizer.model in the current folder. A checkpoint behind a symbolic
+    link also has what lies beside the file itself.
+
+    `vocab_size` gives the model's number of pieces, and is called only if needed: of what lies
+    beside the checkpoint, or in the current folder, only what fits it is then the checkpoint's, and
+    of several files the only one that does. Where nothing fits, the first found is returned.
     """
     if explicit is not None:
         return Path(explicit)
-    checkpoint = Path(checkpoint)
-    same_stem, beside = checkpoint.with_suffix(".model"), checkpoint.parent
+    places = [Path(checkpoint)]
+    if places[0].is_symlink():
+        places.append(places[0].resolve())
+    for place in places:
+        if found := _own(place):
+            return found
+    beside = [place.parent for place in places]
+    first = next(filter(None, map(_only, beside)), None)
+    here = Path(TOKENIZER_MODEL)
+    if vocab_size is None:
+        return first or here
+    candidates = [path for folder in beside for path in _all_in(folder)]
+    if not candidates:
+        return here
+    size = vocab_size()
+    fitting = [path for path in (first, *candidates) if path is not None and _fits(path, size)]
+    if fitting and (first in fitting or len({path.resolve() for path in fitting}) == 1):
+        return fitting[0]
+    return here if here.is_file() or first is None else first
+
+
+def _own(checkpoint: Path) -> Path | None:
+    """A tokenizer that is the checkpoint's by its name, or by its place in a model's folder."""
+    same_stem = checkpoint.with_suffix(".model")
     if same_stem.is_file():
         return same_stem
-    folder = checkpoint if checkpoint.is_dir() else beside
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     has_own = folder is checkpoint or (folder / "config.json").is_file()
-    inside = _in_folder(folder) if has_own else None
-    return inside or _only(beside) or Path(TOKENIZER_MODEL)
+    return _in_folder(folder) if has_own else None
+
+
+def _fits(path: Path, vocab_size: int) -> bool:
+    try:
+        return load_tokenizer(path).fits(vocab_size)
+    except (OSError, ValueError):
+        return False
 
 
 def _in_folder(folder: Path) -> Path | None:
@@ -74,10 +112,20 @@ def _only(folder: Path) -> Path | None:
         return models[0]
     if (folder / TOKENIZER_BIN).is_file():
         return folder / TOKENIZER_BIN
-    starts = {path: _start(path) for path in folder.glob("*.bin")}
-    # a model's file may begin as a tokenizer does, but has no such piece near its beginning
-    bins = [p for p, start in starts.items() if is_llama2c(start) and b"<0x00>" in start]
+    bins = _bins(folder)
     return bins[0] if len(bins) == 1 else None
+
+
+def _all_in(folder: Path) -> list[Path]:
+    """All files of a folder that may be a tokenizer without a name of its own for it."""
+    named = [path for path in (folder / TOKENIZER_BIN,) if path.is_file()]
+    return [*sorted(folder.glob("*.model")), *named, *_bins(folder)]
+
+
+def _bins(folder: Path) -> list[Path]:
+    starts = {path: _start(path) for path in sorted(folder.glob("*.bin"))}
+    # a model's file may begin as a tokenizer does, but has no such piece near its beginning
+    return [p for p, start in starts.items() if is_llama2c(start) and b"<0x00>" in start]
 
 
 def _start(path: Path) -> bytes:

@@ -32,6 +32,7 @@ USUAL_NAMES = {
 }
 SPACE, BYTE_ZERO = "▁", "<0x00>"
 LARGEST_VOCABULARY = 2**24
+MODELS = ("BPE", "Unigram")
 # Rows without a token that a model's embedding may have, so that its size is a round number.
 PADDING_ROWS, PADDING_SHARE = 127, 16
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -109,10 +110,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return ids[0] if ids else None
 
     def _frame(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
-        framed = super()._frame(ids, bos and (self.adds_bos or not ids), eos)
-        if bos and not ids and self.bos_id is None and self.eos_id is not None:
-            return [self.eos_id, *framed]
-        return framed
+        return super()._frame(ids, bos and (self.adds_bos or not ids), eos)
 
     def token_bytes(self, token_id: int, at_start: bool) -> bytes | None:
         """As in the base class; an id above the vocabulary, a row of padding, is silent."""
@@ -238,12 +236,13 @@ def _load(content: dict[str, Any], control: set[str | None], path: Path) -> "tok
         if isinstance(token, dict) and token.get("content") in control:
             token["special"] = True
     model = content.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+    if not isinstance(model, dict) or model.get("type", "BPE") not in MODELS:
         kind = model.get("type") if isinstance(model, dict) else model
         raise ValueError(
-            f"{path}: its model is {kind!r}; only 'BPE', which Llamas have, is supported"
+            f"{path}: its model is {kind!r}; only 'BPE', which Llamas have, and 'Unigram' "
+            "are supported"
         )
-    content["model"] = model | {"dropout": None}
+    content["model"] = model | ({"dropout": None} if model.get("type") != "Unigram" else {})
     try:
         loaded: tokenizers.Tokenizer = library.Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the package raises nothing narrower

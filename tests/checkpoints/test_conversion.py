@@ -450,3 +450,30 @@ def test_sizes_that_are_none(text: str):
 def test_sizes():
     sizes = [parse_size(text) for text in ("5GB", "500MB", "1.5kb", "7 B")]
     assert sizes == [5 * 10**9, 5 * 10**8, 1500, 7]
+
+
+def test_what_belongs_to_generation_goes_along(tmp_path, shared):
+    """All of generation_config.json, every EOS, the chat template, a tokenizer behind a link."""
+    llama = random_llama(tiny_config(vocab_size=512, norm="rmsnorm", attention="causal"))
+    save_checkpoint(tmp_path / "a.pt", llama.config, llama.state_dict())
+    prepare(tmp_path / "a.pt", tmp_path / "hf", "huggingface").write()
+    kept = {"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.9, "max_length": 64}
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps(kept))
+    config = json.loads((tmp_path / "hf" / "config.json").read_text()) | {"eos_token_id": [2, 5]}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    tokenizer = tmp_path / "hf" / "tokenizer.model"
+    tokenizer.symlink_to(shared / "checkpoints" / "tok512.model")
+    (tmp_path / "hf" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
+    plan = prepare(tmp_path / "hf", tmp_path / "out", "huggingface")
+    plan.write()
+    assert plan.notes == []
+    out = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert json.loads(out["generation_config.json"].read_text()) == kept
+    assert json.loads(out["config.json"].read_text())["eos_token_id"] == [2, 5]
+    assert out["chat_template.jinja"].read_text() == "{{ messages }}"
+    named = json.loads(out["tokenizer_config.json"].read_text())
+    assert named["chat_template"] == "{{ messages }}"
+    assert named["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert out["tokenizer.model"].read_bytes() == tokenizer.read_bytes()
+    assert not out["tokenizer.model"].is_symlink() and "tokenizer.json" in out

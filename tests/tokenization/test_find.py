@@ -65,3 +65,29 @@ def test_check_vocabulary(tokenizer_model):
     check_vocabulary(tokenizer, 300, "m.pt")
     with pytest.raises(ValueError, match=r"has 300 pieces, but m\.pt was trained with 512"):
         check_vocabulary(tokenizer, 512, "m.pt")
+
+
+def test_only_what_fits_is_chosen_beside_a_checkpoint(tmp_path, shared, tokenizer_model):
+    """A tokenizer of another size is not the checkpoint's; of several the one that fits is."""
+    checkpoint, asked = tmp_path / "m.pt", []
+
+    def size() -> int:
+        asked.append(512)
+        return 512
+
+    assert str(find_tokenizer(checkpoint, vocab_size=size)) == "tokenizer.model" and not asked
+    other, own = tmp_path / "a.model", tmp_path / "tok512.model"
+    other.write_bytes(tokenizer_model.read_bytes())
+    assert find_tokenizer(checkpoint, vocab_size=lambda: 32000) == other  # named by its error
+    own.write_bytes((shared / "checkpoints" / "tok512.model").read_bytes())
+    assert find_tokenizer(checkpoint, vocab_size=size) == own
+    own.rename(tmp_path / "tokenizer.bin")
+    assert find_tokenizer(checkpoint, vocab_size=size) == tmp_path / "tokenizer.bin"
+
+
+def test_a_checkpoint_behind_a_link(tmp_path, shared):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "m.pt").touch()
+    (tmp_path / "far" / "m.model").touch()
+    (tmp_path / "near.pt").symlink_to(tmp_path / "far" / "m.pt")
+    assert find_tokenizer(tmp_path / "near.pt") == tmp_path / "far" / "m.model"

@@ -216,7 +216,7 @@ def changed(**changes: object) -> dict:
         ("{}", "its model is None; only 'BPE'"),
         (json.dumps(changed(decoder=None)), "its decoder (none) is not supported"),
         (json.dumps(changed(decoder=WORDPIECE)), "its decoder (WordPiece) is not supported"),
-        (json.dumps(changed(model={"type": "Unigram", "vocab": []})), "its model is 'Unigram'"),
+        (json.dumps(changed(model={"type": "WordPiece", "vocab": []})), "its model is 'WordPiece'"),
         (json.dumps(changed(added_tokens=3)), "is not a tokenizer.json"),
         (json.dumps(changed(model={"vocab": {}, "merges": [["a", "b"]]})), "is not a tokenizer"),
         (json.dumps(changed(model={"vocab": {"a": -1}, "merges": []})), "is not a tokenizer.json"),

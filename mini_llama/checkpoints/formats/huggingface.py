@@ -8,7 +8,6 @@ Shapes: C the model's width, D head_dim.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +33,12 @@ from mini_llama.checkpoints.formats.huggingface_config import (
     export_config,
     import_config,
 )
+from mini_llama.checkpoints.formats.huggingface_tokenizer import find_beside, write_tokenizer
 from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.checkpoints.tensor_files import write_json
-from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
 from mini_llama.warning import warn
-from tokenizer import TOKENIZER_MODEL, Tokenizer
 from utils import atomic_folder, read_json
 
 # Their models without an output layer: where their backbone's names begin, and the head's names.
@@ -67,17 +65,7 @@ LAYER_NAMES = {
     "feed_forward.w3": "mlp.up_proj",
 }
 GENERATION_FILE = "generation_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-TOKEN_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # Llama's
+TOKEN_IDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}  # Llama's
 
 
 def their_name(name: str, architecture: str = ARCHITECTURE) -> str:
@@ -280,57 +268,35 @@ def save_with_head(
 
 def _write(plan: Plan) -> None:
     """config.json, model.safetensors or shards, generation_config.json, and the tokenizer."""
-    source = plan.source
-    tokenizer = {name: source / name for name in TOKENIZER_FILES if (source / name).is_file()}
-    ids, described = TOKEN_IDS, None
-    if not tokenizer and (own := _find_own_tokenizer(source, plan.config.vocab_size)):
-        tokenizer = {TOKENIZER_MODEL: own.model_path}
-        ids = {"bos_token_id": own.bos_id, "eos_token_id": own.eos_id}
-        described = describe_tokenizer(own)
-    if not tokenizer:
+    source, ids = plan.source, dict(TOKEN_IDS)
+    tokenizer = find_beside(source, plan.config.vocab_size)
+    if tokenizer is None:
         plan.notes.append(f"no tokenizer of this model is beside {source}: none was copied")
-    ids = ids | _token_ids(source)
+    else:
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    ids |= token_ids(source)
+    generation = ids
+    if (source / GENERATION_FILE).is_file():
+        generation = read_json(source / GENERATION_FILE)
     dtype = str(plan.tensors.meta["tok_embeddings.weight"].dtype).removeprefix("torch.")
     content = export_config(plan.config) | {"torch_dtype": dtype} | ids
     with atomic_folder(plan.destination) as folder:
-        tensors = export_tensors(plan.tensors, plan.config)
-        save_shards(folder, tensors, plan.max_shard_bytes)
+        save_shards(folder, export_tensors(plan.tensors, plan.config), plan.max_shard_bytes)
         write_json(folder / CONFIG_FILE, content)
-        write_json(folder / GENERATION_FILE, ids)
-        for name, file in tokenizer.items():
-            shutil.copyfile(file, folder / name)
-        if described is not None:
-            write_json(folder / "tokenizer_config.json", described)
+        write_json(folder / GENERATION_FILE, generation)
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, folder)
 
 
-def _token_ids(source: Path) -> dict[str, Any]:
-    """bos_token_id and such that a Hugging Face folder gives; nothing of any other source."""
+def token_ids(source: Path) -> dict[str, Any]:
+    """bos_token_id and such that a Hugging Face folder's config.json gives, and of what it leaves
+    out its generation_config.json; nothing of any other source.
+    """
     content: dict[str, Any] = {}
-    for file in (source / CONFIG_FILE, source / GENERATION_FILE):
+    for file in (source / GENERATION_FILE, source / CONFIG_FILE):
         if file.is_file():
-            content |= read_json(file)
-    names = (*TOKEN_IDS, "pad_token_id")
-    return {name: content[name] for name in names if content.get(name) is not None}
-
-
-def _find_own_tokenizer(source: Path, vocab_size: int) -> Tokenizer | None:
-    """The SentencePiece model in or beside the source, if it has that many pieces."""
-    found, source = find_tokenizer(source), source.resolve()
-    if not found.is_file() or found.resolve().parent not in (source, source.parent):
-        return None
-    tokenizer = load_tokenizer(found)
-    if isinstance(tokenizer, Tokenizer) and tokenizer.n_words == vocab_size:
-        return tokenizer
-    return None
-
-
-def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """tokenizer_config.json of a SentencePiece model: without it transformers leaves BOS out."""
-    pieces = tokenizer.sp_model
-    ids = {"bos": pieces.bos_id(), "eos": pieces.eos_id(), "unk": pieces.unk_id()}
-    named = {f"{name}_token": pieces.id_to_piece(i) for name, i in ids.items() if i >= 0}
-    added = {"add_bos_token": True, "add_eos_token": False}
-    return {"tokenizer_class": "LlamaTokenizer", **added, **named}
+            content |= {k: v for k, v in read_json(file).items() if v is not None}
+    return {name: content[name] for name in (*TOKEN_IDS, "pad_token_id") if name in content}
 
 
 FORMAT = Format(
