@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Write files of additions to train, validate and test on: no pair of numbers is in two of them.
+"""Write additions to train, validate and test on; no pair of numbers is in more than one file.
 
-addition_run.py train writes its own; this command is for trying the task without the course's test
-file. A test file that is there stays as it is.
+addition_run.py train writes its own files; this command is for trying the task without the course's
+test file. An existing test file is kept.
 """
 
 import random
@@ -18,8 +18,8 @@ import numpy as np
 
 from mini_llama.addition.additions import (
     N_PAIRS,
-    numbered_pairs,
-    pair_numbers,
+    pair_indices,
+    pairs_from_indices,
     read_additions,
 )
 from mini_llama.bounds import check_bound
@@ -39,18 +39,19 @@ DESCRIPTION = "\n".join(__doc__.splitlines()[:1])
 def generate_addition_data(
     n: int, excluded: Iterable[str] = (), generator: np.random.Generator | None = None
 ) -> list[str]:
-    """n additions `a+b=c` of two numbers from 1000 to 9999, drawn at random; no pair, in whichever
-    order, comes twice, and none that is in `excluded`.
+    """Draw n random additions `a+b=c` of two numbers from 1000 to 9999, without repeating a pair
+    (in either order) and without the pairs in `excluded`.
 
-    Without a generator Python's `random` says which. Raises ValueError for more than there are.
+    Without a generator, the seed comes from Python's `random`. Raises ValueError if n is more than
+    there are.
     """
     generator = generator or np.random.default_rng(random.getrandbits(64))
-    taken = np.unique(pair_numbers(excluded))
+    taken = np.unique(pair_indices(excluded))
     is_possible = 0 <= n <= N_PAIRS - len(taken)
     check_bound(f"{n} additions", is_possible, f"from 0 to {N_PAIRS - len(taken):,}: all there are")
-    drawn = generator.choice(N_PAIRS, n + len(taken), replace=False)  # enough, whatever is dropped
+    drawn = generator.choice(N_PAIRS, n + len(taken), replace=False)  # n remain in any case
     drawn = drawn[~np.isin(drawn, taken)][:n]
-    smaller, larger = numbered_pairs(drawn)
+    smaller, larger = pairs_from_indices(drawn)
     is_swapped = generator.random(n) < 0.5
     first = np.where(is_swapped, larger, smaller).tolist()
     second = np.where(is_swapped, smaller, larger).tolist()
@@ -58,14 +59,14 @@ def generate_addition_data(
 
 
 def write_additions(additions: Sequence[str], path: str | Path) -> None:
-    """One a line. Raises OSError."""
+    """Write one addition per line. Raises OSError."""
     with atomic_write(path) as file:
         file.writelines(f"{line}\n" for line in additions)
     print(f"{len(additions)} data points saved to {path}")
 
 
 def generate_dataset(n: int, filename: str, save_dir: str | Path = "data") -> None:
-    """n new additions in a file of a folder, which is made if it is not there. Raises OSError."""
+    """Write n new additions to a file in `save_dir`, which is created. Raises OSError."""
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     write_additions(generate_addition_data(n), Path(save_dir) / filename)
 
@@ -87,14 +88,14 @@ class DataOptions:
 
 
 def write_all(options: DataOptions) -> None:
-    """All three files. Raises OSError, ValueError."""
+    """Write all three files. Raises OSError, ValueError."""
     folder = Path(options.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(options.seed)
     path = folder / "addition_test.txt"
     if path.exists():
         test = read_additions(path)
-        print(f"{path} is there and stays: its {len(test)} pairs are in neither other file")
+        print(f"keeping {path}: its {len(test)} pairs are excluded from the other files")
     else:
         test = generate_addition_data(options.test, generator=generator)
         write_additions(test, path)

@@ -1,10 +1,10 @@
-"""Additions as token ids, one a character, and the batches that a model is trained on.
+"""Additions as token ids, one per character, and batches of them.
 
 Shapes: B batch, L longest addition in characters, T = L + 1 columns. Column t of the input holds
-character t - 1, column t of the target character t: "12+3=15" is
+character t - 1, and column t of the target holds character t. For "12+3=15":
 
     input    0  1  2  +  3  =  1  5
-    target   1  2  +  3  =  1  5  0    then -1 for every column that is left over
+    target   1  2  +  3  =  1  5  0    then -1 in the remaining columns
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,10 @@ from mini_llama.addition.additions import CHARS, IGNORED, PADDING, read_addition
 
 
 class CharDataset(Dataset):
-    """Additions, encoded once. Item i is (x, y), int64 of T columns each; `batch` gives several.
+    """Additions, encoded once. Item i is (x, y), each int64 of T columns; `batch` returns several.
 
-    `chars` have the ids 1, 2, …; id 0 is padding, beginning and end. Raises ValueError for a
-    character that is not among them, or a word longer than `max_word_length`.
+    The ids of `chars` are 1, 2, …; id 0 is padding, start and end. Raises ValueError for any other
+    character, and for a word longer than `max_word_length`.
     """
 
     def __init__(self, words: Sequence[str], chars: Sequence[str], max_word_length: int) -> None:
@@ -55,13 +55,13 @@ class CharDataset(Dataset):
         return self.max_word_length + 1
 
     def encode(self, word: str) -> torch.Tensor:
-        """int64 ids, without beginning and end."""
+        """int64 ids, without start and end."""
         return torch.tensor([self.stoi[char] for char in word], dtype=torch.long)
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
-        """Text of ids up to the end: 0 in front is the beginning, the first 0 after that the end.
+        """Decode ids up to the end: leading 0s are the start, the first 0 after them is the end.
 
-        Raises KeyError for an id that has no character.
+        Raises KeyError for an id without a character.
         """
         text = ""
         for i in map(int, ids):
@@ -83,18 +83,18 @@ class CharDataset(Dataset):
 
 
 def make_dataset(words: Sequence[str]) -> CharDataset:
-    """The additions, as wide as the longest of them."""
+    """A dataset as wide as the longest of the additions."""
     return CharDataset(words, CHARS, max(map(len, words)))
 
 
 def create_datasets(input_file: str | Path) -> CharDataset:
-    """The additions of a file. Raises OSError, ValueError as read_additions does."""
+    """A dataset of the additions in a file. Raises OSError, ValueError as read_additions does."""
     return make_dataset(read_additions(input_file))
 
 
 class Batches:
-    """All items of a dataset in batches of (x, y), both (B, T): in their order, or, with a
-    generator, in a new one each time.
+    """All items of a dataset in batches of (x, y), both (B, T): in order, or with a generator,
+    shuffled anew for each pass.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         n = len(self.dataset)
-        is_mixed = self.generator is not None
-        order = torch.randperm(n, generator=self.generator) if is_mixed else torch.arange(n)
+        is_shuffled = self.generator is not None
+        order = torch.randperm(n, generator=self.generator) if is_shuffled else torch.arange(n)
         for indices in order.split(self.batch_size):
             yield self.dataset.batch(indices)

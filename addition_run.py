@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a small Llama to add two four-digit numbers, or test one: addition_run.py {train,test}."""
+"""Train or test a small Llama that adds four-digit numbers: addition_run.py {train,test}."""
 
 import argparse
 import dataclasses
@@ -12,21 +12,21 @@ from mini_llama.command_line import OneLineParser, add_flags, one_line_errors
 from mini_llama.threads import choose_threads
 
 if TYPE_CHECKING:
-    import torch  # where it is used it is imported there: help comes at once
+    import torch  # imported where it is used, so that --help is fast
 
     from llama import Llama
 
     Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 PROGRAM = "addition_run.py"
-TRAIN = "train a model from scratch; the one of the lowest validation loss is kept"
-TEST = "print the share of right answers, and write what the model answered beside it"
+TRAIN = "train a model from scratch, and keep the one with the lowest validation loss"
+TEST = "print the accuracy, and write the model's answers next to it"
 
 
 def answer_loss(model: "Llama", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-    """Mean cross-entropy of what follows "=", the end of the answer included.
+    """Mean cross-entropy of the characters after "=", including the end of the answer.
 
-    inputs, targets (B, T): addition_lib has their layout. The question is given, not learnt.
+    inputs, targets (B, T) are laid out as in addition_lib. The question has no loss.
     """
     from torch.nn import functional as F
 
@@ -42,7 +42,7 @@ def train_one_epoch(
     optimizer: "torch.optim.Optimizer",
     device: "torch.device",
 ) -> float:
-    """One optimizer step for each batch (inputs, targets); the mean of the batches' losses."""
+    """Take one optimizer step for each batch (inputs, targets); return the mean batch loss."""
     model.train()
     losses = []
     for inputs, targets in loader:
@@ -55,7 +55,7 @@ def train_one_epoch(
 
 
 def evaluate_loss(model: "Llama", loader: "Batches", device: "torch.device") -> float:
-    """The mean of the batches' losses, without training."""
+    """The mean batch loss, without training."""
     import torch
 
     model.eval()
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = TrainOptions(**given) if command == "train" else TestOptions(**given)
         print(f"Args: {dataclasses.asdict(options) | {'command': command}}")
         choose_threads()
-        # They import torch: after the quick checks.
+        # Imported after the quick checks, because they import torch.
         if isinstance(options, TrainOptions):
             from mini_llama.addition import training
 

@@ -1,9 +1,9 @@
-"""Make the submission zip from a folder, or check a finished one.
+"""Make the submission zip from a folder, or check an existing one.
 
     python prepare_submit.py FOLDER ID      writes ID.zip
     python prepare_submit.py FILE.zip [ID]  checks it
 
-It looks at names, formats and line counts, not at accuracies, and runs no submitted code.
+It checks names, formats and line counts, not accuracies, and runs no submitted code.
 Exit status: 0 no errors, 1 errors, 2 wrong usage or a file that cannot be read or written.
 """
 
@@ -27,25 +27,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("path", metavar="PATH", help="a folder: make ID.zip; a zip: check it")
     parser.add_argument(
-        "id", metavar="ID", nargs="?", help="student id(s), the top folder's name; needed to make"
+        "id", metavar="ID", nargs="?", help="student id(s): the top folder's name; needed to make"
     )
     parser.add_argument(
         "--edition",
         choices=tuple(EDITIONS),
         default=DEFAULT_EDITION,
-        help="whose files are asked for (%(default)s)",
+        help="whose files are required (%(default)s)",
     )
     parser.add_argument(
         "--data",
         metavar="DIR",
         default=DATA,
         help="folder of the data files that predictions are compared with (%(default)s); "
-        "without a data file only the known number of its lines is used",
+        "if a data file is missing, only the number of lines is checked",
     )
     parser.add_argument(
         "--with-imports",
         action="store_true",
-        help="when making, put in modules of your own that the required files import",
+        help="when making a zip, add your own modules that the required files import",
     )
     return parser
 
@@ -64,8 +64,8 @@ def _run(path: Path, options: argparse.Namespace) -> int:
     student_id = None if options.id is None else validate_id(options.id)
     expected = expect(options.edition, read_data(options.data))
     if absent := ", ".join(name for name in N_LINES if name not in expected.sentences):
-        what = f"no data of {absent} in {options.data}: lines are counted, sentences not compared"
-        print(one_line(what))
+        note = f"no data for {absent} in {options.data}: lines are counted, sentences not compared"
+        print(one_line(note))
     if not path.is_dir():
         submission = read_submission(path)
         problems = check_submission(submission, student_id or submission.top, expected).problems

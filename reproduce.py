@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Runs the eight graded commands and compares: python reproduce.py --out FOLDER.
+"""Run the eight graded commands and compare the results: python reproduce.py --out FOLDER.
 
-Each command is a process of run_llama.py with a folder of its own. FOLDER/results.json holds what
-they gave, FOLDER/report.html shows it. Exit status 1: a run failed.
+Each command is a process of run_llama.py with its own folder. The results are written to
+FOLDER/results.json and FOLDER/report.html. Exit status 1: a run failed.
 """
 
 import sys
@@ -21,7 +21,7 @@ def make_parser() -> OneLineParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep finished runs of the same settings and files, go on with interrupted training",
+        help="keep finished runs with the same settings and files, continue interrupted training",
     )
     return parser
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for run in runs:
                 print(run.command)
             return
-        from mini_llama.reproduction.reproduction import reproduce  # torch comes with it
+        from mini_llama.reproduction.reproduction import reproduce  # imports torch
 
         if not reproduce(settings, runs, is_resumed):
             sys.exit(1)

@@ -186,17 +186,17 @@ def harmless_students(fresh: Callable, changed: Callable) -> dict[str, Student]:
         "bom.zip": Student(changed(SST, bom), says=(f"warning: {SST}: starts with a byte order",)),
         "end.zip": Student(
             changed(SST, lambda content: content + b"\n\n"),
-            says=("empty lines at its end, which are ignored: 2",),
+            says=("ends with empty lines (2), which are ignored",),
         ),
         "=1+cmd|' '!A0.zip": Student(zipped(fresh())),
         "@SUM(1).zip": Student(zipped(fresh())),
         "<img src=x onerror=alert(1)>.zip": Student(
             zipped(fresh(), ("ab1/<b>.pyc", b"x")),
-            says=("not asked for, leave out: 'ab1/<b>.pyc'",),
+            says=("should not be submitted, leave out: 'ab1/<b>.pyc'",),
         ),
         "\x1b[31mred\x1b[0m.zip": Student(zipped(fresh())),
         "\u674e\u96f7.zip": Student(zipped(fresh())),
-        "macos.zip": Student(zipped(fresh(), ("__MACOSX/ab1/._a", b"x")), says=("files of macOS",)),
+        "macos.zip": Student(zipped(fresh(), ("__MACOSX/ab1/._a", b"x")), says=("macOS files",)),
         "two tops.zip": Student(
             zipped(fresh(), ("other/a.txt", b"x")), says=("exactly one top folder",)
         ),
@@ -309,7 +309,7 @@ def compared_students(
             zipped(fresh() | references["fall2024"]),
             agreements=dict.fromkeys(references["fall2024"], "differs"),
             says=(
-                "another arithmetic; it looks like fall2024 (0 differ)",
+                "a different arithmetic; it looks like fall2024 (0 differ)",
                 "it is the text of fall2024",
                 "starts with the prompt of fall2025, fall2024, spring2025, spring2026, not mmia",
             ),
@@ -322,7 +322,7 @@ def compared_students(
         "parted.zip": Student(
             zipped(fresh() | {TEMP_0: parted}),
             agreements={TEMP_0: "differs"},
-            says=("the first 8 of 13 words after the prompt are those of mmia",),
+            says=("the first 8 of 13 words after the prompt equal those of mmia",),
         ),
     }
 
@@ -347,7 +347,7 @@ def hostile_students(fresh: Callable) -> dict[str, Student]:
         "locked.zip": refused(patch_directory(good, f"ab1/{SST}", 8, 1, "<H"), "encrypted"),
         "overlap.zip": refused(patch_directory(good, f"ab1/{SST}", 42, target, "<I"), "overlap"),
         "twice.zip": refused(zipped(files, (f"ab1/{SST}", b"x")), "more than once"),
-        "both.zip": refused(zipped(files, (f"ab1/{SST}/x", b"x")), "a file and a folder at once"),
+        "both.zip": refused(zipped(files, (f"ab1/{SST}/x", b"x")), "both a file and a folder"),
         "undecodable.zip": refused(
             zipped(files, ("ab1/nnnn", b"x")).replace(b"ab1/nnnn", b"ab1/\xff\xfe\xff\xfe"), "UTF-8"
         ),

@@ -128,7 +128,7 @@ def laid_out(fresh: Make) -> Named:
     beside = zipped(
         fresh(), ("README.md", b"x"), ("ab1/.DS_Store", b"x"), ("__MACOSX/ab1/._x", b"x")
     )
-    yield "beside.zip", Student(beside, says=("exactly one top folder", "files of macOS"))
+    yield "beside.zip", Student(beside, says=("exactly one top folder", "macOS files"))
     yield "flat.zip", Student(zipped(fresh(), top=""), "errors", says=("files in no folder",))
 
 
@@ -154,7 +154,7 @@ def prompted(fresh: Make) -> Named:
     for name, prompt in cases.items():
         files = fresh()
         files[PROMPT] = reprompted(files[PROMPT], *prompt)
-        says = f"warning: {PROMPT}: is written with another prompt"
+        says = f"warning: {PROMPT}: uses a different prompt"
         yield f"prompt {name}.zip", Student(zipped(files), says=(says,))
     files = fresh()
     broken = reprompted(files[PROMPT], *cases["lines"])
@@ -165,7 +165,7 @@ def prompted(fresh: Make) -> Named:
             zipped(files),
             "errors",
             {PROMPT: "faulty"},
-            says=(f"error: {PROMPT}: another prompt, ", "and line 34: sentence differs"),
+            says=(f"error: {PROMPT}: a different prompt, ", "and line 34: sentence differs"),
         ),
     )
 
@@ -180,20 +180,20 @@ def cluttered(fresh: Make) -> Named:
     yield "caches.zip", Student(zipped(fresh() | caches), says=says)
     yield "folder with caches", Student(fresh() | caches)
     weights = fresh() | {"finetune-5-2e-05.pt": weights_like(12)}
-    says = ("allowed are 10,485,760 (10 MB)", "checkpoints are not handed in", "it was not read")
+    says = ("at most 10,485,760 (10 MB)", "checkpoints are not submitted", "it was not read")
     yield "weights.zip", Student(zipped(weights), "errors", says=says)
     yield (
         "large.zip",
         Student(
             zipped(fresh() | {"video.mp4": weights_like(9), "report.pdf": weights_like(3)}),
             "errors",
-            says=("allowed are 10,485,760 (10 MB)",),
+            says=("at most 10,485,760 (10 MB)",),
         ),
     )
     both = zipped(fresh(), ("cd2/llama.py", b"x"), ("cd2/rope.py", b"x"))
     yield "two.zip", Student(both, "errors", says=("it holds: 'ab1/', 'cd2/'",))
     outputs = {f"out/{k}" if "-output" in k else k: v for k, v in fresh().items()}
-    yield "outputs.zip", Student(zipped(outputs), says=("found elsewhere", "'ab1/out/cfimdb-dev"))
+    yield "outputs.zip", Student(zipped(outputs), says=("misplaced files", "'ab1/out/cfimdb-dev"))
     files = fresh()
     files[SST] = files[SST].replace(b"\n", b"\r")
     yield "cr.zip", Student(zipped(files))
@@ -224,29 +224,29 @@ def with_additions(fresh: Make) -> Named:
     def faulty(files: Files, *says: str) -> Student:
         return Student(zipped(files), "errors", says=says)
 
-    yield "none.zip", faulty(without(MODELS), "addition_models/: holds no experiment: 5 ablations")
+    yield "none.zip", faulty(without(MODELS), "addition_models/: holds no experiments: 5 ablations")
     few = without("ablation_4", "ablation_5")
-    yield "few.zip", faulty(few, "addition_models/: holds 3 ablations, required are at least 5")
+    yield "few.zip", faulty(few, "addition_models/: holds 3 ablations, at least 5 are required")
     yield "no best.zip", faulty(without("best_model/"), "addition_models/: holds no best_model")
     bare = without("ablation_2/loss_curve", "best_model/train.log")
     bare_says = ("no plot (.png, ", "is in 'ablation_2'", "no log (", "is in 'best_model'")
     yield "bare.zip", Student(zipped(bare), says=bare_says)
     perfect = fresh() | experiment("ablation_1", 1.0)
-    yield "perfect.zip", Student(zipped(perfect), says=("1 ablations are below 100%, asked for",))
+    yield "perfect.zip", Student(zipped(perfect), says=("1 ablations are below 100%, at least 2",))
     lie = fresh() | {
         f"{MODELS}/ablation_1/predictions.json": experiment("a", 1.0)[
             f"{MODELS}/a/predictions.json"
         ]
     }
-    yield "lie.zip", faulty(lie, "says accuracy 0.5000, predictions.json has 1.0000: test again")
+    yield "lie.zip", faulty(lie, "claims accuracy 0.5000, predictions.json has 1.0000: test again")
     other = {k.replace("ablation_", "ablations/ablation_dim"): v for k, v in fresh().items()}
     yield "other names.zip", Student(zipped(other))
     large = fresh() | {f"{MODELS}/best_model/epoch_1.pth": weights_like(9), "a": weights_like(5)}
     yield "allowed.zip", Student(zipped(large))
     larger = large | {"b": weights_like(2)}
-    yield "larger.zip", faulty(larger, "allowed are 15,728,640 (15 MB)")
+    yield "larger.zip", faulty(larger, "at most 15,728,640 (15 MB)")
     weights = fresh() | {"stories42M.pt": b"x"}
-    yield "weights.zip", faulty(weights, "checkpoints are not handed in", "remove 'stories42M.pt'")
+    yield "weights.zip", faulty(weights, "checkpoints are not submitted", "remove 'stories42M.pt'")
 
 
 def write_classes(folder: Path, gold: Mapping[str, Gold]) -> dict[str, dict[str, Student]]:

@@ -99,7 +99,7 @@ def test_a_test_file_stays_and_is_kept_out(tmp_path: Path, capsys: pytest.Captur
     written = files(tmp_path)
     assert written["test"] == course
     assert not set(pairs(written["train"] + written["dev"])) & set(pairs(course))
-    assert f"{path} is there and stays: its 500 pairs" in capsys.readouterr().out
+    assert f"keeping {path}: its 500 pairs" in capsys.readouterr().out
 
 
 def test_refusals_are_one_line(tmp_path: Path):

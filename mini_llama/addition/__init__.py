@@ -1,1 +1,1 @@
-"""Spring 2026's addition task: questions, training, test."""
+"""Spring 2026's addition task: data, training and testing."""

@@ -1,4 +1,4 @@
-"""Additions of two four-digit numbers as text, `a+b=c`: numbering, reading, telling them apart."""
+"""Additions of two four-digit numbers as text, `a+b=c`: indexing pairs, reading, deduplicating."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,18 @@ import numpy as np
 SMALLEST, N_NUMBERS = 1000, 9000  # four digits: 1000 to 9999
 N_PAIRS = N_NUMBERS * (N_NUMBERS + 1) // 2  # unordered: 40,504,500
 CHARS = tuple("+0123456789=")  # ids from 1 on
-PADDING = 0  # and what a sequence begins with, and what ends an answer
+PADDING = 0  # also the start of a sequence and the end of an answer
 EQUALS = CHARS.index("=") + 1
-IGNORED = -1  # a target that carries no loss
+IGNORED = -1  # a target without loss
 MAX_LENGTH = 19  # characters: the model has 20 columns, and the first holds PADDING
 ADDITION = re.compile(r"(\d+)\+(\d+)=(\d+)", re.ASCII)
 
 
-def numbered_pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smaller and the larger part of the pairs with these numbers, from 0 to N_PAIRS - 1.
+def pairs_from_indices(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smaller and the larger addends of the pairs with these indices, 0 to N_PAIRS - 1.
 
-    Row r of a table with N_NUMBERS + 1 columns holds all pairs whose smaller part is the r-th
-    number, and before them, from the right of another row, those of the r-th from the end.
+    Row r of a table with N_NUMBERS + 1 columns holds all pairs whose smaller addend is the r-th
+    number and, to their left and in reverse, those whose smaller addend is the r-th from the end.
     """
     row, column = np.divmod(numbers, N_NUMBERS + 1)
     is_own = column > row
@@ -30,8 +30,8 @@ def numbered_pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return smaller + SMALLEST, larger + SMALLEST
 
 
-def pair_numbers(additions: Iterable[str]) -> np.ndarray:
-    """The inverse of numbered_pairs, for the additions among these that are of four digits."""
+def pair_indices(additions: Iterable[str]) -> np.ndarray:
+    """The inverse of pairs_from_indices; additions without two four-digit numbers are skipped."""
     parts = [line.partition("=")[0].split("+") for line in additions]
     found = np.array(parts, dtype=np.int64).reshape(-1, 2) - SMALLEST
     found = found[((found >= 0) & (found < N_NUMBERS)).all(axis=1)]
@@ -43,10 +43,9 @@ def pair_numbers(additions: Iterable[str]) -> np.ndarray:
 
 
 def read_additions(path: str | Path, limit: int | None = None) -> list[str]:
-    """The first `limit` lines of a file, or all: white space around them and empty ones are left
-    out.
+    """The first `limit` lines of a file, or all, stripped and without empty lines.
 
-    Raises OSError, ValueError naming the line for what is no `a+b=c`, too long, or a wrong sum.
+    Raises OSError, and ValueError naming the line if it is not `a+b=c`, too long, or a wrong sum.
     """
     path = Path(path)
     if not path.exists():
@@ -82,12 +81,12 @@ def check_addition(line: str, place: str) -> None:
 
 
 def without_pairs(lines: Sequence[str], others: Iterable[str]) -> list[str]:
-    """The lines whose pair, in either order, is in none of the others."""
+    """The lines whose pair, in either order, is not in `others`."""
     taken = {pair_of(line) for line in others}
     return [line for line in lines if pair_of(line) not in taken]
 
 
 def pair_of(addition: str) -> tuple[int, int]:
-    """Both parts, the smaller one first."""
+    """Both addends, the smaller one first."""
     a, _, b = addition.partition("=")[0].partition("+")
     return min(int(a), int(b)), max(int(a), int(b))

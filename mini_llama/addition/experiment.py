@@ -1,7 +1,7 @@
-"""An experiment's folder: best_model.pth, and the records that are handed in beside it.
+"""An experiment's folder: best_model.pth, and the records that are submitted with it.
 
-model_config.json has the shape, training_config.json the training's settings,
-experiment_summary.json both with the accuracy, predictions.json the texts that the model wrote.
+model_config.json holds the shape, training_config.json the training settings,
+experiment_summary.json both and the accuracy, and predictions.json the generated texts.
 """
 
 import json
@@ -21,12 +21,12 @@ from utils import atomic_write, read_json
 MODEL, CURVE = "best_model.pth", "loss_curve.png"
 MODEL_CONFIG, TRAINING_CONFIG = "model_config.json", "training_config.json"
 SUMMARY, PREDICTIONS = "experiment_summary.json", "predictions.json"
-# The course's files name these two; every model here has them, whatever they say.
+# The course's files contain these two settings; every model here has these values.
 IMPLIED = {"position_embedding_type": "rotary", "use_cache": True}
 
 
 def model_record(config: LlamaConfig) -> dict[str, Any]:
-    """What model_config.json says of a model."""
+    """The content of model_config.json."""
     shape = {name: getattr(config, name) for name in SHAPE}
     return {**FIXED_SHAPE, **shape, **IMPLIED}
 
@@ -38,7 +38,7 @@ def write_record(path: Path, content: object) -> None:
 
 
 def write_results(folder: Path, model: Llama, accuracy: float, predictions: Sequence[str]) -> None:
-    """experiment_summary.json and predictions.json. Raises OSError."""
+    """Write experiment_summary.json and predictions.json. Raises OSError."""
     training = folder / TRAINING_CONFIG
     summary = {
         "model_config": model_record(model.config),
@@ -53,10 +53,10 @@ def write_results(folder: Path, model: Llama, accuracy: float, predictions: Sequ
 
 
 def load_model(path: Path) -> Llama:
-    """The model of a checkpoint: its shape is recorded in it, or in model_config.json beside it.
+    """Load a checkpoint; its shape is recorded in it, or in model_config.json in the same folder.
 
     Norm and attention are the edition's, unless it records its own. Raises OSError, ValueError for
-    a file with anything but tensors and plain data, or tensors of another model.
+    a file with anything but tensors and plain data, or with tensors of another model.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--checkpoint {path} is not a file; train writes {MODEL}")
@@ -76,20 +76,21 @@ def load_model(path: Path) -> Llama:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """load_plain, with the remedy for the course's own checkpoints: they hold NumPy's random state
-    as a pickled object.
+    """load_plain, with a remedy in the error for the course's own checkpoints, which hold NumPy's
+    random state as a pickled object.
     """
     try:
         return load_plain(path)
     except ValueError:
         try:
             found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception:  # it is no zip file, or damaged: the first error says so
+        except Exception:  # not a zip file, or damaged: the first error says so
             found = []
         if not found:
             raise
         raise ValueError(
             f"{path} holds more than tensors and plain data ({', '.join(sorted(found)[:3])}): "
-            "torch 2.6 and newer refuse it, and so does this; save it again where it was trained "
+            "torch 2.6 and newer refuse to load it, and so does this; save it again where it was "
+            "trained "
             'with torch.save({"model": model.state_dict()}, PATH), without numpy_rng'
         ) from None

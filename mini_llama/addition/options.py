@@ -1,6 +1,6 @@
-"""The options of addition_run.py: each once, with its default and its help, checked once.
+"""The options of addition_run.py, with their defaults, help texts and checks.
 
-Nothing here needs torch, so that help and refusals come at once.
+Nothing here imports torch, so that --help and errors are fast.
 """
 
 import math
@@ -15,7 +15,7 @@ EDITION = "spring2026"
 CAPACITY = 5_808_844_800_000  # the course's budget, 6 · parameters · samples seen
 VAL_SHARE = 0.2
 TEST_FILE = "data/addition_test.txt"
-# What the task fixes of the model, as model_config.json has it.
+# The settings of the model that the task fixes, as in model_config.json.
 FIXED_SHAPE: dict[str, Any] = {
     "vocab_size": len(CHARS) + 1,
     "dropout": 0.0,
@@ -33,7 +33,7 @@ class TrainOptions:
     """addition_run.py train. Raises ValueError, naming the flag, for a value out of bounds."""
 
     use_gpu: bool = argument(False, "CUDA, or Apple's MPS where there is no CUDA")
-    seed: int = argument(1337, "weights, data and its order follow from it")
+    seed: int = argument(1337, "seed of the weights, the data and its order")
     epochs: int = argument(10)
     batch_size: int = argument(1024)
     lr: float = argument(1e-3, "learning rate of our AdamW, which is without weight decay")
@@ -43,10 +43,8 @@ class TrainOptions:
         choices=LR_DECAYS,
     )
     save_dir: str = argument("addition_models/best_model/", "folder of the model and its records")
-    train_file: str = argument(
-        "data/addition_train.txt", "written by each run, unless --reuse_files"
-    )
-    val_file: str = argument("data/addition_dev.txt", "the same")
+    train_file: str = argument("data/addition_train.txt", "overwritten, unless --reuse_files")
+    val_file: str = argument("data/addition_dev.txt", "overwritten, unless --reuse_files")
     dim: int = argument(16)
     n_layers: int = argument(6)
     n_heads: int = argument(4)
@@ -54,9 +52,9 @@ class TrainOptions:
     capacity: int = argument(
         CAPACITY, "training samples are capacity / (6 · parameters · epochs), rounded up"
     )
-    test_file: str = argument(TEST_FILE, "its pairs are kept out of both files, if it is there")
-    reuse_files: bool = argument(False, "train on the files as they are, less the test's pairs")
-    resume: bool = argument(False, "go on from the last finished epoch of the run in --save_dir")
+    test_file: str = argument(TEST_FILE, "if it exists, its pairs are excluded from both files")
+    reuse_files: bool = argument(False, "train on the existing files, without the test's pairs")
+    resume: bool = argument(False, "continue the run in --save_dir after its last finished epoch")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "capacity"):
@@ -77,14 +75,14 @@ class TrainOptions:
 class TestOptions:
     """addition_run.py test. Raises ValueError, naming the flag, for a value out of bounds."""
 
-    __test__ = False  # pytest looks for test classes by this name
+    __test__ = False  # or pytest would collect it, because of its name
 
     checkpoint: str = argument(text="best_model.pth of a folder that train wrote")
     use_gpu: bool = argument_of(TrainOptions, "use_gpu")
-    seed: int = argument(1337, "nothing is drawn at random; any value gives the same")
+    seed: int = argument(1337, "has no effect, since decoding is greedy")
     test_file: str = argument(TEST_FILE, "lines a+b=c")
-    max_gen_len: int = argument(10, "tokens that an answer may take, its end among them")
-    max_test_examples: int | None = argument(None, "only so many of the first lines")
+    max_gen_len: int = argument(10, "most tokens of an answer, including its end")
+    max_test_examples: int | None = argument(None, "test only this many lines, from the first")
 
     def __post_init__(self) -> None:
         for name in ("max_gen_len", "max_test_examples"):
@@ -93,8 +91,9 @@ class TestOptions:
 
 
 def count_samples(capacity: int, parameters: int, epochs: int) -> tuple[int, int]:
-    """Additions to train and to validate on: those that `capacity` = 6 · parameters · samples ·
-    epochs pays for (Kaplan et al. 2020, section 2.1), rounded up, and a fifth of them.
+    """The numbers of additions to train and to validate on: as many training samples as `capacity`
+    = 6 · parameters · samples · epochs allows (Kaplan et al. 2020, section 2.1), rounded up, and a
+    fifth of that.
     """
     train = -(-capacity // (6 * parameters * epochs))
     return train, math.ceil(train * VAL_SHARE)

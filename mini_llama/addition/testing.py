@@ -1,4 +1,4 @@
-"""What a trained model answers to additions: decoded greedily, and right only as a whole.
+"""Test a trained model on additions: greedy decoding, exact match of the whole answer.
 
 Shapes: B questions of one length, T columns.
 """
@@ -24,7 +24,7 @@ BATCH_SIZE = 1000  # questions
 
 
 def run(options: TestOptions) -> None:
-    """Test a checkpoint, and write the results beside it. Raises OSError, ValueError."""
+    """Test a checkpoint, and write the results to its folder. Raises OSError, ValueError."""
     device = choose_device(options.use_gpu)
     seed_everything(options.seed)
     checkpoint = Path(options.checkpoint)
@@ -32,7 +32,7 @@ def run(options: TestOptions) -> None:
     model = load_model(checkpoint).to(device)
     print(f"Loaded model from {checkpoint}.")
     print(f"test length {len(additions)}")
-    if reason := may_have_been_seen(checkpoint.parent, options.test_file):
+    if reason := leakage_warning(checkpoint.parent, options.test_file):
         print(reason)
     predictions = answer(model, additions, options.max_gen_len)
     n_right = sum(map(str.__eq__, predictions, additions))
@@ -42,20 +42,21 @@ def run(options: TestOptions) -> None:
     write_results(checkpoint.parent, model, accuracy, predictions)
 
 
-def may_have_been_seen(folder: Path, test_file: str) -> str | None:
-    """A sentence if the training did not keep this file's pairs out, None if it did or unknown."""
+def leakage_warning(folder: Path, test_file: str) -> str | None:
+    """A warning if training did not exclude this file's pairs; None if it did, or if unknown."""
     path = folder / TRAINING_CONFIG
     record = read_json(path) if path.exists() else {}
     if record.get("excluded_test_file", digest(test_file)) == digest(test_file):
         return None
-    return f"the training did not keep out the pairs of {test_file}: some may have been seen"
+    return f"training did not exclude the pairs of {test_file}: the model may have seen some"
 
 
 def answer(
     model: Llama, additions: Sequence[str], max_gen_len: int, use_cache: bool = True
 ) -> list[str]:
-    """For each addition its question and what the model writes after it, up to the end that it
-    writes. `use_cache=False` is the slow and obvious way.
+    """For each addition, its question and the model's answer, up to the end token.
+
+    `use_cache=False` is the slow, obvious version.
     """
     dataset = make_dataset(additions)
     predictions = [""] * len(additions)
@@ -76,9 +77,10 @@ def answer(
 
 
 def question_batches(dataset: CharDataset) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Indices of additions, and their questions (B, T) with the beginning in front.
+    """Indices of additions, and their questions (B, T), each with the start token.
 
-    Those of one length come together: padding between question and answer would mislead a model.
+    Each batch has questions of one length: padding between question and answer would mislead the
+    model.
     """
     groups = defaultdict(list)
     for index, addition in enumerate(dataset.words):

@@ -1,6 +1,6 @@
-"""Training a model from scratch on additions: data, epochs, the best model, what resuming needs.
+"""Train a model from scratch on additions: data, epochs, the best model, resuming.
 
-All that is random follows from (seed, epoch), so that a resumed run ends as an uninterrupted one.
+All randomness is seeded by (seed, epoch), so that a resumed run ends like an uninterrupted one.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ Evaluate = Callable[[Llama, Loader, torch.device], float]
 
 
 def run(options: TrainOptions, train_one_epoch: TrainEpoch, evaluate_loss: Evaluate) -> None:
-    """Train for all epochs; the folder ends up with the model of the lowest validation loss.
+    """Train for all epochs, and keep the model with the lowest validation loss.
 
     Raises OSError or ValueError, one line each.
     """
@@ -66,7 +66,7 @@ def run(options: TrainOptions, train_one_epoch: TrainEpoch, evaluate_loss: Evalu
     if options.resume:
         state.load(progress)
     elif progress.exists():
-        print(f"{progress} is of an interrupted run: --resume would go on with it")
+        print(f"starting over; {progress} is from an interrupted run: --resume continues it")
     records = training_record(options, parameters, len(train))
     while len(state.history) < options.epochs:
         losses = run_epoch(state, datasets, train_one_epoch, evaluate_loss)
@@ -85,7 +85,7 @@ def run(options: TrainOptions, train_one_epoch: TrainEpoch, evaluate_loss: Evalu
 class TrainingState:
     """Model and optimizer of a run, and the (train, validation) losses of its finished epochs.
 
-    `data` identifies the additions: a resumed run must have the same.
+    `data` is a fingerprint of the additions, which must be the same when resuming.
     """
 
     def __init__(self, model: Llama, options: TrainOptions, data: str) -> None:
@@ -100,15 +100,15 @@ class TrainingState:
         save_plain(path, {"settings": self.settings, "history": self.history, **state})
 
     def load(self, path: Path) -> None:
-        """Go on where save left off. Raises ValueError as check_same_run does."""
+        """Restore a saved state. Raises ValueError as check_same_run does."""
         if not path.exists():
             print(f"nothing to resume at {path}: starting with epoch 1")
             return
         saved = load_plain(path)
         check_same_run(path, saved, PROGRESS_KEYS, self.settings)
         if not path.with_name(MODEL).exists():
-            gone = f"{path.with_name(MODEL)}, the best model, is gone"
-            raise ValueError(f"--resume: {gone}; {REMEDY}")
+            missing = f"{path.with_name(MODEL)}, the best model, is missing"
+            raise ValueError(f"--resume: {missing}; {REMEDY}")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.history = saved["history"]
@@ -122,17 +122,17 @@ def run_epoch(
     train_one_epoch: TrainEpoch,
     evaluate_loss: Evaluate,
 ) -> tuple[float, float]:
-    """Training and validation loss of one more epoch. Raises ValueError if one is not finite."""
+    """Train one epoch; return training and validation loss. Raises ValueError if not finite."""
     options, epoch = state.options, len(state.history) + 1
     seed = np.random.SeedSequence([options.seed, epoch]).generate_state(1)[0]
     order = torch.Generator().manual_seed(int(seed))
     train, val = datasets
     batches = Batches(train, options.batch_size, order)
     steps = (epoch - 1) * len(batches), options.epochs * len(batches)
-    bar = with_bar(batches, f"epoch {epoch:02d}")
+    bar = with_progress_bar(batches, f"epoch {epoch:02d}")
     with learning_rates(state.optimizer, options, *steps):
         train_loss = train_one_epoch(state.model, bar, state.optimizer, state.model.device)
-    bar = with_bar(Batches(val, options.batch_size), "validation")
+    bar = with_progress_bar(Batches(val, options.batch_size), "validation")
     val_loss = evaluate_loss(state.model, bar, state.model.device)
     if not math.isfinite(train_loss + val_loss):
         losses = f"the training loss is {train_loss} and the validation loss {val_loss}"
@@ -141,7 +141,7 @@ def run_epoch(
 
 
 def learning_rate(options: TrainOptions, step: int, n_steps: int) -> float:
-    """--lr after `step` of `n_steps` optimizer steps: from all of it, constant or down to 0.
+    """The learning rate after `step` of `n_steps` optimizer steps: --lr, constant or decaying to 0.
 
     The cosine is Loshchilov and Hutter 2017, eq. 5, without restarts.
     """
@@ -159,8 +159,8 @@ def learning_rate(options: TrainOptions, step: int, n_steps: int) -> float:
 def learning_rates(
     optimizer: AdamW, options: TrainOptions, first_step: int, n_steps: int
 ) -> Iterator[None]:
-    """Inside this, the optimizer's steps have the learning rates of the run's steps `first_step`
-    and following, without train_one_epoch having to know of them.
+    """Set the learning rate before each optimizer step inside the context, counting steps from
+    `first_step`, so that train_one_epoch needs no scheduler.
     """
     steps = itertools.count(first_step)
 
@@ -176,12 +176,12 @@ def learning_rates(
         handle.remove()
 
 
-def with_bar(batches: Batches, name: str) -> Loader:
+def with_progress_bar(batches: Batches, name: str) -> Loader:
     return tqdm(batches, desc=name, unit="batch", leave=False, disable=None)
 
 
 def prepare_folders(options: TrainOptions) -> None:
-    """Make the folders that the run writes to. Raises OSError, ValueError if a file is no file."""
+    """Create the folders that the run writes to. Raises OSError or ValueError for a bad output."""
     folder = Path(options.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     outputs: list[str | Path] = [folder / MODEL, folder / CURVE]
@@ -194,16 +194,16 @@ def prepare_folders(options: TrainOptions) -> None:
 
 
 def prepare_additions(options: TrainOptions, parameters: int) -> tuple[list[str], list[str]]:
-    """Additions to train and to validate on, no pair of which is in both or in the test file.
+    """Additions to train and to validate on, with no pair in both or in the test file.
 
-    They are drawn and written, or with --reuse_files read. Raises OSError, ValueError.
+    They are drawn and written or, with --reuse_files, read. Raises OSError, ValueError.
     """
     test: list[str] = []
     if Path(options.test_file).exists():
         test = read_additions(options.test_file)
     else:
-        missing = f"{options.test_file} is not there"
-        print(f"{missing}: its pairs cannot be kept out of the training", file=sys.stderr)
+        missing = f"{options.test_file} does not exist"
+        print(f"{missing}: its pairs cannot be excluded from training", file=sys.stderr)
     if options.reuse_files:
         return reused_additions(options, test)
     n_train, n_val = count_samples(options.capacity, parameters, options.epochs)
@@ -219,8 +219,8 @@ def prepare_additions(options: TrainOptions, parameters: int) -> tuple[list[str]
 
 
 def reused_additions(options: TrainOptions, test: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Both files without the test's pairs, the validation's without those trained on; what was
-    dropped is printed.
+    """Both files without the test's pairs, and the validation file without the training pairs;
+    prints how many lines are dropped.
     """
     train, val = (read_additions(path) for path in (options.train_file, options.val_file))
     kept_train = without_pairs(train, test)
@@ -230,9 +230,9 @@ def reused_additions(options: TrainOptions, test: Sequence[str]) -> tuple[list[s
         (options.val_file, val, kept_val, f"{options.test_file} or {options.train_file}"),
     ):
         dropped = len(all_lines) - len(kept)
-        print(f"{path}: {dropped} of {len(all_lines)} dropped, whose pair is in {others}")
+        print(f"{path}: dropped {dropped} of {len(all_lines)} lines whose pair is in {others}")
         if not kept:
-            raise ValueError(f"{path}: nothing is left; give a file with other additions")
+            raise ValueError(f"{path}: no lines are left; give a file with other additions")
     return kept_train, kept_val
 
 
@@ -242,7 +242,7 @@ def fingerprint(*files: Sequence[str]) -> str:
 
 
 def training_record(options: TrainOptions, parameters: int, n_train: int) -> dict[str, Any]:
-    """What training_config.json says."""
+    """The content of training_config.json."""
     test = Path(options.test_file)
     return {
         "capacity": options.capacity,
@@ -259,7 +259,7 @@ def training_record(options: TrainOptions, parameters: int, n_train: int) -> dic
 
 
 def save_best(folder: Path, state: TrainingState, val_loss: float, records: dict[str, Any]) -> None:
-    """The model and both configurations. The first time, an older model's results go."""
+    """Save the model and both configurations. The first time, delete an older model's results."""
     if not state.history:
         for name in (PROGRESS, SUMMARY, PREDICTIONS):
             (folder / name).unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Which batch size predictions were made with, as far as they show it.
+"""Infer the batch size that predictions were made with.
 
-The assignment has no padding mask: a prediction depends on its sentence and on the length that its
-batch is padded to, and on nothing else. Where batches of 10 and batches of N, in the data's order,
-are padded to the same length, both give the same prediction. If all lines that differ from the
-reference lie elsewhere, the batch size made them differ.
+The assignment has no padding mask: a prediction depends only on its sentence and on the length that
+its batch is padded to. Where batches of 10 and batches of N, in the data's order, are padded to the
+same length, both give the same prediction. If all lines that differ from the reference are other
+lines, the batch size explains them.
 """
 
 import math
@@ -15,18 +15,16 @@ from mini_llama.assignment.reference_outputs import BATCH_SIZE
 
 SIZES = (*range(1, 129), 160, 192, 200, 250, 256, 320, 400, 500, 512, 1000, 1024, 2048, 4096)
 DRIFT_RATE = 0.005  # share of lines that differ between correct runs
-# Natural logarithms of likelihood ratios:
-# Over differences that fall on any line alike, for which thousands of trials reached 10 at most.
+# Natural logarithms of likelihood ratios, over differences that are equally likely on every line
+# (for these, thousands of trials reached 10 at most).
 PROOF = 14.0
 HINT = 8.0
-TIE = 3.0  # sizes this near to the likeliest are named with it
+TIE = 3.0  # sizes this close to the likeliest are reported with it
 
 
 @dataclass(frozen=True)
 class Lines:
-    """A file's predictions against the reference's: the sentences' tokens, in order, and which
-    lines (from 0) differ.
-    """
+    """A file's token counts, in order, and the lines (from 0) that differ from the reference."""
 
     tokens: tuple[int, ...]
     different: frozenset[int]
@@ -34,8 +32,8 @@ class Lines:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The likeliest batch sizes, most often one, and the logarithm of how much likelier the first
-    is than differences that fall on any line alike.
+    """The likeliest batch sizes, usually one, and the log likelihood ratio of the first over
+    differences that are equally likely on every line.
     """
 
     sizes: tuple[int, ...]

@@ -1,5 +1,5 @@
-"""What option prompt or generate gave beside the reference outputs, where the run is the graded
-command on the real stories42M.pt and the courses' data; of any other run nothing is said.
+"""Compare the outputs of option prompt or generate with the reference outputs, if the run is the
+graded command on the real stories42M.pt and the courses' data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from config import DEFAULT_EDITION, EDITIONS, LlamaConfig
 from llama import Llama
-from mini_llama.assignment.agreement import Agreement, Labels, compare_labels, compare_text
+from mini_llama.assignment.agreement import Agreement, LabelComparison, compare_labels, compare_text
 from mini_llama.assignment.batches import EncodedExamples
 from mini_llama.assignment.options import Options, default_of
 from mini_llama.assignment.reference_outputs import (
@@ -19,10 +19,10 @@ from mini_llama.assignment.reference_outputs import (
 from mini_llama.downloads.files import STORIES42M_ARGS
 from mini_llama.tokenization.base import BaseTokenizer
 
-# Options that decide what option prompt and option generate give, but for the data and the batch.
+# Options that affect the outputs of prompt and generate, besides the data and the batch size.
 PLAIN = ("max_sentence_len", "mask_padding", "dtype", "quantize", "adapters")
 PLAIN_TEXT = ("max_new_tokens", "stop_at_eos")
-# By these two the courses' tokenizer is known.
+# A text and its ids, to recognize the courses' tokenizer.
 PROBE = "I believe the meaning of life is"
 PROBE_IDS = [1, 306, 4658, 278, 6593, 310, 2834, 338]
 
@@ -45,9 +45,9 @@ def report_predictions(
             print(f"{agreement.file}: {agreement.message}")
 
 
-def known_labels(questions: Sequence[str], predictions: Sequence[int]) -> Labels | None:
-    """Predictions for sentences, each with its question, beside the references; None for sentences
-    that are not of the courses' data.
+def known_labels(questions: Sequence[str], predictions: Sequence[int]) -> LabelComparison | None:
+    """Pair predictions for sentences, each with its question, with the references; None unless the
+    sentences are a data set of the courses.
     """
     name = real_data_set(questions)
     if name is None:
@@ -55,7 +55,7 @@ def known_labels(questions: Sequence[str], predictions: Sequence[int]) -> Labels
     known = reference_outputs()
     labels = {edition: reference.labels[name] for edition, reference in known.items()}
     runs = {edition: reference.runs[name] for edition, reference in known.items()}
-    return Labels(name, predictions, labels, runs, name, token_counts()[name])
+    return LabelComparison(name, predictions, labels, runs, name, token_counts()[name])
 
 
 def report_text(llama: Llama, tokenizer: BaseTokenizer, options: Options, text: str) -> None:
@@ -67,7 +67,7 @@ def report_text(llama: Llama, tokenizer: BaseTokenizer, options: Options, text: 
 
 
 def compare_known_text(text: str, edition: str) -> Agreement:
-    """The text at temperature 0 beside those of the references."""
+    """Compare the text at temperature 0 with the references."""
     known = {
         name: (reference.text, reference.text_runs)
         for name, reference in reference_outputs().items()
@@ -95,7 +95,7 @@ def _is_graded(
 
 
 def _is_stories42m(llama: Llama) -> bool:
-    """By its shape, and by its saying nothing of its own norm and attention."""
+    """By its shape, and because it records no norm or attention."""
     arithmetic, config = llama.arithmetic, llama.config
     if arithmetic is None or "recorded in" in f"{arithmetic}":
         return False

@@ -1,9 +1,9 @@
-"""Facts about the real stories42M.pt, packed; reference_outputs.py unpacks and explains them.
+"""Compressed outputs of the real stories42M.pt; reference_outputs.py unpacks and explains them.
 
 Written by tests/assignment/pack_reference_outputs.py.
 """
 
-# Editions that share them → labels of all data sets, a byte each.
+# Editions that share labels → the labels of all data sets, one byte each.
 LABELS = {
     ("fall2024", "spring2025"): """
 c-nPW31TBL2;=(yn`<P2XOgtrZRW5s2q8$ArJLvZFmpebem?b^d2Tby`|~XDUfOG{&inr9yIzTX=LRd=npe%8-W0Eri>oiN-
@@ -56,7 +56,7 @@ WrP$&glq0O){rVwWqnT_xy*{H@L#heAQpv464YDQO5FYk^eqCSBjK4UZ2q3;AcO6y&uiTW3=F3i}+RZx
 |V+L7tT3W_%MRzxly|0t?FS1mwTL9nsh8_dW230Qdvk`}6>fmj;g^td-xOUpIcz`l=X6aYDY(<NvtIKe(6^d;
 """,
 }
-# Edition → runs that gave exactly these labels, by data set.
+# Edition → number of runs that gave exactly these labels, by data set.
 LABEL_RUNS = {
     "fall2024": (19, 19, 32, 32),
     "fall2025": (7, 7, 9, 9),
@@ -64,7 +64,7 @@ LABEL_RUNS = {
     "spring2025": (19, 19, 32, 32),
     "spring2026": (4, 4, 5, 4),
 }
-# Edition → text at temperature 0, prompt included.
+# Edition → text at temperature 0, including the prompt.
 TEXTS = {
     "fall2024": """
 c-noCy-ox%41{~0Vmg}DJ_kP?6x8NyF42W}<s`ex+n*D}N;EW%G<N12`x$|D!9lqSqbiCBYKX;)#gxSGr3S(gVv+@v8L@&R=
@@ -97,7 +97,7 @@ koc(jAy<Rudb_B1|$5Xp!oPROS((UzE9)Bm3vRHBnt{zJms=%7^E59r;O^Eb3+AdUKlH&Bc|}w&My>_b
 so
 """,
 }
-# Edition → runs that gave exactly this text.
+# Edition → number of runs that gave exactly this text.
 TEXT_RUNS = {
     "fall2024": 39,
     "fall2025": 8,
@@ -105,14 +105,14 @@ TEXT_RUNS = {
     "spring2025": 39,
     "spring2026": 6,
 }
-# SHA-256 of the sentences with their question, one a line.
+# SHA-256 of the sentences with their questions, one per line.
 SENTENCES = {
     "sst-dev": "9654895733142a93625da7022c5403a965a3a3133d91cb5d4f5a62384d5a6e1e",
     "sst-test": "82471796634a48995c3602748bddb30f22b33b65493155b75f08abb75a1e0407",
     "cfimdb-dev": "0f1bd4067702ad6dcbb333aa0a089d9619a49db8c27b29f85e895faaf0547f92",
     "cfimdb-test": "5c788a59b697509d85e0b39db43435472e8551fd0ffa5c5bc4e4b2363bb8708b",
 }
-# Tokens of each of them, BOS included: all low bytes, all high bytes.
+# Token count of each of them, including BOS: all low bytes, then all high bytes.
 TOKENS = {
     "sst-dev": """
 c-rmK%X+Ie6b0bEL=zj35E7Em{Q{N%gD==goRjqQ>!|PlCiO#fn18$`d#%l|1&)EsmX4=9(|*&_u@`D7mKNc3l@4F>J#F4$v

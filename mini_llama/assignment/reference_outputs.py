@@ -1,8 +1,8 @@
-"""What the real stories42M.pt gives: the zero-shot predictions of the graded commands, and the
-greedy text of option generate, as independent correct runs agree on them.
+"""Reference outputs of the real stories42M.pt, on which independent correct runs agree: the
+zero-shot predictions of the graded commands, and the greedy text of option generate.
 
-The numbers of tokens are shipped beside them, so that a wrong batch size is recognised without the
-tokenizer, which is third parties', and without sentencepiece.
+Token counts are included, so that a wrong batch size can be recognized without the tokenizer, which
+is a third party's, and without sentencepiece.
 """
 
 import base64
@@ -22,17 +22,17 @@ from mini_llama.assignment.reference_data import (
     TOKENS,
 )
 
-BATCH_SIZE = 10  # of the graded commands of option prompt, which decides how texts are padded
-# Lines in which correct runs on other machines differ from the reference, at most.
-LARGEST_DRIFT = {"sst-dev": 7, "sst-test": 16, "cfimdb-dev": 1, "cfimdb-test": 1}
+BATCH_SIZE = 10  # of the graded prompt commands; it determines the padding
+# The most lines in which correct runs on other machines differ from the reference.
+MAX_DRIFT = {"sst-dev": 7, "sst-test": 16, "cfimdb-dev": 1, "cfimdb-test": 1}
 
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """Labels by data set ("sst-dev"), or by file, and the text at temperature 0, prompt included.
+    """Labels by data set ("sst-dev") or by file, and the text at temperature 0, with its prompt.
 
-    `runs` says how many independent runs gave exactly these labels, by the same keys, `text_runs`
-    how many gave the text; outputs of one's own have none.
+    `runs` counts the independent runs that gave exactly these labels, by the same keys, and
+    `text_runs` those that gave the text; a user's own outputs have no counts.
     """
 
     labels: Mapping[str, Sequence[int]]
@@ -43,7 +43,7 @@ class ReferenceOutputs:
 
 @lru_cache(maxsize=1)
 def reference_outputs() -> dict[str, ReferenceOutputs]:
-    """By edition, in the order of EDITIONS; the editions that share predictions share the lists."""
+    """Reference outputs by edition, in the order of EDITIONS."""
     found = {}
     for editions, packed in LABELS.items():
         digits = _unpack(packed)
@@ -60,7 +60,7 @@ def reference_outputs() -> dict[str, ReferenceOutputs]:
 
 @lru_cache(maxsize=1)
 def token_counts() -> dict[str, tuple[int, ...]]:
-    """Tokens of each sentence with its question, BOS included, by data set, in the data's order."""
+    """Token counts of each sentence with its question, including BOS, by data set, in order."""
     counts = {}
     for name, packed in TOKENS.items():
         content = _unpack(packed)
@@ -71,8 +71,8 @@ def token_counts() -> dict[str, tuple[int, ...]]:
 
 
 def real_data_set(questions: Iterable[str]) -> str | None:
-    """The data set whose sentences, each followed by its question, these are, in its order; None
-    if they are of no data set of the courses.
+    """The courses' data set with exactly these sentences, each followed by its question; None if
+    there is none.
     """
     digest = hashlib.sha256("\n".join(questions).encode()).hexdigest()
     return next((name for name, known in SENTENCES.items() if known == digest), None)

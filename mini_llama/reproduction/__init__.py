@@ -1,1 +1,1 @@
-"""The graded commands run over seeds and compared with the courses' figures."""
+"""Run the graded commands for several seeds and compare them with the courses' figures."""

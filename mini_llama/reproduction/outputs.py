@@ -1,4 +1,4 @@
-"""A run's outputs: its log, its predictions and their scores."""
+"""Read a run's outputs: its log, its predictions and their scores."""
 
 import re
 
@@ -14,26 +14,26 @@ EPOCH = re.compile(
 )
 
 
-def hashes(run: Run) -> dict[str, str]:
-    """SHA-256 of the graded files that are there, by name."""
+def output_hashes(run: Run) -> dict[str, str]:
+    """SHA-256 of the graded files that exist, by name."""
     return {path.name: digest(path) for path in run.outputs if path.is_file()}
 
 
 def read_log(run: Run) -> str:
-    """What the run printed; empty if it printed nothing yet."""
+    """The run's printed output; "" if there is none yet."""
     return run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
 
 
 def read_predictions(run: Run, split: str) -> tuple[list[Example], list[int]]:
     """The gold examples of a split and the label predicted for each.
 
-    Raises OSError, and ValueError if the two files are not of the same sentences.
+    Raises OSError, and ValueError if the two files do not have the same sentences.
     """
     source = getattr(run.options, split)
-    asked = gold = read_examples(source)
+    inputs = gold = read_examples(source)
     if run.options.option == "prompt":
-        asked = with_prompt(gold, read_label_names(run.options.label_names))
-    return gold, predictions.read_predictions(getattr(run.options, f"{split}_out"), asked, source)
+        inputs = with_prompt(gold, read_label_names(run.options.label_names))
+    return gold, predictions.read_predictions(getattr(run.options, f"{split}_out"), inputs, source)
 
 
 def read_labels(run: Run, split: str) -> tuple[list[int], list[int]]:
@@ -43,7 +43,7 @@ def read_labels(run: Run, split: str) -> tuple[list[int], list[int]]:
 
 
 def read_epochs(run: Run) -> list[dict[str, float]]:
-    """Loss and accuracies as they were printed after each epoch; one done twice counts once."""
+    """The loss and accuracies printed after each epoch; for a repeated epoch, the last ones."""
     epochs = {}
     for match in EPOCH.finditer(read_log(run)):
         names = ("epoch", "train_loss", "train_accuracy", "dev_accuracy")
@@ -52,7 +52,7 @@ def read_epochs(run: Run) -> list[dict[str, float]]:
 
 
 def headline(run: Run) -> str:
-    """A run's result in one short line. Raises OSError or ValueError for damaged outputs."""
+    """A run's result as one short line. Raises OSError or ValueError for damaged outputs."""
     if run.dataset is None:
         return "two texts"
     scores = ((s, accuracy(*read_labels(run, s))) for s in SPLITS)

@@ -1,4 +1,4 @@
-"""The report as one HTML page, templates/reproduction.html, with its pictures inside."""
+"""The report as one HTML page with embedded plots, from templates/reproduction.html."""
 
 import base64
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mini_llama.assignment.reviews import read_label_names
 from mini_llama.html_page import render
-from mini_llama.reproduction.estimate import clock
+from mini_llama.reproduction.estimate import format_duration
 from mini_llama.reproduction.results import DONE, Record, environment
 from mini_llama.reproduction.runs import Run
 
@@ -16,7 +16,7 @@ Pair = tuple[Run, Record]
 
 @dataclass(frozen=True)
 class Grid:
-    """A table whose first `left` columns are text; the others are numbers."""
+    """A table whose first `left` columns are text and the others numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -25,9 +25,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Page:
-    """The comparison, its notes, and plots (what each shows, its file); `about` says in a line what
-    was run.
-    """
+    """The comparison, its notes, and the plots (title, file); `about` describes the runs."""
 
     about: str
     comparison: Grid
@@ -35,7 +33,7 @@ class Page:
     plots: Sequence[tuple[str, Path]]
 
     def render(self, pairs: Sequence[Pair]) -> str:
-        """The whole document. Raises OSError if a plot or an output is gone."""
+        """The whole document. Raises OSError if a plot or an output is missing."""
         machine = ", ".join(f"{k} {v}" if k != "platform" else v for k, v in environment().items())
         return render(
             "reproduction.html",
@@ -57,7 +55,7 @@ def _encoded(path: Path) -> str:
 
 
 def _texts(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
-    """Both generated texts, where they were generated."""
+    """Both generated texts, if they were generated."""
     return [
         (f"Temperature {temperature}", path.read_text(encoding="utf-8", errors="replace"))
         for run, record in pairs
@@ -77,8 +75,8 @@ def _worst(pairs: Sequence[Pair]) -> list[tuple[str, Grid]]:
         rows = [
             (
                 wrong.sentence,
-                name_of(wrong.gold, names),
-                name_of(wrong.predicted, names),
+                label_name(wrong.gold, names),
+                label_name(wrong.predicted, names),
                 f"{wrong.confidence:.3f}",
                 f"{wrong.gold_probability:.3f}",
             )
@@ -88,8 +86,8 @@ def _worst(pairs: Sequence[Pair]) -> list[tuple[str, Grid]]:
     return tables
 
 
-def name_of(label: int, names: Sequence[str]) -> str:
-    """A label's word, or its number where there is none."""
+def label_name(label: int, names: Sequence[str]) -> str:
+    """A label's name, or its number if it has none."""
     return names[label] if 0 <= label < len(names) else str(label)
 
 
@@ -98,5 +96,5 @@ def _runs(pairs: Sequence[Pair]) -> Grid:
     for run, record in pairs:
         status = record.status if record.error is None else f"{record.status}: {record.error}"
         peak = "-" if record.peak_bytes is None else f"{record.peak_bytes / 1e6:.0f}"
-        rows.append((run.name, status, clock(record.seconds), peak))
+        rows.append((run.name, status, format_duration(record.seconds), peak))
     return Grid(("run", "status", "time", "peak MB"), rows, 2)

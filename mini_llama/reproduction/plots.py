@@ -15,18 +15,18 @@ from mini_llama.reproduction.runs import TRAINED, Run
 from utils import atomic_write
 
 COLOURS = {"finetune": "#2a5caa", "lora": "#c4561e"}
-MOST_LABELS = 12  # with more, a matrix has no room for numbers
-MOST_CHARACTERS = 14
+MAX_LABELS = 12  # with more, the matrix has no room for numbers
+MAX_CHARACTERS = 14
 Groups = dict[tuple[str, str], list[tuple[Run, Record]]]
 
 
 def draw(folder: Path, groups: Groups) -> list[tuple[str, Path]]:
-    """Write all plots: (what it shows, file). Raises ValueError without matplotlib."""
+    """Write all plots and return their titles and files. Raises ValueError without matplotlib."""
     matplotlib = import_optional("matplotlib", "drawing plots")
     matplotlib.use("Agg")
     pyplot = import_optional("matplotlib.pyplot", "drawing plots")
     plots = []
-    # A label's word may have a dollar sign, which begins a formula in matplotlib.
+    # A label's name may contain a dollar sign, which starts a formula in matplotlib.
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 10}):
         for dataset in dict.fromkeys(dataset for dataset, _ in groups):
             done = {
@@ -54,7 +54,7 @@ def draw(folder: Path, groups: Groups) -> list[tuple[str, Path]]:
 
 
 def draw_curves(pyplot: Any, done: dict[str, list[Run]]) -> Any:
-    """Training loss, and training and dev accuracy, over epochs: a line for each seed."""
+    """Training loss, training accuracy and dev accuracy over epochs, one line per seed."""
     curves = {o: [read_epochs(run) for run in runs] for o, runs in done.items() if o in TRAINED}
     if not any(epochs for runs in curves.values() for epochs in runs):
         return None
@@ -89,7 +89,7 @@ def draw_curves(pyplot: Any, done: dict[str, list[Run]]) -> Any:
 
 
 def confusion(runs: Sequence[Run], split: str, size: int) -> np.ndarray:
-    """Counts (gold, predicted), all runs together."""
+    """Counts by (gold, predicted) label, summed over all runs."""
     counts = np.zeros((size, size), dtype=np.int64)
     for run in runs:
         gold, predictions = read_predictions(run, split)
@@ -98,7 +98,7 @@ def confusion(runs: Sequence[Run], split: str, size: int) -> np.ndarray:
 
 
 def draw_confusion(pyplot: Any, done: dict[str, list[Run]]) -> Any:
-    """A row for each split that has more than one gold label, a column for each option."""
+    """A row for each split with more than one gold label, a column for each option."""
     first = next(iter(done.values()))[0]
     names = [shorten(name) for name in read_label_names(first.options.label_names)]
     splits = []
@@ -106,7 +106,7 @@ def draw_confusion(pyplot: Any, done: dict[str, list[Run]]) -> Any:
         gold, _ = read_predictions(first, split)
         if not is_placeholder([example.label for example in gold]):
             splits.append(split)
-    if not splits or len(names) > MOST_LABELS:
+    if not splits or len(names) > MAX_LABELS:
         return None
     side = 1.5 + 0.42 * len(names)
     figure, grid = pyplot.subplots(
@@ -129,7 +129,7 @@ def draw_confusion(pyplot: Any, done: dict[str, list[Run]]) -> Any:
 
 
 def draw_matrix(axes: Any, counts: np.ndarray) -> None:
-    """Colour is the share of a gold label, the number is the count."""
+    """The color is the share of the gold label, the number is the count."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (y, x), count in np.ndenumerate(counts):
@@ -139,4 +139,4 @@ def draw_matrix(axes: Any, counts: np.ndarray) -> None:
 
 
 def shorten(name: str) -> str:
-    return name if len(name) <= MOST_CHARACTERS else name[: MOST_CHARACTERS - 1] + "…"
+    return name if len(name) <= MAX_CHARACTERS else name[: MAX_CHARACTERS - 1] + "…"

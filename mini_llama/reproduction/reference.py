@@ -1,4 +1,4 @@
-"""What finished runs gave beside the reference outputs, where they are the graded commands."""
+"""Compare the outputs of finished graded commands with the reference outputs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,9 +14,8 @@ from mini_llama.reproduction.runs import Run
 
 
 def compare_runs(runs: Sequence[Run]) -> Iterator[Agreement]:
-    """Prompting files and the text at temperature 0 of runs of the real model that ended well.
-
-    Raises OSError or ValueError for damaged outputs.
+    """Compare the prompting outputs and the text at temperature 0 of successful runs of the real
+    model. Raises OSError or ValueError for damaged outputs.
     """
     for run in runs:
         edition = run.options.edition or DEFAULT_EDITION

@@ -1,6 +1,6 @@
-"""Scores of finished runs over seeds beside the courses' figures, as rows and notes.
+"""Compare the scores of finished runs, over seeds, with the courses' figures.
 
-`report` prints the table and writes it to results.json, with plots and the page made elsewhere.
+`report` prints the table and writes results.json, the plots and report.html.
 """
 
 import statistics
@@ -26,13 +26,13 @@ from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.downloads.files import FILES, STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
-from mini_llama.reproduction.estimate import clock
+from mini_llama.reproduction.estimate import format_duration
 from mini_llama.reproduction.outputs import read_epochs, read_labels, read_predictions
 from mini_llama.reproduction.page import Grid, Page
 from mini_llama.reproduction.reference import compare_runs
 from mini_llama.reproduction.results import DONE, Record, Results
 from mini_llama.reproduction.runs import TRAINED, Run, Settings
-from mini_llama.reproduction.worst import find_worst
+from mini_llama.reproduction.worst import find_worst_examples
 from mini_llama.tables import align
 from utils import atomic_write
 
@@ -49,11 +49,11 @@ Pair = tuple[Run, Record]
 
 @dataclass(frozen=True)
 class Row:
-    """One option on one split of one data set, over all seeds that ended well.
+    """One option on one split of one data set, over all successful seeds.
 
-    `seconds` is the mean of a whole run, dev and test together, `peak_bytes` the largest;
-    `why_not` says why the reference does not apply, where it does not; `measured` is what the
-    predictions of independent runs give, where the course's text has another figure.
+    `seconds` is the mean over whole runs, dev and test together, and `peak_bytes` the largest.
+    `why_not` is the reason if the reference does not apply. `measured` is the accuracy of
+    independent runs' predictions if it differs from the course's text.
     """
 
     data: str
@@ -75,17 +75,17 @@ class Row:
             mean, deviation = self.reference
             reference = f"{mean:.3f}" + ("" if deviation is None else f" ({deviation:.3f})")
             reference += "" if self.measured is None else f" or {self.measured:.3f}"
-        is_first = self.split == SPLITS[0]  # a run's time is not that of a split
+        is_first = self.split == SPLITS[0]  # time and memory are per run, not per split
         return (
             *(self.data, self.option, self.split, str(len(self.accuracies))),
             *(mean_text(self.accuracies), reference, self.verdict, mean_text(self.macro_f1s)),
-            clock(self.seconds) if is_first and self.seconds is not None else "",
+            format_duration(self.seconds) if is_first and self.seconds is not None else "",
             peak if is_first else "",
         )
 
 
 def mean_text(values: Sequence[float]) -> str:
-    """Mean and, of two values or more, sample standard deviation."""
+    """The mean and, for two or more values, the sample standard deviation."""
     if not values:
         return "-"
     deviation = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
@@ -134,7 +134,7 @@ def about(settings: Settings) -> str:
 
 
 def group(pairs: Iterable[Pair]) -> dict[tuple[str, str], list[Pair]]:
-    """Runs that classify, by data set (the courses' name) and option, data sets together."""
+    """The classification runs by data set (the courses' name) and option, sorted by data set."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     for run, record in pairs:
         if run.dataset is not None:
@@ -176,7 +176,7 @@ def make_rows(settings: Settings, groups: dict[tuple[str, str], list[Pair]]) -> 
 
 
 def compare_with_reference(settings: Settings, pairs: Sequence[Pair]) -> list[Agreement]:
-    """The outputs of the graded commands on the real model beside the reference outputs."""
+    """Compare the graded commands' outputs on the real model with the reference outputs."""
     done = [pair for pair in pairs if pair[1].status == DONE]
     if settings.is_bundled or not done or why_no_figures_apply(settings):
         return []
@@ -184,7 +184,7 @@ def compare_with_reference(settings: Settings, pairs: Sequence[Pair]) -> list[Ag
 
 
 def why_no_figures_apply(settings: Settings) -> str | None:
-    """Why the model is not the one that the figures were measured with; None if it is."""
+    """Why the figures do not apply to this model; None if they do."""
     if settings.is_bundled:
         return "the bundled model and data stand in for the real ones"
     path = settings.checkpoint
@@ -216,12 +216,12 @@ def why_not_judged(pair: Pair) -> str | None:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of equal columns; none without rows."""
+    """The aligned lines of the table; none without rows."""
     return align([HEADER, *(row.cells() for row in rows)], left=LEFT) if rows else []
 
 
 def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
-    """What a reader of the table needs to know, one line each."""
+    """Notes that explain the table, one line each."""
     notes = []
     verdicts = {row.verdict for row in rows}
     if rows:
@@ -230,20 +230,20 @@ def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
         bands = ", ".join(f"{band} for {name}" for name, band in BANDS.items())
         notes.append(
             "reference: the courses' mean over 10 seeds (standard deviation), with stories42M.pt; "
-            f"within: no further away than the courses' band ({bands})"
+            f"within: the difference is at most the courses' band ({bands})"
         )
     reasons = dict.fromkeys(row.why_not for row in rows if row.why_not)
     notes += [f"the reference figures do not apply: {reason}" for reason in reasons]
     if "placeholder" in verdicts:
         notes.append(
-            "placeholder: all gold labels are one value; this accuracy is the share predicted "
-            "that, and is never judged"
+            "placeholder: all gold labels are the same; this accuracy is the share predicted "
+            "as that label, and gets no verdict"
         )
     if any(row.option == "prompt" for row in rows):
         notes.append("prompt is deterministic: one run is enough")
     done = [record for _, record in pairs if record.status == DONE]
     if any(record.is_resumed for record in done):
-        notes.append("time of a resumed run: its parts that were not killed, together")
+        notes.append("time of a resumed run: the sum of its parts, without those that were killed")
     if any(record.peak_bytes is None for record in done):
         notes.append("peak memory is not measured: it is unknown on this system")
     elif done:
@@ -253,14 +253,14 @@ def make_notes(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[str]:
 
 
 def figure_notes(settings: Settings, rows: Sequence[Row]) -> list[str]:
-    """A line for every figure that is one in the course's text and another by its predictions."""
+    """A line for each figure whose value in the course's text differs from its predictions'."""
     edition = settings.edition or DEFAULT_EDITION
     found = (two_figures(edition, row.option, row.data, row.split) for row in rows if row.measured)
     return [note for note in found if note]
 
 
 def add_worst(pairs: Sequence[Pair], results: Results) -> list[str]:
-    """Put the worst examples into the record of the first finished run; notes on what failed."""
+    """Add the worst examples to the first finished run's record; return a note if that fails."""
     first = next((pair for pair in pairs if pair[1].status == DONE), None)
     if first is None or first[1].worst is not None:
         return []
@@ -269,7 +269,7 @@ def add_worst(pairs: Sequence[Pair], results: Results) -> list[str]:
     if is_placeholder([example.label for example in gold]):
         return []
     try:
-        record.worst = find_worst(run.options, gold, predictions, WORST_COUNT)
+        record.worst = find_worst_examples(run.options, gold, predictions, WORST_COUNT)
     except (OSError, ValueError) as error:
         print(f"no worst examples of {run.name}: {error}", file=sys.stderr)
         return [f"no worst examples of {run.name}: {error}"]

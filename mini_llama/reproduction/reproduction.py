@@ -1,4 +1,4 @@
-"""All runs, one after another, and the report of what they gave."""
+"""Do all runs, one after another, and report the results."""
 
 import sys
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ RESULTS = "results.json"
 
 
 def reproduce(settings: Settings, runs: Sequence[Run], is_resumed: bool) -> bool:
-    """Run, compare, report; whether all runs ended well. Raises OSError or ValueError."""
+    """Run, compare and report; returns whether all runs succeeded. Raises OSError or ValueError."""
     raise_on_sigterm()
     results = Results(settings.out / RESULTS)
     if results.path.exists() and not is_resumed:
         raise ValueError(
             f"{results.path} has the results of earlier runs: "
-            "go on from there with --resume, or give another --out"
+            "continue them with --resume, or give another --out"
         )
     results.read()
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def reproduce(settings: Settings, runs: Sequence[Run], is_resumed: bool) -> bool
         for pair in run_all(runs, results):
             pairs.append(pair)
     except (KeyboardInterrupt, SystemExit):
-        print(f"stopped; what is done is in {results.path}: --resume goes on", file=sys.stderr)
+        print(f"stopped; finished runs are in {results.path}: use --resume", file=sys.stderr)
         raise
     report(settings, pairs, results)
     return all(record.status == DONE for _, record in pairs)

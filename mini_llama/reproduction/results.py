@@ -14,12 +14,12 @@ from utils import atomic_write
 
 VERSION = 1
 STARTED, DONE, FAILED, INTERRUPTED = "started", "done", "failed", "interrupted"
-MOST_BYTES = 50_000_000  # of a results file
+MAX_BYTES = 50_000_000  # of a results file
 
 
 @dataclass
-class Wrong:
-    """An example that a classifier got wrong; probabilities of the predicted and the gold label."""
+class Misclassified:
+    """A misclassified example, with the probabilities of the predicted and of the gold label."""
 
     sentence: str
     gold: int
@@ -30,9 +30,9 @@ class Wrong:
 
 @dataclass
 class Record:
-    """The record of a run. `settings` and `inputs` (SHA-256 of what it read) are its identity;
-    `seconds` is the wall time of all its parts that ended, `peak_bytes` the largest resident
-    memory of its process, None where it is unknown on this system.
+    """The record of a run. `settings` and `inputs` (SHA-256 of each input file) identify it;
+    `seconds` is the wall time of all its parts that were not killed, `peak_bytes` the largest
+    resident memory of its process, None if unknown on this system.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Record:
     seconds: float = 0.0
     peak_bytes: int | None = None
     outputs: dict[str, str] = field(default_factory=dict)
-    worst: list[Wrong] | None = None
+    worst: list[Misclassified] | None = None
 
     def is_same(self, other: "Record") -> bool:
         return (self.settings, self.inputs) == (other.settings, other.inputs)
 
 
 class Results:
-    """The results file: records by name, and a summary; every change is written at once."""
+    """The results file: records by name, and a summary; every change is written immediately."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,12 +60,12 @@ class Results:
     def read(self) -> None:
         """Read the records of an earlier call, if there are any.
 
-        Raises OSError, and ValueError if the file is not one of ours.
+        Raises OSError, and ValueError if the file is not a results file.
         """
         if not self.path.exists():
             return
         try:
-            if self.path.stat().st_size > MOST_BYTES:
+            if self.path.stat().st_size > MAX_BYTES:
                 raise ValueError("too large")
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
@@ -79,7 +79,7 @@ class Results:
         self.records = {record.name: record for record in records}
 
     def find(self, fresh: Record) -> Record | None:
-        """The record of this run, if it had the same settings and files."""
+        """The earlier record of this run, if its settings and files are the same."""
         old = self.records.get(fresh.name)
         return old if old is not None and old.is_same(fresh) else None
 
@@ -88,7 +88,7 @@ class Results:
         self.write()
 
     def write(self, **more: Any) -> None:
-        """Write all records, atomically; `more` is plain data that a reader may want with them."""
+        """Write all records atomically, together with `more` JSON data."""
         runs = [asdict(record) for record in self.records.values()]
         content = {"version": VERSION, "environment": environment(), "runs": runs} | more
         with atomic_write(self.path) as file:
@@ -97,15 +97,16 @@ class Results:
 
 
 def _record(entry: Any) -> Record:
-    record = _typed(Record, entry)
+    record = _parse_dataclass(Record, entry)
     if record.worst is not None:
-        record.worst = [_typed(Wrong, example) for example in record.worst]
+        record.worst = [_parse_dataclass(Misclassified, example) for example in record.worst]
     return record
 
 
-def _typed(kind: type, entry: Any) -> Any:
-    """A dataclass from parsed JSON, each field of its type, each number finite. Raises TypeError,
-    ValueError or OverflowError.
+def _parse_dataclass(kind: type, entry: Any) -> Any:
+    """Make a dataclass from parsed JSON, checking types and that numbers are finite.
+
+    Raises TypeError, ValueError or OverflowError.
     """
     value = kind(**entry)
     for name, hint in get_type_hints(kind).items():
@@ -120,7 +121,7 @@ def _typed(kind: type, entry: Any) -> Any:
 
 
 def environment() -> dict[str, str]:
-    """The versions and platform that results may depend on."""
+    """The versions and the platform, which may affect results."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

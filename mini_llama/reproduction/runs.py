@@ -1,7 +1,7 @@
-"""The eight graded commands of the assignment as command lines of run_llama.py, one for each seed.
+"""The eight graded commands of the assignment as command lines of run_llama.py, for each seed.
 
-Seven runs make the eight: generate writes two of the graded texts. No torch is needed, so that a
-plan and a refusal come at once.
+Seven runs cover the eight, since generate writes both graded texts. This module does not import
+torch, so that --plan and errors are fast.
 """
 
 import shlex
@@ -26,29 +26,29 @@ STAND_INS = {"sst": "demo", "cfimdb": "demo2"}
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run and where its files go; the fields after `seeds` are run_llama.py's options.
+    """What to run and where to write; the fields after `seeds` are run_llama.py's options.
 
     Raises ValueError for a value out of bounds.
     """
 
-    out: Path = argument(text="folder for everything that is written")
+    out: Path = argument(text="folder for all output")
     only: Sequence[str] = argument(
         OPTIONS, "options to run", choices=OPTIONS, nargs="+", shown="all"
     )
     data: Sequence[str] = argument(
         DATASETS, "data sets to run them on", choices=DATASETS, nargs="+", shown="all"
     )
-    seeds: int = argument(1, "seeds of finetune and lora, from 1337 up")
+    seeds: int = argument(1, "number of seeds for finetune and lora, from 1337 up")
     epochs: int = argument_of(Options, "epochs", text="epochs of finetune and lora")
     edition: str | None = argument_of(
         Options,
         "edition",
-        text="arithmetic of a course edition, and whose figures are compared",
+        text="course edition whose arithmetic is used and whose figures are compared",
     )
     max_sentence_len: int | None = argument_of(
         Options,
         "max_sentence_len",
-        text="in finetune and lora, keep at most this many tokens of a text",
+        text="in finetune and lora, truncate texts to this many tokens",
     )
     mask_padding: bool = argument_of(
         Options, "mask_padding", text="mask padding and read the last real token"
@@ -64,7 +64,7 @@ class Settings:
     tokenizer: str | None = argument_of(
         Options,
         "tokenizer",
-        text="tokenizer of the checkpoint, where it is not found by itself",
+        text="tokenizer of the checkpoint, if it is not found automatically",
     )
     data_dir: str | None = argument(
         None, "folder of the data files (default: data, else the bundled data)"
@@ -75,7 +75,7 @@ class Settings:
 
     @property
     def is_bundled(self) -> bool:
-        """Whether the bundled model and data stand in: no real file is here, and none was named."""
+        """Whether the bundled model and data are used: no real file exists, and none was given."""
         named = {"pretrained_model_path": self.pretrained_model_path, "train": self.data_dir}
         given = {name: value for name, value in named.items() if value is not None}
         data = Path(default_of("train")).parent
@@ -93,7 +93,7 @@ class Settings:
 class Run:
     """One command: `arguments` are run_llama.py's, `options` those parsed from them.
 
-    `dataset` is the courses' name also where bundled data stand in, and None for generate.
+    `dataset` is the courses' name even if the bundled data is used, and None for generate.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The command line, as a shell takes it."""
+        """The command line, quoted for a shell."""
         return shlex.join(["python", "run_llama.py", *self.arguments])
 
     @property
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Files that decide the result, by option; a tokenizer that is found by itself as well."""
+        """The input files, by option, including a tokenizer that is found automatically."""
         options = self.options
         names = ["pretrained_model_path"]
         if self.dataset is not None:
@@ -135,7 +135,7 @@ class Run:
 def make_runs(settings: Settings) -> list[Run]:
     """The runs in the order of the assignment, cheap options first, seeds from 1337.
 
-    Generating and prompting take one run whatever `seeds` says: the graded texts are one pair, and
+    generate and prompt run once regardless of `seeds`: there is one pair of graded texts, and
     prompting is deterministic. Raises ValueError for an option's value out of bounds.
     """
     runs = []
@@ -182,7 +182,7 @@ def _classify(settings: Settings, option: str, dataset: str, seed: int) -> Run:
             arguments += [f"--{flag}", str(default_of(flag))]
     if is_trained:
         arguments += ["--checkpoint_out", str(folder / "model.pt")]
-        if settings.max_sentence_len is not None:  # in prompt it would cut off the question
+        if settings.max_sentence_len is not None:  # in prompt, it would cut off the question
             arguments += ["--max_sentence_len", str(settings.max_sentence_len)]
     arguments += _common_arguments(settings)
     return _make(dataset, folder, arguments + ["--mask_padding"] * settings.mask_padding)

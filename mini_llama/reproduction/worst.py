@@ -1,8 +1,8 @@
-"""The dev examples that a run's classifier got wrong with the largest confidence.
+"""Find the dev examples that a run's classifier misclassified with the highest confidence.
 
-run_llama.py writes labels, no scores: the examples are scored again, in the same batches, by the
-classifier that the run saved or, for prompt, by the zero-shot one. Confidence is the softmax over
-the labels' scores.
+run_llama.py writes labels, not scores, so the examples are scored again in the same batches, with
+the saved classifier or, for prompt, the zero-shot one. Confidence is the softmax over the labels'
+scores.
 """
 
 from pathlib import Path
@@ -15,19 +15,19 @@ from mini_llama.assignment.options import Options
 from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
 from mini_llama.assignment.scoring import score
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
-from mini_llama.reproduction.results import Wrong
+from mini_llama.reproduction.results import Misclassified
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import load_tokenizer
 from utils import choose_device
 
-MOST_CHARACTERS = 400  # of a sentence that is kept
+MAX_CHARACTERS = 400  # of each sentence
 
 
-def find_worst(
+def find_worst_examples(
     options: Options, gold: list[Example], predictions: list[int], count: int
-) -> list[Wrong]:
-    """Up to `count` examples, the most confident first, of those that were predicted wrongly and
-    are predicted the same again.
+) -> list[Misclassified]:
+    """Up to `count` misclassified examples, the most confident first; those whose prediction
+    changes when scored again are skipped.
 
     Raises OSError or ValueError if the classifier cannot be read.
     """
@@ -38,7 +38,7 @@ def find_worst(
     scores = score(model, encode_examples(examples, tokenizer), options, "worst")
     probabilities = torch.softmax(scores.float(), dim=-1)  # (N, num_labels)
     wrong = [
-        Wrong(
+        Misclassified(
             _shorten(example.sentence), example.label, guess, row[guess].item(), row[label].item()
         )
         for example, guess, row in zip(gold, predictions, probabilities, strict=True)
@@ -50,7 +50,7 @@ def find_worst(
 def _classifier(
     options: Options, gold: list[Example], tokenizer: BaseTokenizer
 ) -> tuple[torch.nn.Module, list[Example]]:
-    """The run's classifier and what it reads."""
+    """The run's classifier and its inputs."""
     if options.option != "prompt":
         return load_classifier(Path(options.checkpoint_path)), gold
     names = read_label_names(options.label_names)
@@ -65,6 +65,6 @@ def _classifier(
 
 
 def _shorten(sentence: str) -> str:
-    if len(sentence) <= MOST_CHARACTERS:
+    if len(sentence) <= MAX_CHARACTERS:
         return sentence
-    return sentence[: MOST_CHARACTERS - 1] + "…"
+    return sentence[: MAX_CHARACTERS - 1] + "…"

@@ -1,1 +1,1 @@
-"""Submissions made, checked, run and graded."""
+"""Making, checking, running and grading submissions."""

@@ -1,6 +1,4 @@
-"""Read a zip, or a folder, that is not trusted: in memory, under fixed bounds, without writing or
-running any of it.
-"""
+"""Read an untrusted zip or folder in memory, within fixed bounds; nothing is written or run."""
 
 import io
 import os
@@ -15,33 +13,33 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from mini_llama.submissions.handed_in import (
-    ASKED_FOR,
+from mini_llama.submissions.layout import Layout, find_layout
+from mini_llama.submissions.requirements import (
     CLUTTER_FOLDERS,
     ENVIRONMENT_MARKS,
     MACOS,
     MEBIBYTE,
+    REQUIRED_NAMES,
     find_clutter,
 )
-from mini_llama.submissions.layout import Layout, find_layout
-from mini_llama.submissions.untrusted_text import listed, one_line, shorten, shown
+from mini_llama.submissions.untrusted_text import one_line, quoted, quoted_list, shorten
 
-MAX_ZIP_BYTES = 4096 * MEBIBYTE  # read in pieces; what an edition allows is another question
-MAX_RECORDS = 50_000  # of a zip with a virtual environment in it, say, which is not read
+MAX_ZIP_BYTES = 4096 * MEBIBYTE  # read in chunks; an edition's own limit is smaller
+MAX_RECORDS = 50_000  # generous, for zips that contain a virtual environment
 MAX_ENTRIES = 1000
-PIECE_BYTES = MEBIBYTE
+CHUNK_BYTES = MEBIBYTE
 MAX_FILE_BYTES = 10 * MEBIBYTE
 MAX_TOTAL_BYTES = 50 * MEBIBYTE
 MAX_RATIO = 100  # text reaches 3 to 10; deflate ends at 1032
-RATIO_FREE_BYTES = MEBIBYTE  # below this size a high ratio is repetitive text, no bomb
+RATIO_FREE_BYTES = MEBIBYTE  # below this size a high ratio is repetitive text, not a bomb
 
 DIRECTORY_RECORD = b"PK\x01\x02"
-LOCAL_HEADER_BYTES = 30  # and the name, whose length need not be the directory's
+LOCAL_HEADER_BYTES = 30  # without the name, whose length may differ from the directory's
 ENCRYPTED_FLAG = 0x1
 UTF8_FLAG = 0x800
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks the others without a bound
-PLAIN_KINDS = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: the zip was made where files have no modes
-# everything that zipfile raises on damaged input, found by damaging zips on purpose
+PLAIN_KINDS = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on a system without file modes
+# All that zipfile raises on damaged input, found by fuzzing.
 UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -55,9 +53,9 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a submission; `where` is a file name or "zip".
+    """A problem of a submission; `where` is a file name or "zip".
 
-    `is_fatal`: what else it holds is uncertain, or should not be touched.
+    `is_fatal`: the rest of the submission is unreliable or unsafe, so it is not graded.
     """
 
     severity: Literal["error", "warning"]
@@ -71,8 +69,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a zip or a folder holds: `names` are all files of the submission, `files` those that
-    could be read, `problems` what is wrong with the zip itself. `size` is the zip's, in bytes.
+    """The contents of a zip or folder: `names` of all files, the contents of the `files` that could
+    be read, and the `problems` of the zip itself. `size` is the zip's, in bytes.
     """
 
     top: str
@@ -83,7 +81,7 @@ class Submission:
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
-    """Whether a problem is an error, not a warning."""
+    """Whether any problem is an error rather than a warning."""
     return any(problem.severity == "error" for problem in problems)
 
 
@@ -97,7 +95,7 @@ def read_submission(path: str | Path) -> Submission:
 
 
 def parse_submission(data: bytes) -> Submission:
-    """The files of a zip. Never raises for what it holds: that is said in `problems`."""
+    """Read the files of a zip. Never raises for bad content, which is listed in `problems`."""
     return _parse(io.BytesIO(data), len(data))
 
 
@@ -123,42 +121,42 @@ def _parse(file: BinaryIO, size: int) -> Submission:
     return Submission(layout.top, tuple(chosen), files, tuple(problems), size)
 
 
-TOO_MANY = f"holds more than {MAX_ENTRIES} entries: zip only what is asked for"
+TOO_MANY = f"holds more than {MAX_ENTRIES} entries: zip only the required files"
 
 
 def _open_archive(file: BinaryIO, size: int) -> zipfile.ZipFile:
-    """Raises ValueError for what is no zip, or one beyond the bounds."""
+    """Raises ValueError for anything but a zip, and for one beyond the bounds."""
     if size > MAX_ZIP_BYTES:
-        raise ValueError(f"is larger than {MAX_ZIP_BYTES:,} bytes: zip only what is asked for")
-    # Counted in the bytes, because zipfile makes an object of every entry before it says how
-    # many there are, and the number in the zip's header may be false.
-    if count_in(file, DIRECTORY_RECORD) > MAX_RECORDS:
+        raise ValueError(f"is larger than {MAX_ZIP_BYTES:,} bytes: zip only the required files")
+    # Counted in the raw bytes: zipfile builds an object for every entry before it can count them,
+    # and the number in the zip's header may be false.
+    if count_occurrences(file, DIRECTORY_RECORD) > MAX_RECORDS:
         raise ValueError(TOO_MANY)
     try:
         return zipfile.ZipFile(file)
     except UNREADABLE as error:
         raise ValueError(
-            f"is no zip file, cut off or damaged ({error}): make it or upload it again"
+            f"is not a zip file, or it is damaged ({error}): make it or upload it again"
         ) from error
 
 
-def count_in(file: BinaryIO, mark: bytes) -> int:
-    """How often `mark` is in a file."""
+def count_occurrences(file: BinaryIO, mark: bytes) -> int:
+    """How often `mark` occurs in a file."""
     count, rest = 0, b""
-    while piece := file.read(PIECE_BYTES):
-        piece = rest + piece
-        count += piece.count(mark)
-        rest = piece[max(0, len(piece) - len(mark) + 1) :]
+    while chunk := file.read(CHUNK_BYTES):
+        chunk = rest + chunk
+        count += chunk.count(mark)
+        rest = chunk[max(0, len(chunk) - len(mark) + 1) :]
     return count
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
-    """Entries that share bytes, each small, can unpack to petabytes (Fifield 2019)."""
+    """Small entries that overlap can unpack to petabytes (Fifield 2019)."""
     end, before = 0, ""
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         if info.header_offset < end:
-            what = f"its entries {shown(before)} and {shown(info.filename)} overlap"
-            yield _fatal("zip", f"{what}, as a zip bomb's do: make the zip again")
+            message = f"its entries {quoted(before)} and {quoted(info.filename)} overlap"
+            yield _fatal("zip", f"{message}, as in a zip bomb: make the zip again")
             return
         end = info.header_offset + LOCAL_HEADER_BYTES + info.compress_size
         before = info.filename
@@ -172,8 +170,8 @@ def _fatal(where: str, message: str) -> Problem:
 
 
 def read_folder(path: str | Path) -> Submission:
-    """An unpacked submission, under the bounds of a zip; no link is followed, and hidden names,
-    caches and virtual environments are left out.
+    """Read an unpacked submission, within the bounds of a zip. Links are not followed; hidden
+    files, caches and virtual environments are skipped.
 
     Raises OSError if the folder itself cannot be read.
     """
@@ -182,13 +180,13 @@ def read_folder(path: str | Path) -> Submission:
     entries: dict[str, os.DirEntry[str]] = {}
     for entry in _walk(path):
         if len(entries) == MAX_ENTRIES:
-            what = f"holds more than {MAX_ENTRIES} files: name the folder of one submission"
-            problems.append(_fatal("folder", what))
+            message = f"holds more than {MAX_ENTRIES} files: name the folder of one submission"
+            problems.append(_fatal("folder", message))
             break
         entries[Path(entry.path).relative_to(path).as_posix()] = entry
     clutter = find_clutter(entries)
     layout = find_layout([name for name in entries if name not in clutter])
-    problems += _check_moved(layout)
+    problems += _check_misplaced(layout)
     files: dict[str, bytes] = {}
     left = MAX_TOTAL_BYTES
     for name in sorted(layout.paths, key=_reading_order):
@@ -203,7 +201,7 @@ def read_folder(path: str | Path) -> Submission:
 
 
 def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
-    """Everything below a folder but the folders themselves, in the order of names."""
+    """All files below a folder, sorted by name."""
     with os.scandir(path) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
@@ -216,8 +214,8 @@ def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _reading_order(name: str) -> bool:
-    """What is asked for comes first, the rest only as far as the bound on all files allows."""
-    return not (name in ASKED_FOR or name.endswith(".py"))
+    """Sort key: required files and code first, the rest as far as the total bound allows."""
+    return not (name in REQUIRED_NAMES or name.endswith(".py"))
 
 
 def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Problem | None:
@@ -226,9 +224,9 @@ def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Pr
     if not entry.is_file(follow_symlinks=False):
         return _fatal(name, "is a symbolic link or a special file: put the file itself there")
     bound = min(MAX_FILE_BYTES, left)
-    if size > bound:  # the others can be read all the same
-        what = f"has {size:,} bytes, allowed are {bound:,}: it was not read"
-        return Problem("warning", name, what)
+    if size > bound:  # not fatal: the other files can be read
+        message = f"has {size:,} bytes, more than the {bound:,} allowed: it was not read"
+        return Problem("warning", name, message)
     return None
 
 
@@ -238,35 +236,35 @@ def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Pr
 def _named_entries(
     archive: zipfile.ZipFile, problems: list[Problem]
 ) -> list[tuple[str, zipfile.ZipInfo]]:
-    """The entries whose names are safe to work with, without what nobody should hand in."""
+    """The entries with safe names, without clutter."""
     entries = []
-    n_extras = 0
+    n_macos = 0
     for info in archive.infolist():
         name = _stored_name(info)
         if MACOS.search(name) and ".." not in name.split("/"):
-            n_extras += 1
+            n_macos += 1
         elif fault := _name_fault(name):
             problems.append(_fatal(name, fault))
         else:
             entries.append((name, info))
-    if n_extras:
-        what = f"{n_extras} files of macOS (__MACOSX, .DS_Store, ._*) are ignored: leave them out"
-        problems.append(Problem("warning", "zip", what))
+    if n_macos:
+        message = f"{n_macos} macOS files (__MACOSX, .DS_Store, ._*) are ignored: leave them out"
+        problems.append(Problem("warning", "zip", message))
     clutter = find_clutter([name for name, _ in entries])
     if clutter:
         counts = Counter(clutter[name] for name in clutter if not name.endswith("/"))
         places = [f"{place} ({n} files)" if n > 1 else place for place, n in counts.items()]
-        what = f"not asked for, leave out: {listed(places)}"
-        problems.append(Problem("warning", "zip", what))
+        message = f"should not be submitted, leave out: {quoted_list(places)}"
+        problems.append(Problem("warning", "zip", message))
     return [(name, info) for name, info in entries if name not in clutter]
 
 
 def _stored_name(info: zipfile.ZipInfo) -> str:
-    """The name as it stands in the zip, with U+FFFD for what is not UTF-8."""
+    """The name as stored in the zip, with U+FFFD for bytes that are not UTF-8."""
     name = info.orig_filename  # `filename` is cut at a NUL and has no backslash on Windows
     if info.flag_bits & UTF8_FLAG:
         return name
-    # macOS writes UTF-8 without saying so, which zipfile reads as code page 437
+    # macOS writes UTF-8 without setting the flag; zipfile then decodes it as code page 437.
     return name.encode("cp437").decode("utf-8", errors="replace")
 
 
@@ -275,8 +273,8 @@ def _name_fault(name: str) -> str | None:
     return _first_fault(
         ("\ufffd" in name, "its name is not UTF-8: rename the file"),
         (not name.isprintable(), "its name has control characters: rename the file"),
-        ("\\" in name, "its name has a backslash: zip paths are written with /"),
-        (":" in name, "its name has a colon, as a drive letter has: zip the folder itself"),
+        ("\\" in name, "its name has a backslash: paths in a zip use /"),
+        (":" in name, "its name has a colon, like a drive letter: zip the folder itself"),
         (name.startswith("/"), "its path is absolute: zip the folder itself"),
         (
             any(part in ("", ".", "..") for part in parts),
@@ -298,37 +296,37 @@ def _check_collisions(names: Collection[str]) -> Iterator[Problem]:
         if first is None:
             seen[key] = path
         elif first == path:
-            what = "is in the zip more than once: make the zip again"
-            yield Problem("error", name, what, is_fatal=not name.endswith("/"))
+            message = "is in the zip more than once: make the zip again"
+            yield Problem("error", name, message, is_fatal=not name.endswith("/"))
         else:
-            what = f"differs from {shown(first)} only by case: Windows and macOS keep one of them"
-            yield Problem("error", name, f"{what}; remove the other")
+            message = f"differs from {quoted(first)} only in case: remove one of them"
+            yield Problem("error", name, f"{message}, Windows and macOS keep only one")
     files = {name for name in names if not name.endswith("/")}
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
     for name in sorted(files & folders):
-        yield _fatal(name, "is a file and a folder at once: make the zip again")
+        yield _fatal(name, "is both a file and a folder: make the zip again")
 
 
 def _check_layout(layout: Layout, names: Collection[str]) -> Iterator[Problem]:
-    """A zip should hold one folder, and that the files themselves."""
+    """A zip should hold one folder, with the files directly in it."""
     tops = dict.fromkeys(name.partition("/")[0] if "/" in name else "" for name in names)
     if "" in tops or len(tops) > 1:
-        found = listed(f"{top}/" if top else "files in no folder" for top in tops)
-        what = f"must hold exactly one top folder, named after the students; it holds: {found}"
+        found = quoted_list(f"{top}/" if top else "files in no folder" for top in tops)
+        message = f"must hold exactly one top folder, named after the students; it holds: {found}"
         if layout.root:
-            what += f"; what is in {shown(layout.root)} is read"
-        is_clear = layout.root and not layout.doubled
-        yield Problem("warning" if is_clear else "error", "zip", what)
+            message += f"; the files in {quoted(layout.root)} are read"
+        is_clear = layout.root and not layout.duplicates
+        yield Problem("warning" if is_clear else "error", "zip", message)
     if "/" in layout.root:
-        what = f"its files are in {shown(layout.root)}: they belong directly in the top folder"
-        yield Problem("warning", "zip", what)
-    yield from _check_moved(layout)
+        message = f"its files are in {quoted(layout.root)}: they belong directly in the top folder"
+        yield Problem("warning", "zip", message)
+    yield from _check_misplaced(layout)
 
 
-def _check_moved(layout: Layout) -> Iterator[Problem]:
-    if layout.moved:
-        what = f"found elsewhere, they belong beside the others: {listed(layout.moved)}"
-        yield Problem("warning", "zip", what)
+def _check_misplaced(layout: Layout) -> Iterator[Problem]:
+    if layout.misplaced:
+        message = f"misplaced files, move them next to the others: {quoted_list(layout.misplaced)}"
+        yield Problem("warning", "zip", message)
 
 
 # --- contents ---
@@ -345,25 +343,29 @@ def _read_files(
             problems.append(_fatal(path, fault))
             continue
         if info.file_size > MAX_FILE_BYTES:
-            what = f"unpacks to {info.file_size:,} bytes, allowed are {MAX_FILE_BYTES:,}"
-            problems.append(Problem("warning", path, f"{what}: it was not read"))
+            message = (
+                f"unpacks to {info.file_size:,} bytes, more than the {MAX_FILE_BYTES:,} allowed"
+            )
+            problems.append(Problem("warning", path, f"{message}: it was not read"))
             continue
         left -= info.file_size
         if left < 0:
-            what = f"unpacks to more than {MAX_TOTAL_BYTES:,} bytes: {shown(path)} and what follows"
-            what += " was not read; leave out what is not asked for"
-            problems.append(Problem("error", "zip", what))
+            message = (
+                f"unpacks to more than {MAX_TOTAL_BYTES:,} bytes: {quoted(path)} and the files"
+            )
+            message += " after it were not read; submit only the required files"
+            problems.append(Problem("error", "zip", message))
             break
         try:
             files[path] = _read_entry(archive, info)
         except UNREADABLE as error:
-            what = f"cannot be unpacked ({error}): make the zip again"
-            problems.append(_fatal(path, what))
+            message = f"cannot be unpacked ({error}): make the zip again"
+            problems.append(_fatal(path, message))
     return files
 
 
 def _content_fault(info: zipfile.ZipInfo) -> str | None:
-    """Bounds are set on the size that an entry claims: `_read_entry` holds it to that."""
+    """Bounds apply to the size that an entry claims, which `_read_entry` enforces."""
     largest = max(RATIO_FREE_BYTES, MAX_RATIO * info.compress_size)
     return _first_fault(
         (
@@ -380,15 +382,15 @@ def _content_fault(info: zipfile.ZipInfo) -> str | None:
         ),
         (
             info.file_size > largest,
-            f"unpacks to more than {MAX_RATIO} times its size in the zip, as a zip bomb does",
+            f"unpacks to more than {MAX_RATIO} times its size in the zip, like a zip bomb",
         ),
     )
 
 
 def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     with archive.open(info) as file:
-        # Given a size, zipfile unpacks no more than that and compares the CRC at the claimed end;
-        # without one it unpacks all there is before it cuts.
+        # With a size, zipfile unpacks no more than that and compares the CRC at the claimed end;
+        # without one it unpacks everything before it truncates.
         data = file.read(info.file_size + 1)
     if len(data) != info.file_size:
         raise ValueError(f"{len(data):,} bytes where the directory claims {info.file_size:,}")

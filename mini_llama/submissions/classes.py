@@ -1,4 +1,4 @@
-"""A class of submissions: found in folders, graded in parallel, and written to files."""
+"""Find a class's submissions, grade them in parallel and write the results."""
 
 import sys
 from collections import Counter
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini_llama.submissions.grading import Grade, grade_submission, mark_equal_outputs
-from mini_llama.submissions.handed_in import TELLING
+from mini_llama.submissions.answer_key import AnswerKey
+from mini_llama.submissions.grading import Grade, flag_identical_outputs, grade_submission
 from mini_llama.submissions.report import csv_text, json_text
-from mini_llama.submissions.standard import Standard
+from mini_llama.submissions.requirements import IDENTIFYING_NAMES
 from mini_llama.submissions.student_code import RunPlan
-from mini_llama.submissions.untrusted_text import listed
+from mini_llama.submissions.untrusted_text import quoted_list
 
 CODE = ("run_llama.py", "llama.py", "classifier.py", "optimizer.py")
 
@@ -19,13 +19,13 @@ CODE = ("run_llama.py", "llama.py", "classifier.py", "optimizer.py")
 
 
 def find_submissions(paths: Sequence[Path]) -> dict[str, Path]:
-    """Submissions by name: the zip's or the folder's, and the whole path where that is taken.
+    """Submissions by name: that of the zip or folder, or the whole path if two share a name.
 
-    Raises ValueError for a path that is not there and for a folder with nothing to grade.
+    Raises ValueError for a missing path and for a folder with nothing to grade.
     """
     found = [submission for path in paths for submission in _submissions_in(path)]
     if not found:
-        raise ValueError(f"{listed(map(str, paths))}: holds neither a zip nor a folder to grade")
+        raise ValueError(f"{quoted_list(map(str, paths))}: no zip and no folder to grade")
     found = list(dict.fromkeys(found))
     names = Counter(_short_name(path) for path in found)
     unique = {path: _short_name(path) for path in found if names[_short_name(path)] == 1}
@@ -39,7 +39,7 @@ def _short_name(path: Path) -> str:
 def _submissions_in(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: check the path")
-    is_one = not path.is_dir() or any((path / name).exists() for name in TELLING)
+    is_one = not path.is_dir() or any((path / name).exists() for name in IDENTIFYING_NAMES)
     if is_one or _is_repository(path):
         yield path
         return
@@ -51,12 +51,12 @@ def _submissions_in(path: Path) -> Iterator[Path]:
         elif not entry.name.startswith("."):
             others.append(entry.name)
     if others:
-        print(f"neither zips nor folders, left out: {listed(others)}", file=sys.stderr)
+        print(f"skipped, neither zips nor folders: {quoted_list(others)}", file=sys.stderr)
 
 
 def _is_repository(path: Path) -> bool:
-    """Whether one of a folder's several folders has code, and no zip is there: src/ beside data/,
-    say, which are no two submissions.
+    """Whether exactly one of several subfolders has code and there is no zip: src/ next to data/,
+    for example, is one submission, not two.
     """
     folders = [entry for entry in path.iterdir() if entry.is_dir()]
     with_code = [
@@ -73,28 +73,28 @@ def _is_repository(path: Path) -> bool:
 
 def grade_class(
     submissions: dict[str, Path],
-    standard: Standard,
+    answer_key: AnswerKey,
     plan: RunPlan | None = None,
     jobs: int | None = None,
 ) -> list[Grade]:
-    """The grades in the order given, computed by `jobs` processes.
+    """Grade all submissions in `jobs` processes, in the order given.
 
-    With None, joblib.parallel_config around the call decides, a cluster's backend included.
+    With None, the surrounding joblib.parallel_config decides, including a cluster's backend.
     """
     from concurrent.futures.process import BrokenProcessPool
 
     from joblib import Parallel, delayed  # scikit-learn brings it
 
-    work = [delayed(grade_submission)(p, name, standard, plan) for name, p in submissions.items()]
+    work = [delayed(grade_submission)(p, name, answer_key, plan) for name, p in submissions.items()]
     try:
         grades = Parallel(n_jobs=jobs)(work)
-    except BrokenProcessPool:  # one of them ended the process that read it: which?
+    except BrokenProcessPool:  # one submission crashed its process: find out which
         grades = [_grade_alone(one, name) for one, name in zip(work, submissions, strict=True)]
-    return mark_equal_outputs(grades)
+    return flag_identical_outputs(grades)
 
 
 def _grade_alone(work: tuple, name: str) -> Grade:
-    """Grade in a process that nothing else is done in."""
+    """Grade one submission in a process of its own."""
     from concurrent.futures.process import BrokenProcessPool
 
     from joblib import Parallel
@@ -102,12 +102,12 @@ def _grade_alone(work: tuple, name: str) -> Grade:
     try:
         return Parallel(n_jobs=2)([work])[0]
     except BrokenProcessPool:
-        return Grade(name, refusal="cannot be graded: it ended the process that read it")
+        return Grade(name, refusal="cannot be graded: it crashed the process that read it")
 
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """Where results are written, each where a path is given."""
+    """The files that results are written to; None for those not wanted."""
 
     csv: Path | None = None
     json: Path | None = None
@@ -118,26 +118,26 @@ class ResultFiles:
         return [path for path in (self.csv, self.json, self.html) if path is not None]
 
     def check(self, inputs: Sequence[Path]) -> None:
-        """Raise ValueError for a file that cannot be written, or that is an input or another."""
+        """Raise ValueError for a file that cannot be written, is an input, or is given twice."""
         if self.paths:
-            from utils import check_outputs  # numpy comes with it, which a table need not have
+            from utils import check_outputs  # imports numpy, which the table does not need
 
             check_outputs(self.paths, inputs)
 
-    def write(self, grades: Sequence[Grade], standard: Standard, title: str) -> None:
-        """Write what is asked for, each file whole or not at all; `title` is the page's."""
+    def write(self, grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> None:
+        """Write the results, each file atomically; `title` is the page's."""
         if self.csv is not None:
-            _write(self.csv, csv_text(grades, standard))
+            _write(self.csv, csv_text(grades, answer_key))
         if self.json is not None:
-            _write(self.json, json_text(grades, standard))
+            _write(self.json, json_text(grades, answer_key))
         if self.html is not None:
-            from mini_llama.submissions.page import html_page  # jinja2 comes with it
+            from mini_llama.submissions.page import html_page  # imports jinja2
 
-            _write(self.html, html_page(grades, standard, title))
+            _write(self.html, html_page(grades, answer_key, title))
 
 
 def _write(path: Path, text: str) -> None:
-    from utils import atomic_write  # numpy comes with it
+    from utils import atomic_write  # imports numpy
 
     with atomic_write(path) as file:
         file.write(text)

@@ -1,7 +1,6 @@
-"""Grade submissions: their outputs against gold labels, reference figures and reference outputs.
+"""Grade submissions by gold labels, reference figures and reference outputs.
 
-Nothing is written, and nothing of what was handed in is run unless a plan says how
-(student_code.py).
+Nothing is written, and submitted code is run only with a RunPlan (student_code.py).
 """
 
 import hashlib
@@ -15,7 +14,8 @@ from mini_llama.assignment.agreement import Agreement
 from mini_llama.assignment.figures import MEASURED, REFERENCE, is_placeholder, verdict
 from mini_llama.assignment.options import OUTPUT_ENDINGS
 from mini_llama.submissions.addition import Experiment
-from mini_llama.submissions.agreement import compare_all
+from mini_llama.submissions.agreement import compare_with_references
+from mini_llama.submissions.answer_key import AnswerKey, normal_text
 from mini_llama.submissions.archive import (
     Problem,
     Submission,
@@ -24,26 +24,27 @@ from mini_llama.submissions.archive import (
     read_submission,
 )
 from mini_llama.submissions.rules import GREEDY_TEXT, check_submission
-from mini_llama.submissions.standard import Standard, normal_text
 from mini_llama.submissions.student_code import Check, RunPlan, run_checks
-from mini_llama.submissions.untrusted_text import listed, one_line, shorten
+from mini_llama.submissions.untrusted_text import one_line, quoted_list, shorten
 
 INDEPENDENT_RUNS = "independent runs differ in 83 to 391 of 1,101 lines"
-# The fewest of these for each line outside the commonest class, 812 in SST dev's labels: the lines
-# that two runs are expected to differ in for each such line of their predictions.
+# Two runs differ in at least 83 lines of SST dev, where 812 labels are outside the most common
+# class: the differences to expect for each prediction outside that class.
 DIFFERENT_PER_MINORITY = 83 / 812
-RARE = 7.0  # e^-7: runs that are expected to differ in 7 lines are equal once in a thousand times
+# With 7 differences expected, two runs are equal with probability e^-7, once in a thousand times.
+MIN_EXPECTED_DIFFERENCES = 7.0
 MAX_PROBLEMS = 50  # of one submission; a zip can have a thousand
 
 
 @dataclass(frozen=True)
 class Output:
-    """One prediction file. `verdict`: "within", "below", "above", "no figure" (to compare with),
-    "placeholder" (labels, never scored), "no gold" (labels here), "missing" or "faulty".
+    """The grade of one prediction file. `verdict`: "within", "below" or "above" the band, "no
+    figure" to compare with, "placeholder" labels (never scored), "no gold" labels, "missing" or
+    "faulty".
 
-    `figure` is the mean that the band is around, `measured` what independent runs give where that
-    is another; `minority` counts the lines outside the commonest class, and files of one `digest`
-    have equal predictions.
+    `figure` is the center of the band, `measured` the accuracy of independent runs if it differs.
+    `minority` counts the lines outside the most common class; files with the same `digest` have
+    equal predictions.
     """
 
     file: str
@@ -59,7 +60,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Grade:
-    """What there is to say of one submission; if `refusal` says why not, nothing else is."""
+    """The findings on one submission; `refusal` is the reason if it could not be graded."""
 
     name: str
     size: int = 0
@@ -79,19 +80,19 @@ class Grade:
 
 
 def grade_submission(
-    path: Path, name: str, standard: Standard, plan: RunPlan | None = None
+    path: Path, name: str, answer_key: AnswerKey, plan: RunPlan | None = None
 ) -> Grade:
-    """Grade a zip or a folder; with `plan` its code is run as well. Never raises."""
+    """Grade a zip or folder; with a `plan`, also run its code. Never raises."""
     try:
         submission = read_folder(path) if path.is_dir() else read_submission(path)
         size = path.stat().st_size if path.is_file() else sum(map(len, submission.files.values()))
         if refusal := _refusal(submission):
             return Grade(name, size, refusal)
-        grade = grade_files(submission, name, size, standard)
+        grade = grade_files(submission, name, size, answer_key)
         return replace(grade, checks=run_checks(submission, plan)) if plan else grade
-    except Exception as error:  # whatever one submission brings about, the class goes on
-        what = f"{type(error).__name__}: {error}"
-        return Grade(name, refusal=one_line(shorten(f"cannot be graded: {what}", 300)))
+    except Exception as error:  # one bad submission must not stop the class
+        message = f"{type(error).__name__}: {error}"
+        return Grade(name, refusal=one_line(shorten(f"cannot be graded: {message}", 300)))
 
 
 def _refusal(submission: Submission) -> str | None:
@@ -104,26 +105,26 @@ def _refusal(submission: Submission) -> str | None:
     return one_line(f"{shorten(faults[0].where)}: {faults[0].message}{more}")
 
 
-def grade_files(submission: Submission, name: str, size: int, standard: Standard) -> Grade:
-    """The part of `grade_submission` that is about what a submission holds."""
-    checked = check_submission(submission, submission.top, standard.expected)
+def grade_files(submission: Submission, name: str, size: int, answer_key: AnswerKey) -> Grade:
+    """Grade the files of a submission, without running its code."""
+    checked = check_submission(submission, submission.top, answer_key.expected)
     problems = checked.problems
     if len(problems) > MAX_PROBLEMS:
         more = f"{len(problems) - MAX_PROBLEMS} more problems are left out"
         problems = [*problems[:MAX_PROBLEMS], Problem("warning", "zip", more)]
     outputs = tuple(
-        grade_output(file, file in submission.names, checked.labels.get(file), standard)
-        for file in standard.expected.predictions
+        grade_output(file, file in submission.names, checked.labels.get(file), answer_key)
+        for file in answer_key.expected.predictions
     )
     text = read_text(submission)
-    agreements = tuple(compare_all(checked.comparable, text, standard))
-    remarks = tuple(_check_prompt(text, standard))
+    agreements = tuple(compare_with_references(checked.comparable, text, answer_key))
+    remarks = tuple(_check_prompt(text, answer_key))
     experiments = tuple(checked.addition.experiments.values()) if checked.addition else ()
     return Grade(name, size, None, tuple(problems), outputs, agreements, (), remarks, experiments)
 
 
 def read_text(submission: Submission) -> str:
-    """The text at temperature 0, empty if it is missing or faulty."""
+    """The text at temperature 0, or "" if it is missing or not UTF-8."""
     try:
         return normal_text(submission.files.get(GREEDY_TEXT, b""))
     except ValueError:
@@ -131,26 +132,26 @@ def read_text(submission: Submission) -> str:
 
 
 def grade_output(
-    file: str, is_there: bool, labels: Sequence[int] | None, standard: Standard
+    file: str, is_there: bool, labels: Sequence[int] | None, answer_key: AnswerKey
 ) -> Output:
-    """`labels` are None for a file that is missing or faulty."""
+    """Grade one prediction file; `labels` is None if it is missing or faulty."""
     if labels is None:
         return Output(file, "faulty" if is_there else "missing")
-    known = standard.expected.predictions[file]
+    known = answer_key.expected.predictions[file]
     digest = hashlib.sha256(bytes(labels)).hexdigest()
     minority = len(labels) - max(Counter(labels).values())
     output = Output(file, "no gold", one_class=not minority, minority=minority, digest=digest)
-    gold = standard.gold.get(known.data_name)
+    gold = answer_key.gold.get(known.data_name)
     if gold is None:
         return output
     if is_placeholder(gold):
         return replace(output, verdict="placeholder")
-    from sklearn.metrics import f1_score  # a second of import time, needed only here
+    from sklearn.metrics import f1_score  # takes a second to import
 
     accuracy = sum(a == b for a, b in zip(labels, gold, strict=True)) / len(gold)
     macro_f1 = float(f1_score(gold, labels, average="macro", zero_division=0))
     method = file.removeprefix(f"{known.data_name}-").removesuffix("-output.txt")
-    figure, measured = find_figures(standard.edition, known.data_name, method)
+    figure, measured = find_figures(answer_key.edition, known.data_name, method)
     outcome = "no figure"
     if figure is not None:
         outcome = verdict(accuracy, figure, known.data_name.rpartition("-")[0])
@@ -159,8 +160,8 @@ def grade_output(
 
 
 def find_figures(edition: str, data_name: str, method: str) -> tuple[float | None, float | None]:
-    """The courses' mean accuracy, and what independent runs give where that is another; by the
-    parts of a prediction file's name.
+    """The courses' mean accuracy for a prediction file, and that of independent runs if it differs,
+    by the parts of the file's name.
     """
     dataset, _, split = data_name.rpartition("-")
     option = next((name for name, ending in OUTPUT_ENDINGS.items() if ending == method), method)
@@ -168,23 +169,25 @@ def find_figures(edition: str, data_name: str, method: str) -> tuple[float | Non
     return REFERENCE.get(key, (None, None))[0], MEASURED.get(key)
 
 
-def _check_prompt(text: str, standard: Standard) -> list[str]:
-    if text.startswith(EDITIONS[standard.edition].prompt_text):
+def _check_prompt(text: str, answer_key: AnswerKey) -> list[str]:
+    if text.startswith(EDITIONS[answer_key.edition].prompt_text):
         return []
     others = [name for name, e in EDITIONS.items() if text.startswith(e.prompt_text)]
     if not others:
         return []
-    return [f"{GREEDY_TEXT} starts with the prompt of {', '.join(others)}, not {standard.edition}"]
+    return [
+        f"{GREEDY_TEXT} starts with the prompt of {', '.join(others)}, not {answer_key.edition}"
+    ]
 
 
-def mark_equal_outputs(grades: Sequence[Grade]) -> list[Grade]:
-    """The grades, with a remark where two submissions have identical trained outputs that hardly
-    come about by chance: training often ends near one class, and then unrelated runs are equal.
+def flag_identical_outputs(grades: Sequence[Grade]) -> list[Grade]:
+    """Add a remark to submissions with identical trained outputs, unless chance explains them:
+    training often ends near one class, and then unrelated runs give equal outputs.
     """
     owners: dict[tuple[str, str], list[str]] = defaultdict(list)
     for grade in grades:
         for output in grade.outputs:
-            if output.digest and "-prompting-" not in output.file and is_telling(output):
+            if output.digest and "-prompting-" not in output.file and is_distinctive(output):
                 owners[output.file, output.digest].append(grade.name)
     shared: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for (file, _), names in owners.items():
@@ -192,28 +195,30 @@ def mark_equal_outputs(grades: Sequence[Grade]) -> list[Grade]:
             if others := tuple(other for other in names if other != name):
                 shared[name][others].append(file)
     return [
-        replace(grade, remarks=(*grade.remarks, *_equal_remarks(shared[grade.name], grade.outputs)))
+        replace(
+            grade, remarks=(*grade.remarks, *_identical_remarks(shared[grade.name], grade.outputs))
+        )
         for grade in grades
     ]
 
 
-def is_telling(output: Output) -> bool:
-    """Whether independent runs would hardly give these predictions twice."""
-    return output.minority * DIFFERENT_PER_MINORITY >= RARE
+def is_distinctive(output: Output) -> bool:
+    """Whether two independent runs are unlikely to give these same predictions."""
+    return output.minority * DIFFERENT_PER_MINORITY >= MIN_EXPECTED_DIFFERENCES
 
 
-def _equal_remarks(
+def _identical_remarks(
     shared: Mapping[tuple[str, ...], Sequence[str]], outputs: Sequence[Output]
 ) -> Iterator[str]:
     minority = {output.file: output.minority for output in outputs}
     for others, files in shared.items():
-        what = f"the same trained predictions as {listed(others)} in {_files(files)}"
+        message = f"the same trained predictions as {quoted_list(others)} in {_files(files)}"
         if any(file.startswith("sst-") for file in files):
             why = INDEPENDENT_RUNS
         else:
             least = min(minority[file] for file in files)
-            why = f"{least} lines or more are outside the commonest class, too many for chance"
-        yield f"{what}: {why}, but the same code and seed on like machines give equal ones"
+            why = f"at least {least} lines are outside the most common class, too many for chance"
+        yield f"{message}: {why}, but the same code and seed on similar machines give equal outputs"
 
 
 def _files(files: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which modules a Python program imports, read from its source, which is never run."""
+"""Find the modules that a Python program imports by parsing its source, without running it."""
 
 import ast
 import warnings
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 from mini_llama.submissions.untrusted_text import decode_text
 
-# a syntax tree takes up to 800 times its source's memory, and a long f-string quadratic time
+# A syntax tree takes up to 800 times the memory of its source, and a long f-string quadratic time.
 MAX_SOURCE_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
 class Source:
-    """A Python file: the modules it imports, with their packages, or why it cannot be parsed."""
+    """The modules that a Python file imports, with their packages, or why it cannot be parsed."""
 
     imports: frozenset[str] = frozenset()
     fault: str | None = None
 
 
 def follow_imports(start: Iterable[str], read: Callable[[str], bytes | None]) -> dict[str, Source]:
-    """The files of `start` that are there and the modules beside them that they import, directly
-    or not, in functions too.
+    """Parse the files of `start` that exist and, recursively, the local modules that they import,
+    at the top or in functions.
 
-    `read` gives a file's content by its name, None if there is no such file.
+    `read` returns a file's content by its name, None if there is no such file.
     """
     sources: dict[str, Source] = {}
     waiting = list(start)
@@ -37,18 +37,18 @@ def follow_imports(start: Iterable[str], read: Callable[[str], bytes | None]) ->
 
 
 def paths_of(module: str) -> tuple[str, str]:
-    """Where a module may stand, as a file or as a package: a.b → a/b.py, a/b/__init__.py."""
+    """The paths that a module may have, as a file or a package: a.b → a/b.py, a/b/__init__.py."""
     path = module.replace(".", "/")
     return f"{path}.py", f"{path}/__init__.py"
 
 
 def parse_source(data: bytes, package: Sequence[str] = ()) -> Source:
-    """Parse a Python file, which is never run; `package` are the folders that it is in."""
+    """Parse a Python file; `package` are the folders that it is in."""
     if len(data) > MAX_SOURCE_BYTES:
-        return Source(fault=f"has {len(data):,} bytes, allowed are {MAX_SOURCE_BYTES:,}")
+        return Source(fault=f"has {len(data):,} bytes, at most {MAX_SOURCE_BYTES:,} are allowed")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes are the author's business
+            warnings.simplefilter("ignore")  # such as invalid escapes
             tree = ast.parse(decode_text(data).removeprefix("\ufeff"))
     except SyntaxError as error:
         return Source(fault=f"does not parse as Python: line {error.lineno}: {error.msg}")

@@ -1,9 +1,9 @@
-"""Run a command that is not trusted under limits of time, memory and output.
+"""Run an untrusted command with limits on time, memory and output.
 
-It runs in a folder that is given, in a process group of its own that is killed with all its
-children, without the caller's environment, and, where Linux lets an ordinary user make namespaces
-(unshare), without a network. This is no sandbox: the command acts as the user who starts it, reads
-whatever that user may read, and can write outside its folder.
+It runs in the given folder, without the caller's environment, in its own process group, which is
+killed at the end, and without a network where Linux lets an ordinary user create namespaces
+(unshare). This is not a sandbox: the command runs as the current user, can read whatever that user
+can, and can write outside its folder.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import IO
 
 MEBIBYTE = 1024 * 1024
-MAX_OUTPUT_BYTES = 64 * MEBIBYTE  # of each stream, from its end
+MAX_OUTPUT_BYTES = 64 * MEBIBYTE  # the last bytes of each stream
 MAX_FILE_BYTES = 256 * MEBIBYTE
-MAX_PROCESSES = 4096  # of the user in all, as the system counts; root is never held to it
+MAX_PROCESSES = 4096  # the user's total, as the system counts; root is exempt
 
-# Limits are set in a process between, not in preexec_fn, which is unsafe in a threaded caller. It
-# waits, because the first process of a namespace does not get the signals of those in it, and ends
-# the others in time should the caller have been killed.
+# Limits are set in an intermediate process, not in preexec_fn, which is unsafe in a threaded
+# caller. It waits for its child, because the first process of a namespace ignores signals from
+# inside it, and stops the child in time even if the caller has been killed.
 BOOTSTRAP = """
 import contextlib, os, resource, signal, sys
 def stop(*_):
@@ -54,10 +54,10 @@ NAMESPACES = ("--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-c
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: `returncode` is 128 + N for one ended by signal N, as in a shell, and
-    None where the time was up.
+    """How a command ended: `returncode` is 128 + N for a command killed by signal N, as in a shell,
+    and None after a timeout.
 
-    `truncated`: a stream was longer than MAX_OUTPUT_BYTES, and its beginning is left out.
+    `truncated`: a stream was longer than MAX_OUTPUT_BYTES, and its beginning was dropped.
     """
 
     returncode: int | None
@@ -70,31 +70,30 @@ class Outcome:
 def run_limited(
     command: Sequence[str], folder: Path, seconds: float, memory_bytes: int, stdin: bytes = b""
 ) -> Outcome:
-    """Run `command`, its program an absolute path, in `folder`, which is its HOME and TMPDIR.
+    """Run `command`, whose program is an absolute path, in `folder`, its HOME and TMPDIR.
 
-    `memory_bytes` bounds the memory that each process may write to (not its addresses, of which
-    importing torch takes gigabytes), `seconds` the time by the clock and the processor time of each
-    process. Raises ValueError where there is no POSIX, OSError if nothing
-    can be started.
+    `memory_bytes` bounds the data segment of each process (not its address space, of which
+    importing torch takes gigabytes), `seconds` the wall time, and the CPU time of each process.
+    Raises ValueError on systems without POSIX, OSError if the command cannot be started.
     """
     if os.name != "posix":
         raise ValueError("limits on a process need Linux or macOS: run this there")
     folder = Path(folder).resolve()
     limits = (math.ceil(seconds) + 1, memory_bytes, MAX_FILE_BYTES, 0, MAX_PROCESSES)
     bootstrap = (sys.executable, "-I", "-S", "-c", BOOTSTRAP, *map(str, limits))
-    # Files, not pipes: a child that outlives the rest could hold a pipe open for ever.
+    # Files, not pipes: a surviving child could hold a pipe open forever.
     with (
-        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as stdin_file,
         tempfile.TemporaryFile() as stdout,
         tempfile.TemporaryFile() as stderr,
     ):
-        given.write(stdin)
-        given.seek(0)
+        stdin_file.write(stdin)
+        stdin_file.seek(0)
         process = subprocess.Popen(
-            [*isolation(), *bootstrap, *command],
+            [*unshare_command(), *bootstrap, *command],
             cwd=folder,
             env=minimal_environment(folder),
-            stdin=given,
+            stdin=stdin_file,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
@@ -107,16 +106,16 @@ def run_limited(
 
 
 def minimal_environment(folder: Path) -> dict[str, str]:
-    """No PATH and nothing of the caller's; one thread, so that processor time is clock time."""
+    """No PATH, no variables of the caller, and one thread, so that CPU time is wall time."""
     home = dict.fromkeys(("HOME", "TMPDIR"), str(folder))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return home | threads | {"LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @functools.cache
-def isolation() -> tuple[str, ...]:
-    """The command that cuts the network and ends all children with the first; empty where Linux
-    does not let us, or the system is another.
+def unshare_command() -> tuple[str, ...]:
+    """The command prefix that removes the network and kills all children together; empty where it
+    is not permitted or the system is not Linux.
     """
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -127,13 +126,13 @@ def isolation() -> tuple[str, ...]:
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int | None:
-    """The return code, None if the time was up; in any case the whole group is killed."""
+    """The return code, None after a timeout; the whole group is killed in either case."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
     finally:
-        # macOS says the latter of a group of zombies
+        # macOS raises PermissionError for a group of zombies.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,11 +1,11 @@
-"""Stand-ins for third-party modules that submitted code imports and that are not installed here.
+"""Stubs for third-party modules that submitted code imports and that are not installed here.
 
-It imports the standard library alone, so that its text can be run before a student's modules, in a
-process that has only their folder on its path: `python -c`, or exec, and then `install(folder)`.
-Only import statements in files of that folder get a stand-in: none that a try catches (the code has
-another way), none for the assignment's own modules, none that PyTorch tries by itself. Using
-one is an error that names the module and the place; what runs while a module is imported
-(a decorator, a base class, a version that is asked for) is let pass.
+This file imports only the standard library, so that its source can be run before a student's
+modules in a process with only their folder on its path: `python -c` or exec, then
+`install(folder)`. Only import statements in files of that folder get a stub, except those guarded
+by a try (the code has a fallback) and those of the assignment's own modules; PyTorch's own optional
+imports do not. Using a stub is an error that names the module and the line; what runs during the
+import itself (a decorator, a base class, a version check) is allowed.
 """
 
 import ast
@@ -21,26 +21,26 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-# A course's module that is not there is no third-party one: its absence is what must be said.
-COURSE = (
+# The courses' own modules get no stub: if one is missing, that is the error to report.
+COURSE_MODULES = (
     *("run_llama", "base_llama", "llama", "rope", "lora", "classifier", "config", "optimizer"),
     *("sanity_check", "rope_test", "optimizer_test", "tokenizer", "utils", "mini_llama"),
     *("addition_data_generation", "addition_lib", "addition_run"),
 )
-BACKPORTS = {  # what the standard library has by now under another name
+BACKPORTS = {  # now in the standard library under another name
     "importlib_metadata": "importlib.metadata",
     "importlib_resources": "importlib.resources",
     "typing_extensions": "typing",
     "tomli": "tomllib",
 }
-CATCHING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
-EXCEPTIONS = ("Error", "Exception", "Warning", "Timeout")  # endings of their names
-MACHINERY = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-MAX_SOURCE_BYTES = 128 * 1024  # of a file whose tries are looked for
+IMPORT_HANDLERS = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+EXCEPTION_SUFFIXES = ("Error", "Exception", "Warning", "Timeout")
+IMPORT_MACHINERY = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+MAX_SOURCE_BYTES = 128 * 1024  # larger files are not searched for guarded imports
 
 
-class Unused:
-    """What a missing module holds under a name, as long as nobody asks more of it."""
+class Stub:
+    """A member of a missing module; calling it in a function is an error."""
 
     def __init__(self, name: str) -> None:
         self.__dict__["_name"] = name
@@ -51,21 +51,21 @@ class Unused:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self.__dict__["_name"]
         caller = sys._getframe(1)
-        if caller.f_code.co_flags & inspect.CO_OPTIMIZED:  # of functions alone
-            raise ModuleNotFoundError(_used(name, caller), name=name.partition(".")[0])
+        if caller.f_code.co_flags & inspect.CO_OPTIMIZED:  # set for functions only
+            raise ModuleNotFoundError(_usage_message(name, caller), name=name.partition(".")[0])
         is_decorated = len(args) == 1 and not kwargs and isinstance(args[0], DECORATED)
-        return args[0] if is_decorated else Unused(f"{name}()")
+        return args[0] if is_decorated else Stub(f"{name}()")
 
-    def __getitem__(self, key: object) -> "Unused":
+    def __getitem__(self, key: object) -> "Stub":
         return self
 
-    def __or__(self, other: object) -> "Unused":  # in annotations
+    def __or__(self, other: object) -> "Stub":  # in annotations
         return self
 
     __ror__ = __or__
 
     def __mro_entries__(self, bases: object) -> tuple[type]:
-        return (_missing_class(self.__dict__["_name"], object),)
+        return (_stub_class(self.__dict__["_name"], object),)
 
     def __instancecheck__(self, instance: object) -> bool:
         return False
@@ -81,8 +81,8 @@ class Unused:
 DECORATED = (type, types.FunctionType, classmethod, staticmethod, property)
 
 
-class UnusedModule(types.ModuleType):
-    """A missing module, or a part of one."""
+class StubModule(types.ModuleType):
+    """A missing module or submodule."""
 
     def __getattr__(self, name: str) -> Any:
         return _member(self.__name__, name)
@@ -93,17 +93,19 @@ def _member(owner: str, name: str) -> Any:
         return "0"
     if name.startswith("__") and name.endswith("__"):
         raise AttributeError(name)
-    if name.endswith(EXCEPTIONS):  # an except clause takes nothing but classes
-        return _missing_class(f"{owner}.{name}", Exception)
-    return Unused(f"{owner}.{name}")
+    if name.endswith(EXCEPTION_SUFFIXES):  # an except clause accepts only classes
+        return _stub_class(f"{owner}.{name}", Exception)
+    return Stub(f"{owner}.{name}")
 
 
 @functools.cache
-def _missing_class(name: str, base: type) -> type:
-    """A class to inherit from, or to catch; one of its objects is a use of the module."""
+def _stub_class(name: str, base: type) -> type:
+    """A class to inherit from or to catch; making an instance is an error."""
 
     def refuse(cls: type, *_args: Any, **_kwargs: Any) -> Any:
-        raise ModuleNotFoundError(_used(name, sys._getframe(1)), name=name.partition(".")[0])
+        raise ModuleNotFoundError(
+            _usage_message(name, sys._getframe(1)), name=name.partition(".")[0]
+        )
 
     def accept(cls: type, /, **_kwargs: Any) -> None:
         pass
@@ -112,8 +114,8 @@ def _missing_class(name: str, base: type) -> type:
     return type(name.rpartition(".")[2], (base,), members)
 
 
-def _used(name: str, frame: types.FrameType) -> str:
-    """Said as Python says it of an import."""
+def _usage_message(name: str, frame: types.FrameType) -> str:
+    """Worded like Python's own import error."""
     place = f"line {frame.f_lineno} of {os.path.basename(frame.f_code.co_filename)}"
     module, _, member = name.partition(".")
     return f"No module named {module!r} is installed here, and {place} uses its {member or module}"
@@ -121,7 +123,7 @@ def _used(name: str, frame: types.FrameType) -> str:
 
 class _Loader(Loader):
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return UnusedModule(spec.name)
+        return StubModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         backport = BACKPORTS.get(module.__name__)
@@ -132,7 +134,7 @@ class _Loader(Loader):
 
 
 class Finder(MetaPathFinder):
-    """Asked after all others have found nothing."""
+    """The last finder on sys.meta_path: it is asked for modules that no other finder found."""
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.join(os.path.realpath(folder), "")
@@ -141,30 +143,30 @@ class Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
         parent = sys.modules.get(fullname.rpartition(".")[0])
-        # Part of a module that is there is none of ours, unless that is a mere namespace
-        # (google.colab beside google.protobuf).
-        is_part = parent is not None and not isinstance(parent, UnusedModule)
+        # No stubs for submodules of an installed package, unless it is a namespace package
+        # (google.colab next to google.protobuf).
+        is_part = parent is not None and not isinstance(parent, StubModule)
         if is_part and getattr(parent, "__file__", None) is not None:
             return None
-        if fullname.partition(".")[0] in COURSE or not self.is_asked_for():
+        if fullname.partition(".")[0] in COURSE_MODULES or not self.is_submitted_import():
             return None
         return ModuleSpec(fullname, _Loader(), is_package=True)
 
-    def is_asked_for(self) -> bool:
-        """Whether an import statement of the folder's files, outside of a try, brought us here."""
+    def is_submitted_import(self) -> bool:
+        """Whether the import statement is in a file of the folder, and not guarded by a try."""
         frame: types.FrameType | None = sys._getframe(2)
-        while frame is not None and frame.f_code.co_filename in MACHINERY:
+        while frame is not None and frame.f_code.co_filename in IMPORT_MACHINERY:
             frame = frame.f_back
         if frame is None:
             return False
         file, line = os.path.realpath(frame.f_code.co_filename), frame.f_lineno
         is_own = file.startswith(self.folder) and os.path.isfile(file)
-        return is_own and not any(first <= line <= last for first, last in caught_lines(file))
+        return is_own and not any(first <= line <= last for first, last in guarded_lines(file))
 
 
 @functools.cache
-def caught_lines(file: str) -> list[tuple[int, int]]:
-    """First and last lines of what a Python file tries to import, with another way if it fails."""
+def guarded_lines(file: str) -> list[tuple[int, int]]:
+    """First and last lines of the blocks of a Python file in which a failed import is caught."""
     if os.path.getsize(file) > MAX_SOURCE_BYTES:
         return []
     try:
@@ -180,7 +182,7 @@ def caught_lines(file: str) -> list[tuple[int, int]]:
             types_of = [arg for arg in map(_suppressed, node.items) if arg is not None]
         else:
             continue
-        if any(t is None or CATCHING & _names_in(t) for t in types_of):
+        if any(t is None or IMPORT_HANDLERS & _names_in(t) for t in types_of):
             caught.append((node.body[0].lineno, node.body[-1].end_lineno or 0))
     return caught
 
@@ -198,5 +200,5 @@ def _names_in(expression: ast.expr) -> set[str]:
 
 
 def install(folder: str) -> None:
-    """From now on what the files of `folder` import and nobody finds is stood in for."""
+    """Use stubs from now on for modules that files in `folder` import and that are missing."""
     sys.meta_path.append(Finder(folder))

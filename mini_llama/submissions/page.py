@@ -1,4 +1,4 @@
-"""What grading found as one HTML page, templates/grades.html."""
+"""The results of grading as one HTML page, from templates/grades.html."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from mini_llama.assignment.figures import BANDS
 from mini_llama.command_line import visible
 from mini_llama.html_page import render
+from mini_llama.submissions.answer_key import AnswerKey
 from mini_llama.submissions.grading import Grade, Output
 from mini_llama.submissions.report import (
     LEGEND,
     SHORT,
+    accuracy_cell,
     addition_cell,
     agreement_cells,
-    cell_of,
     checks_cell,
     counts,
     details,
@@ -23,9 +24,8 @@ from mini_llama.submissions.report import (
     split_name,
     summary,
 )
-from mini_llama.submissions.standard import Standard
 
-# What is as it should be has no colour, so that the rest is seen.
+# CSS classes; good values have no color, so that the others stand out.
 KINDS = {"within": "", "no figure": "", "below": "low", "above": "high"}
 KINDS |= {"missing": "warn", "faulty": "warn", "no gold": "none"}
 KINDS |= {"ok": "", "errors": "warn", "refused": "low"}
@@ -34,7 +34,7 @@ KINDS |= {"equal": "", "drift": "", "differs": "warn", "-": "none"}
 
 @dataclass(frozen=True)
 class Cell:
-    """`kind` is the style's class; `hint` is shown under the pointer."""
+    """A table cell; `kind` is its CSS class and `hint` its tooltip."""
 
     text: str
     kind: str = ""
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One submission: the cells after its name, and the section's lines, a kind and a text each."""
+    """One submission: the cells after its name, and its findings, each a kind and a text."""
 
     index: int
     name: str
@@ -52,16 +52,16 @@ class Row:
     section: Sequence[tuple[str, str]]
 
 
-def html_page(grades: Sequence[Grade], standard: Standard, title: str) -> str:
-    """One page that needs nothing else, loads nothing and runs nothing."""
-    pairs = [split_name(file, standard) for file in scored_files(standard)]
+def html_page(grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> str:
+    """A self-contained page, without scripts."""
+    pairs = [split_name(file, answer_key) for file in scored_files(answer_key)]
     groups = list(Counter(data for data, _ in pairs).items())
     columns = ["submission", "status", "size", "errors", "warnings"]
     columns += [SHORT.get(method, method) for _, method in pairs]
-    if standard.references:
+    if answer_key.references:
         groups.append(("reference", 2))
         columns += ["lines", "temp 0"]
-    if standard.has_addition:
+    if answer_key.has_addition:
         groups.append(("", 1))
         columns.append("addition")
     if any(grade.checks for grade in grades):
@@ -72,29 +72,29 @@ def html_page(grades: Sequence[Grade], standard: Standard, title: str) -> str:
         visible,
         title=title,
         summary=summary(grades),
-        edition=standard.edition,
+        edition=answer_key.edition,
         bands=", ".join(f"{band} for {name.upper()}" for name, band in BANDS.items()),
-        legend=". ".join([LEGEND, *figure_notes(standard)]),
+        legend=". ".join([LEGEND, *figure_notes(answer_key)]),
         groups=groups,
         columns=columns,
         rows=[
-            _row(i, grade, standard, len(columns), len(grades) == 1)
+            _row(i, grade, answer_key, len(columns), len(grades) == 1)
             for i, grade in enumerate(grades)
         ],
     )
 
 
-def _row(index: int, grade: Grade, standard: Standard, n_columns: int, is_alone: bool) -> Row:
+def _row(index: int, grade: Grade, answer_key: AnswerKey, n_columns: int, is_alone: bool) -> Row:
     cells = [Cell(grade.status, KINDS[grade.status])]
-    if grade.refusal is not None:  # stands in the table, over all other columns
+    if grade.refusal is not None:  # spans all other columns
         cells.append(Cell(grade.refusal, "reason", span=n_columns - 2))
         return Row(index, grade.name, cells, ())
     cells += [Cell(size_cell(grade)), *(Cell(str(count)) for count in counts(grade))]
     outputs = {output.file: output for output in grade.outputs}
-    cells += [_output_cell(outputs[file]) for file in scored_files(standard)]
-    if standard.references:
+    cells += [_output_cell(outputs[file]) for file in scored_files(answer_key)]
+    if answer_key.references:
         cells += [Cell(text, KINDS[verdict]) for verdict, text in agreement_cells(grade)]
-    if standard.has_addition:
+    if answer_key.has_addition:
         cells.append(Cell(addition_cell(grade)))
     if len(cells) + 1 < n_columns:
         is_good = all(check.verdict == "pass" for check in grade.checks)
@@ -109,4 +109,4 @@ def _output_cell(output: Output) -> Cell:
         figure += f" ({output.measured:.3f} by independent runs)" if output.measured else ""
         hint = f"{output.verdict}; figure {figure}, macro F1 {output.macro_f1:.3f}"
     kind = "warn" if output.one_class else KINDS[output.verdict]
-    return Cell(cell_of(output), kind, hint)
+    return Cell(accuracy_cell(output), kind, hint)

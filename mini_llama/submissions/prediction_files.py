@@ -1,4 +1,4 @@
-"""The prediction files that are handed in: what each must hold, and how one is read."""
+"""The prediction files of a submission: what each must hold, and how to read one."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,27 +9,27 @@ from pathlib import Path
 from mini_llama.assignment.figures import SPLITS
 from mini_llama.assignment.options import OUTPUT_ENDINGS
 from mini_llama.assignment.reviews import BOM, SEPARATOR, prompt_suffix, split_line
-from mini_llama.submissions.untrusted_text import decode_text, shown
+from mini_llama.submissions.untrusted_text import decode_text, quoted
 
 LABEL_WORDS: Mapping[str, Sequence[str]] = {
     "sst": ("awful", "bad", "average", "good", "excellent"),
     "cfimdb": ("bad", "good"),
 }
 N_LINES = {"sst-dev": 1101, "sst-test": 2210, "cfimdb-dev": 245, "cfimdb-test": 488}
-MARKED = "starts with a byte order mark, which is ignored: save it as UTF-8 without one"
-RECORD_START = re.compile(r"-?\d+(\.\d+)? \|\|\| ")  # whatever the label is
-SHORTEST_PROMPT = 12  # of characters that all lines have in common
+BOM_WARNING = "starts with a byte order mark, which is ignored: save it as UTF-8 without one"
+RECORD_START = re.compile(r"-?\d+(\.\d+)? \|\|\| ")  # with any label
+SHORTEST_PROMPT = 12  # characters that all lines share
 LONGEST_PROMPT = 4096
-MOST_PLACES = 50  # of a sentence within the text of its line
-MOST = 0.9  # of the lines
-Record = tuple[str, str, str]  # label, separator, text: of str.partition
-Prompt = tuple[str, str]  # what is before and after the sentence
+MAX_OCCURRENCES = 50  # of a sentence in the text of its line
+MIN_MATCHING = 0.9  # share of the lines
+Record = tuple[str, str, str]  # label, separator, text, from str.partition
+Prompt = tuple[str, str]  # the text before and after the sentence
 Sentences = Mapping[str, Sequence[str]]  # of the data files, by data name ("sst-dev")
 
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """What is known of a prediction file; `suffix` follows the data's sentence on every line."""
+    """The format of a prediction file; `suffix` follows the sentence on every line."""
 
     data_name: str
     labels: tuple[str, ...]
@@ -42,7 +42,7 @@ PredictionFiles = Mapping[str, PredictionFile]  # by file name
 def prediction_files(
     label_words: Mapping[str, Sequence[str]], options: Collection[str] = tuple(OUTPUT_ENDINGS)
 ) -> dict[str, PredictionFile]:
-    """What is handed in of some options of run_llama.py, by the words of each data set's labels."""
+    """The prediction files of the given options of run_llama.py; `label_words` are by data set."""
     return {
         f"{dataset}-{split}-{method}-output.txt": PredictionFile(
             f"{dataset}-{split}",
@@ -59,27 +59,28 @@ def prediction_files(
 PREDICTION_FILES = prediction_files(LABEL_WORDS)
 
 
-class AnotherPromptError(ValueError):
-    """A prompting file that was made with another prompt; it has `labels` all the same."""
+class DifferentPromptError(ValueError):
+    """A prompting output was made with a different prompt; its `labels` are still usable."""
 
     def __init__(self, labels: list[int], message: str) -> None:
         super().__init__(message)
         self.labels = labels
 
 
-def harmless_oddities(content: bytes) -> Iterator[str]:
-    """What an editor did to a prediction file, which is read in spite of it."""
+def editor_artifacts(content: bytes) -> Iterator[str]:
+    """Changes that an editor made to a prediction file and that are ignored."""
     if content.startswith(BOM):
-        yield MARKED
+        yield BOM_WARNING
     blank = content[len(content.rstrip(b"\r\n")) :].count(b"\n") - 1
     if blank > 0 and content.strip():
-        yield f"empty lines at its end, which are ignored: {blank}: remove them"
+        yield f"ends with empty lines ({blank}), which are ignored: remove them"
 
 
 def read_predictions(file: PredictionFile, content: bytes, sentences: Sentences) -> list[int]:
     """The labels of a prediction file; `sentences` as for `check_submission`.
 
-    Raises ValueError that names the first faulty line, AnotherPromptError where that is all.
+    Raises ValueError that names the first faulty line, and DifferentPromptError if a different
+    prompt is the only fault.
     """
     text = decode_text(content.removeprefix(BOM))
     known = sentences.get(file.data_name)
@@ -97,7 +98,7 @@ def read_predictions(file: PredictionFile, content: bytes, sentences: Sentences)
     if fault is None:
         return [int(label) for label, _, _ in records]
     if file.suffix:
-        fault = _with_another_prompt(file, lines, known, n_expected) or fault
+        fault = _check_different_prompt(file, lines, known, n_expected) or fault
     raise ValueError(f"{fault}: {again}")
 
 
@@ -113,7 +114,7 @@ def _first_fault(
     known: Sequence[str] | None,
     prompt: Prompt | None = None,
 ) -> str | None:
-    """The fault of the first faulty record, by the numbers of their lines."""
+    """Describe the first faulty record, with its line number, and count the others."""
     prompt = prompt or ("", file.suffix)
     faults = {
         number: fault
@@ -127,11 +128,11 @@ def _first_fault(
     return f"line {i}{more}: {faults[i]}"
 
 
-def _with_another_prompt(
+def _check_different_prompt(
     file: PredictionFile, lines: Sequence[str], known: Sequence[str] | None, n_expected: int
 ) -> str | None:
-    """The first fault of a file with another prompt, which may have lines of its own, None if
-    there is no such prompt. Raises AnotherPromptError for a file without a fault.
+    """The first fault of a file with a different prompt, which may span lines; None if no such
+    prompt is found. Raises DifferentPromptError for a file without any other fault.
     """
     starts = [i for i, line in enumerate(lines) if RECORD_START.match(line)]
     if len(starts) != n_expected or starts[0] != 0:
@@ -146,16 +147,16 @@ def _with_another_prompt(
         return None
     numbers = [i + 1 for i in starts]
     if fault := _first_fault(file, records, numbers, known, prompt):
-        return f"another prompt, {_described(prompt)}, and {fault}"
-    what = f"is written with another prompt, {_described(prompt)}, not {shown(file.suffix)}"
+        return f"a different prompt, {_describe_prompt(prompt)}, and {fault}"
+    message = f"uses a different prompt: {_describe_prompt(prompt)}, not {quoted(file.suffix)}"
     labels = [int(label) for label, _, _ in records]
-    raise AnotherPromptError(labels, f"{what}: figures and references are of the courses' own")
+    raise DifferentPromptError(labels, f"{message}: figures and references do not apply to it")
 
 
 def find_prompt(texts: Sequence[str], known: Sequence[str] | None) -> Prompt | None:
-    """What stands before and after the sentence in nearly all texts, None for nothing common.
+    """The text before and after the sentence in nearly all texts, None if there is no such text.
 
-    Without the sentences it is what all texts have in common.
+    Without the sentences, it is the start and end that all texts share.
     """
     texts = [text.rstrip() for text in texts]
     if known is None:
@@ -163,11 +164,11 @@ def find_prompt(texts: Sequence[str], known: Sequence[str] | None) -> Prompt | N
         after = _common_start([text[len(before) :][::-1] for text in texts])[::-1]
         return (before, after) if len(before) + len(after) >= SHORTEST_PROMPT else None
     anchors = dict.fromkeys((0, len(texts) // 2, len(texts) - 1))
-    around = (islice(_around(texts[i], known[i]), MOST_PLACES) for i in anchors)
+    around = (islice(_candidate_prompts(texts[i], known[i]), MAX_OCCURRENCES) for i in anchors)
     for before, after in dict.fromkeys(chain.from_iterable(around)):
         pairs = zip(texts, known, strict=True)
         n_like = sum(text == (before + sentence + after).rstrip() for text, sentence in pairs)
-        if n_like >= MOST * len(texts):
+        if n_like >= MIN_MATCHING * len(texts):
             return before, after
     return None
 
@@ -177,30 +178,30 @@ def _common_start(texts: Sequence[str]) -> str:
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _around(text: str, sentence: str) -> Iterator[Prompt]:
-    """What is before and after each place where the sentence is."""
+def _candidate_prompts(text: str, sentence: str) -> Iterator[Prompt]:
+    """The text before and after each occurrence of the sentence."""
     start = text.find(sentence) if sentence else -1
     while start >= 0 and len(text) - len(sentence) <= LONGEST_PROMPT:
         yield text[:start], text[start + len(sentence) :]
         start = text.find(sentence, start + 1)
 
 
-def _described(prompt: Prompt) -> str:
+def _describe_prompt(prompt: Prompt) -> str:
     places = zip(prompt, ("before", "after"), strict=True)
-    return " and ".join(f"{shown(text)} {place} the sentence" for text, place in places if text)
+    return " and ".join(f"{quoted(text)} {place} the sentence" for text, place in places if text)
 
 
 def _line_fault(
     file: PredictionFile, record: Record, sentence: str | None, prompt: Prompt
 ) -> str | None:
-    """What is wrong with a line; white space at its end is not (Windows adds some, editors strip
-    it).
+    """Describe what is wrong with a line. Trailing white space is ignored: Windows adds some, and
+    editors strip it.
     """
     label, separator, found = record
     if not separator:
-        return f"{shown(label)} is not of the form PREDICTION{SEPARATOR}SENTENCE"
+        return f"{quoted(label)} is not of the form PREDICTION{SEPARATOR}SENTENCE"
     if label not in file.labels:
-        return f"label {shown(label)} is not one of {', '.join(file.labels)}"
+        return f"label {quoted(label)} is not one of {', '.join(file.labels)}"
     before, after = prompt
     found, expected = found.rstrip(), ((before if sentence else "") + (sentence or "") + after)
     expected = expected.rstrip()
@@ -211,8 +212,8 @@ def _line_fault(
     start = next(i for i, (a, b) in enumerate(zip_longest(found, expected)) if a != b)
     start = max(0, start - 10)
     source = f"{file.data_name}.txt" + (" and the prompt" if "".join(prompt) else "")
-    what = f"found {shown(found[start:])}, expected {shown(expected[start:])}"
-    return f"sentence differs from {source}: {what}"
+    message = f"found {quoted(found[start:])}, expected {quoted(expected[start:])}"
+    return f"sentence differs from {source}: {message}"
 
 
 def read_data(folder: str | Path) -> Sentences:
@@ -226,7 +227,7 @@ def read_data(folder: str | Path) -> Sentences:
 
 
 def read_data_file(path: Path) -> list[tuple[str, str]]:
-    """Label and sentence of every line of a data file. Raises ValueError as `read_data` does."""
+    """The label and sentence of each line of a data file. Raises ValueError as `read_data` does."""
     try:
         text = decode_text(path.read_bytes().removeprefix(BOM))
     except ValueError as error:
@@ -235,7 +236,7 @@ def read_data_file(path: Path) -> list[tuple[str, str]]:
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         parts = split_line(line)
         if parts is None:
-            what = f"{shown(line)} is not of the form LABEL{SEPARATOR}SENTENCE"
-            raise ValueError(f"{path} line {number}: {what}; get the data again with setup.sh")
+            message = f"{quoted(line)} is not of the form LABEL{SEPARATOR}SENTENCE"
+            raise ValueError(f"{path} line {number}: {message}; get the data again with setup.sh")
         examples.append(parts)
     return examples

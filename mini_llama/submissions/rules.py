@@ -1,4 +1,4 @@
-"""What a submission must hold, and what is wrong with one; nothing of it is run."""
+"""Check a submission against its edition's requirements, without running any of it."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,27 +8,27 @@ from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.assignment.reviews import BOM
 from mini_llama.submissions.addition import AdditionTask, read_addition_task
 from mini_llama.submissions.archive import Problem, Submission
-from mini_llama.submissions.handed_in import (
-    ADDITION_MODELS,
-    GENERATED_FILES,
-    HAND_INS,
-    MEBIBYTE,
-    HandIn,
-    is_checkpoint,
-)
 from mini_llama.submissions.imports import follow_imports
 from mini_llama.submissions.prediction_files import (
+    BOM_WARNING,
     LABEL_WORDS,
-    MARKED,
     PREDICTION_FILES,
-    AnotherPromptError,
+    DifferentPromptError,
     PredictionFiles,
     Sentences,
-    harmless_oddities,
+    editor_artifacts,
     prediction_files,
     read_predictions,
 )
-from mini_llama.submissions.untrusted_text import decode_text, listed, shown
+from mini_llama.submissions.requirements import (
+    ADDITION_MODELS,
+    GENERATED_FILES,
+    MEBIBYTE,
+    REQUIREMENTS,
+    Requirements,
+    is_checkpoint,
+)
+from mini_llama.submissions.untrusted_text import decode_text, quoted, quoted_list
 
 GREEDY_TEXT = GENERATED_FILES[0]
 PROMPT_TEXTS = tuple(dict.fromkeys(edition.prompt_text for edition in EDITIONS.values()))
@@ -38,21 +38,21 @@ STANDARD_LIBRARY = sys.stdlib_module_names | {"distutils", "imp", "asyncore", "a
 
 @dataclass(frozen=True)
 class Expected:
-    """What submissions are held to: prediction files by name, the `sentences` that they must
-    repeat (where a data file is not there, the known number of its lines counts), the beginnings
-    that a generated text may have, and the `additions` of the addition task's test, if known.
+    """What submissions must contain: prediction files by name, the `sentences` that these repeat
+    (without a data file only the number of lines is checked), the `prompts` that a generated text
+    may start with, and the `additions` of the addition task's test file, if known.
     """
 
     predictions: PredictionFiles = field(default_factory=lambda: PREDICTION_FILES)
     sentences: Sentences = field(default_factory=dict)
     prompts: tuple[str, ...] = PROMPT_TEXTS
-    hand_in: HandIn = HAND_INS[DEFAULT_EDITION]
+    requirements: Requirements = REQUIREMENTS[DEFAULT_EDITION]
     additions: Sequence[str] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All files that are asked for."""
-        return (*self.hand_in.names, *self.predictions)
+        """All required files."""
+        return (*self.requirements.names, *self.predictions)
 
 
 def expect(
@@ -61,17 +61,17 @@ def expect(
     label_words: Mapping[str, Sequence[str]] = LABEL_WORDS,
     prompts: tuple[str, ...] = PROMPT_TEXTS,
 ) -> Expected:
-    """What the submissions of an edition are held to."""
-    hand_in = HAND_INS[edition]
-    files = prediction_files(label_words, hand_in.options)
-    return Expected(files, sentences or {}, prompts, hand_in)
+    """What the submissions of an edition must contain."""
+    requirements = REQUIREMENTS[edition]
+    files = prediction_files(label_words, requirements.options)
+    return Expected(files, sentences or {}, prompts, requirements)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Everything wrong with a submission, errors first; the labels of every prediction file
-    without a fault, by file name; the files among them that were made with another prompt; and the
-    experiments of the addition task, where the edition has it.
+    """The problems of a submission, errors first; the labels of each valid prediction file, by
+    file name; the files among them with a different prompt; and the experiments of the addition
+    task, if the edition has it.
     """
 
     problems: list[Problem]
@@ -86,12 +86,12 @@ class Checked:
 
 
 def check_submission(submission: Submission, student_id: str, expected: Expected) -> Checked:
-    """Check names, sources, texts and prediction files. Never raises for what it holds."""
-    asked, task = set(expected.names), None
-    if submission.names and ADDITION_MODELS in expected.hand_in.folders:
+    """Check names, source files, texts and prediction files. Never raises for bad content."""
+    required, task = set(expected.names), None
+    if submission.names and ADDITION_MODELS in expected.requirements.folders:
         task = read_addition_task(submission.files, submission.names, expected.additions)
     checked = Checked(
-        [replace(p, severity="error") if p.where in asked else p for p in submission.problems],
+        [replace(p, severity="error") if p.where in required else p for p in submission.problems],
         {},
         [],
         task,
@@ -99,7 +99,7 @@ def check_submission(submission: Submission, student_id: str, expected: Expected
     problems = checked.problems
     if submission.names:
         problems += _check_names(submission, student_id, expected)
-        problems += _check_sources(submission, expected.hand_in)
+        problems += _check_sources(submission, expected.requirements)
         problems += task.problems if task else []
         for name in expected.names:
             content = submission.files.get(name)
@@ -110,54 +110,55 @@ def check_submission(submission: Submission, student_id: str, expected: Expected
             elif name in expected.predictions:
                 problems += _check_predictions(name, content, expected, checked)
             elif not content.strip():
-                what = "is empty: is this the file you meant?"
-                problems.append(Problem("warning", name, what))
+                message = "is empty: is this the file you meant?"
+                problems.append(Problem("warning", name, message))
     problems.sort(key=lambda problem: problem.severity)  # "error" < "warning"
     return checked
 
 
 def _check_names(submission: Submission, student_id: str, expected: Expected) -> Iterator[Problem]:
     if submission.top not in ("", student_id):
-        what = f"its top folder is {shown(submission.top)}, not {shown(student_id)}: rename it"
-        yield Problem("error", "zip", what)
-    allowed = expected.hand_in.max_bytes
+        message = f"its top folder is {quoted(submission.top)}, not {quoted(student_id)}: rename it"
+        yield Problem("error", "zip", message)
+    allowed = expected.requirements.max_bytes
     if submission.size > allowed:
-        what = f"has {submission.size:,} bytes, allowed are {allowed:,} ({allowed // MEBIBYTE} MB)"
-        whence = "leave out checkpoints and whatever else is not asked for"
-        yield Problem("error", "zip", f"{what}: {whence}")
+        bound = f"at most {allowed:,} ({allowed // MEBIBYTE} MB) are allowed"
+        message = f"has {submission.size:,} bytes, {bound}"
+        remedy = "leave out checkpoints and all files that are not required"
+        yield Problem("error", "zip", f"{message}: {remedy}")
     required = expected.names
     missing = [name for name in required if name not in submission.names]
     if missing:
-        what = f"{len(missing)} of {len(required)} required files are missing"
-        yield Problem("error", "zip", f"{what}: {', '.join(missing)}{_whence(missing)}")
+        message = f"{len(missing)} of {len(required)} required files are missing"
+        yield Problem("error", "zip", f"{message}: {', '.join(missing)}{_how_to_get(missing)}")
     weights = [
         name
         for name in submission.names
-        if is_checkpoint(name) and not expected.hand_in.is_in_folder(name)
+        if is_checkpoint(name) and not expected.requirements.is_in_folder(name)
     ]
     if weights:
-        what = "checkpoints are not handed in, one alone can pass the allowed size: remove"
-        yield Problem("error", "zip", f"{what} {listed(weights)}")
+        message = "checkpoints are not submitted, one alone can exceed the allowed size: remove"
+        yield Problem("error", "zip", f"{message} {quoted_list(weights)}")
 
 
-def _whence(missing: list[str]) -> str:
+def _how_to_get(missing: list[str]) -> str:
     sources = {
-        ".data": "setup.sh brings the .data file",
+        ".data": "setup.sh downloads the .data file",
         ".txt": "the commands of docs/assignment.md write the .txt files",
     }
-    said = [text for end, text in sources.items() if any(name.endswith(end) for name in missing)]
-    return f"; {', '.join(said)}" if said else ""
+    hints = [hint for end, hint in sources.items() if any(name.endswith(end) for name in missing)]
+    return f"; {', '.join(hints)}" if hints else ""
 
 
 def _check_predictions(
     name: str, content: bytes, expected: Expected, checked: Checked
 ) -> Iterator[Problem]:
-    """The faults of a prediction file; its labels, if it has none, are put into `checked`."""
-    for oddity in harmless_oddities(content):
-        yield Problem("warning", name, oddity)
+    """The problems of a prediction file; if it is valid, its labels are added to `checked`."""
+    for artifact in editor_artifacts(content):
+        yield Problem("warning", name, artifact)
     try:
         found = read_predictions(expected.predictions[name], content, expected.sentences)
-    except AnotherPromptError as error:
+    except DifferentPromptError as error:
         yield Problem("warning", name, str(error))
         checked.other_prompts.append(name)
         found = error.labels
@@ -166,36 +167,37 @@ def _check_predictions(
         return
     checked.labels[name] = found
     if len(found) > 1 and len(set(found)) == 1:
-        what = f"only one class is predicted, {found[0]} on all {len(found)} lines"
-        yield Problem("warning", name, f"{what}: is this the output of a trained model?")
+        message = f"only one class is predicted, {found[0]} on all {len(found)} lines"
+        yield Problem("warning", name, f"{message}: is this the output of a trained model?")
 
 
 def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Iterator[Problem]:
-    """A generated text starts with one of the prompts."""
+    """Check that a generated text starts with one of the prompts."""
     if content.startswith(BOM):
-        yield Problem("warning", name, MARKED)
+        yield Problem("warning", name, BOM_WARNING)
     try:
         text = decode_text(content.removeprefix(BOM))
     except ValueError as error:
         yield Problem("error", name, str(error))
         return
     if not text.startswith(prompts):
-        found = f"starts with {shown(text[:20])}" if text.strip() else "is empty"
-        starts = " or ".join(shown(prompt[:20]) for prompt in prompts)
+        found = f"starts with {quoted(text[:20])}" if text.strip() else "is empty"
+        starts = " or ".join(quoted(prompt[:20]) for prompt in prompts)
         again = "write it with run_llama.py --option generate"
-        what = f"{found}, it must start with the prompt, {starts}: {again}"
-        yield Problem("error", name, what)
+        message = f"{found}, it must start with the prompt, {starts}: {again}"
+        yield Problem("error", name, message)
 
 
-def _check_sources(submission: Submission, hand_in: HandIn) -> Iterator[Problem]:
-    sources = follow_imports(hand_in.sources, submission.files.get)
+def _check_sources(submission: Submission, requirements: Requirements) -> Iterator[Problem]:
+    sources = follow_imports(requirements.sources, submission.files.get)
     for name, source in sources.items():
         if source.fault:
             yield Problem("error", name, source.fault)
     present = {name.split("/")[0].removesuffix(".py") for name in submission.names}
     imported = frozenset().union(*(source.imports for source in sources.values()))
     roots = {module for module in imported if "." not in module}
-    unknown = sorted(roots - present - hand_in.packages - STANDARD_LIBRARY)
+    unknown = sorted(roots - present - requirements.packages - STANDARD_LIBRARY)
     if unknown:
-        what = f"imports what is neither in it nor installed for the assignment: {listed(unknown)}"
-        yield Problem("warning", "zip", f"{what}; --with-imports adds modules of your own")
+        message = "imports modules that are neither in the zip nor installed for the assignment"
+        remedy = "--with-imports adds modules of your own"
+        yield Problem("warning", "zip", f"{message}: {quoted_list(unknown)}; {remedy}")

@@ -1,10 +1,10 @@
-"""Run handed-in code, only where that is asked for, under limited_process.py's limits.
+"""Run submitted code, only on request, within limited_process.py's limits.
 
-The three checks run rope_test.py, optimizer_test.py and a forward pass, from our copies, on the
-student's modules, through the names alone that all editions share; the student's process prints
-numbers, and they are compared here with those of our modules, out of its reach. What a submission
-lacks of the files that the courses give is put beside it (given/), and modules that are not
-installed get stand-ins (missing_modules.py): both fail where they are used.
+The checks run our copies of rope_test.py and optimizer_test.py and a forward pass on the student's
+modules, using only names that all editions share. The student's process prints numbers, which are
+compared here, out of its reach, with those of our modules. Starter files that a submission lacks
+are added (given/), and modules that are not installed get stubs (missing_modules.py), which fail
+only when used.
 """
 
 import json
@@ -23,10 +23,10 @@ from mini_llama.places import ROOT
 from mini_llama.submissions import missing_modules
 from mini_llama.submissions.archive import Submission
 from mini_llama.submissions.given import GIVEN, given_files
-from mini_llama.submissions.handed_in import GENERATED_FILES
-from mini_llama.submissions.limited_process import Outcome, isolation, run_limited
+from mini_llama.submissions.limited_process import Outcome, run_limited, unshare_command
+from mini_llama.submissions.requirements import GENERATED_FILES
 from mini_llama.submissions.rules import PROMPT_TEXTS
-from mini_llama.submissions.untrusted_text import one_line, shorten, shown
+from mini_llama.submissions.untrusted_text import one_line, quoted, shorten
 
 if TYPE_CHECKING:
     import numpy as np  # imported where it is used: a grade without --run starts at once
@@ -35,15 +35,15 @@ MODEL = default_of("pretrained_model_path")
 TOKENIZER = "tokenizer.model"
 GENERATED = ("low.txt", "high.txt")
 WRONG_ARGUMENTS = 2  # argparse's exit status
-# A model as small as can be, of the assignment's kind: with it only the arithmetic is tried.
+# A tiny model in the assignment's format, to check the arithmetic.
 TINY: dict[str, Any] = dict(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=4, multiple_of=32, max_seq_len=1024
 )
-# The final norm's gain times this, and each next token of the bundled model has a probability far
-# above the editions' epsilon, whatever the arithmetic: the course's five lines of epsilon sampling
-# divide 0 by 0 where none has.
+# Multiplies the final norm's gain, so that in any arithmetic the bundled model's next token has a
+# probability far above the editions' epsilon: without such a token, the course's epsilon sampling
+# divides 0 by 0.
 PEAK = 12.0
-# What some programs read, whatever they are asked for.
+# Data that some programs read with every option.
 DATASETS = {"sst": "demo", "cfimdb": "demo2"}
 DATA_PARTS = ("train.txt", "dev.txt", "test.txt", "label-mapping.json")
 GIBIBYTE = 1024**3
@@ -91,7 +91,7 @@ Arrays = Sequence["np.ndarray"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each check, as grade.py's user gives them: time, and memory in GiB. Raises ValueError."""
+    """The limits of each check: seconds, and memory in GiB. Raises ValueError out of bounds."""
 
     seconds: float = 60.0
     memory: float = 4.0
@@ -104,11 +104,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What all submissions are run with; the expected arrays are our modules'.
+    """The inputs of all checks, and the expected arrays, computed with our modules.
 
-    `model` is a checkpoint of random weights, for the sanity check, which reads `tokens` (2, 8);
-    `peaked` one that generation is sure of its next tokens with; `weights` are without and with
-    clipping, `embeddings` by edition.
+    `model` is a checkpoint with random weights, for the sanity check on `tokens` (2, 8); `peaked`
+    is one whose next-token probabilities are sharp, for generation. `weights` are without and with
+    clipping, `embeddings` are by edition.
     """
 
     edition: str
@@ -123,27 +123,29 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was run, and what came of it, in one line."""
+    """One check and its result, in one line."""
 
     name: str
     verdict: Literal["pass", "fail", "timeout", "error"]
     message: str
 
 
-# --- what is expected ---
+# --- expected results ---
 
 
 def make_plan(edition: str, limits: Limits, folder: Path) -> RunPlan:
-    """Write two small models to `folder`, compute what every check should give, and say on standard
-    error whether what is run will have a network.
+    """Write two small models to `folder`, compute the expected results, and print to standard error
+    whether the code will have a network.
     """
     import optimizer_test
     import rope_test
     from config import EDITIONS
     from sanity_check import TOKENS
 
-    network = "without a network" if isolation() else "WITH the network, which cannot be cut here"
-    print(f"running the submitted code, {network}", file=sys.stderr)
+    network = "without network access"
+    if not unshare_command():
+        network = "WITH network access, which cannot be blocked here"
+    print(f"running the submitted code {network}", file=sys.stderr)
     model, n_words = _write_tiny_model(folder)
     peaked = _write_peaked_model(folder)
     tokens = TOKENS % n_words
@@ -161,8 +163,8 @@ def make_plan(edition: str, limits: Limits, folder: Path) -> RunPlan:
 
 
 def _write_tiny_model(folder: Path) -> tuple[Path, int]:
-    """A file like the assignment's, which records no arithmetic; random gains and weights that
-    matter.
+    """A checkpoint in the assignment's format, which records no norm or attention; its gains and
+    weights are random, and large enough to affect the outputs.
     """
     import torch
 
@@ -183,8 +185,8 @@ def _write_tiny_model(folder: Path) -> tuple[Path, int]:
 
 
 def _write_peaked_model(folder: Path) -> Path:
-    """The bundled model as the courses' would be: float32, a key/value head for each query head, a
-    hidden size that follows from the width; peaked.
+    """The bundled model in the courses' format, with sharp next-token probabilities: float32, one
+    key/value head per query head, and a hidden size derived from the width.
     """
     import torch
 
@@ -220,16 +222,16 @@ def _tokenizer() -> Path:
     return bundled.CHECKPOINT.with_suffix(".model")
 
 
-# --- what is run ---
+# --- checks ---
 
 
-def fresh_folder() -> tempfile.TemporaryDirectory[str]:
-    """Temporary; what a program made unreadable is left in it."""
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; files that a program made unremovable are left behind."""
     return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
 def run_checks(submission: Submission, plan: RunPlan) -> tuple[Check, ...]:
-    """Rope, optimizer, sanity and generation, each in a fresh copy that is removed afterwards."""
+    """Check RoPE, the optimizer, the model and generation, each in a temporary copy."""
     return (
         _check_rope(submission, plan),
         _check_optimizer(submission, plan),
@@ -239,44 +241,44 @@ def run_checks(submission: Submission, plan: RunPlan) -> tuple[Check, ...]:
 
 
 def _check_rope(submission: Submission, plan: RunPlan) -> Check:
-    found = _numbers("rope_test", ROPE, submission, plan)
+    found = _run_for_arrays("rope_test", ROPE, submission, plan)
     if isinstance(found, Check):
         return found
-    return _compared("rope_test", found, plan.rotated, atol=1e-8, rtol=1e-5)
+    return _compare("rope_test", found, plan.rotated, atol=1e-8, rtol=1e-5)
 
 
 def _check_optimizer(submission: Submission, plan: RunPlan) -> Check:
     name = "optimizer_test"
-    found = _numbers(name, OPTIMIZER, submission, plan)
+    found = _run_for_arrays(name, OPTIMIZER, submission, plan)
     if isinstance(found, Check):
         return found
-    plain = _compared(name, found[:1], plan.weights[:1])
+    plain = _compare(name, found[:1], plan.weights[:1])
     if plain.verdict != "pass":
         return plain
     if len(found) == 1:
         return Check(name, "pass", f"{plain.message}; AdamW takes no max_grad_norm")
-    clipped = _compared(name, found[1:], plan.weights[1:])
+    clipped = _compare(name, found[1:], plan.weights[1:])
     return Check(name, clipped.verdict, f"with max_grad_norm: {clipped.message}")
 
 
 def _check_sanity(submission: Submission, plan: RunPlan) -> Check:
-    """By the courses' tolerance, on the tiny model, against the arithmetic of every edition."""
+    """Compare the tiny model's embeddings with every edition's, at the courses' tolerance."""
     name = "sanity_check"
-    found = _numbers(name, SANITY.format(plan.tokens), submission, plan)
+    found = _run_for_arrays(name, SANITY.format(plan.tokens), submission, plan)
     if isinstance(found, Check):
         return found
-    checks = {e: _compared(name, found, arrays) for e, arrays in plan.embeddings.items()}
+    checks = {e: _compare(name, found, arrays) for e, arrays in plan.embeddings.items()}
     matching = [edition for edition, check in checks.items() if check.verdict == "pass"]
     if plan.edition in matching:
         return Check(name, "pass", f"the arithmetic of {', '.join(matching)}")
     if matching:
-        what = f"the arithmetic of {', '.join(matching)}, not of {plan.edition}"
-        return Check(name, "fail", what)
+        message = f"the arithmetic of {', '.join(matching)}, not of {plan.edition}"
+        return Check(name, "fail", message)
     return Check(name, "fail", f"no edition's arithmetic; {checks[plan.edition].message}")
 
 
 def _check_generation(submission: Submission, plan: RunPlan) -> Check:
-    """Whether run_llama.py writes two texts that begin with the assignment's prompt."""
+    """Check that run_llama.py writes two texts that start with the assignment's prompt."""
     name = "generate"
     named = list(zip(GENERATED, GENERATED_FILES, strict=True))
     plain = ["--option", "generate"]
@@ -284,23 +286,23 @@ def _check_generation(submission: Submission, plan: RunPlan) -> Check:
     options += ["--generated_sentence_low_temp_out", GENERATED[0]]
     options += ["--generated_sentence_high_temp_out", GENERATED[1]]
     for arguments in (options, plain):
-        with fresh_folder() as folder:
+        with temporary_folder() as folder:
             outcome = _run(GENERATE.format(arguments), Path(folder), submission, plan, plan.peaked)
             texts = [_read_text(Path(folder), names) for names in named]
-        if outcome.returncode != WRONG_ARGUMENTS:  # it has options of its own: by its defaults
+        if outcome.returncode != WRONG_ARGUMENTS:  # else its options differ: try its defaults
             break
     if fault := _fault(name, outcome, plan):
         return fault
     if absent := [file for file, text in zip(GENERATED, texts, strict=True) if not text]:
-        return Check(name, "fail", f"ended well, but did not write {' and '.join(absent)}")
+        return Check(name, "fail", f"succeeded, but did not write {' and '.join(absent)}")
     if others := [text for text in texts if not text.lstrip().startswith(PROMPT_TEXTS)]:
-        found = f"a text starts with {shown(others[0].lstrip()[:20])}"
+        found = f"a text starts with {quoted(others[0].lstrip()[:20])}"
         return Check(name, "fail", f"{found}, not with the assignment's prompt")
     return Check(name, "pass", "wrote two texts")
 
 
 def _read_text(folder: Path, names: Sequence[str]) -> str:
-    """The beginning of the first of these that is there, empty if none is."""
+    """The beginning of the first of these files that exists, "" if none does."""
     for path in (folder / name for name in names):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
@@ -308,11 +310,11 @@ def _read_text(folder: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arrays | Check:
-    """What the student's process answers, or how it failed to."""
+def _run_for_arrays(name: str, code: str, submission: Submission, plan: RunPlan) -> Arrays | Check:
+    """The arrays that the student's process prints, or how it failed."""
     import numpy as np
 
-    with fresh_folder() as folder:
+    with temporary_folder() as folder:
         outcome = _run(code, Path(folder), submission, plan, plan.model)
     if fault := _fault(name, outcome, plan):
         return fault
@@ -325,7 +327,7 @@ def _numbers(name: str, code: str, submission: Submission, plan: RunPlan) -> Arr
 
 
 def _run(code: str, folder: Path, submission: Submission, plan: RunPlan, model: Path) -> Outcome:
-    """Run `code` in `folder`, beside the student's files and what the assignment has there."""
+    """Run `code` in `folder`, with copies of the student's and the assignment's files."""
     for name, content in _all_files(submission, model).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -336,7 +338,7 @@ def _run(code: str, folder: Path, submission: Submission, plan: RunPlan, model: 
 
 
 def _all_files(submission: Submission, model: Path) -> dict[str, bytes]:
-    """What was handed in, and what the assignment has beside it, by name."""
+    """The submitted files and the assignment's, by name."""
     is_ours = any(name.startswith("mini_llama/") for name in submission.files)
     given = {name: (ROOT / name).read_bytes() for name in GIVEN if is_ours}
     given = given or given_files(submission.files)
@@ -346,23 +348,23 @@ def _all_files(submission: Submission, model: Path) -> dict[str, bytes]:
             for name, source in DATASETS.items()
             for part in DATA_PARTS
         }
-    handed_in = {k: v for k, v in submission.files.items() if k not in GENERATED_FILES}
+    requirements = {k: v for k, v in submission.files.items() if k not in GENERATED_FILES}
     tests = {name: ROOT / name for name in ("rope_test.py", "optimizer_test.py")}
     fixed = tests | {MODEL: model, TOKENIZER: _tokenizer()}
-    return given | handed_in | {name: path.read_bytes() for name, path in fixed.items()}
+    return given | requirements | {name: path.read_bytes() for name, path in fixed.items()}
 
 
 def _fault(name: str, outcome: Outcome, plan: RunPlan) -> Check | None:
     if outcome.timed_out:
-        said = last_line(outcome)
-        return Check(name, "timeout", f"was ended after {plan.limits.seconds:g} seconds: {said}")
+        message = f"stopped after {plan.limits.seconds:g} seconds: {last_line(outcome)}"
+        return Check(name, "timeout", message)
     if outcome.returncode != 0:
-        what = f"exit status {outcome.returncode}: {last_line(outcome)}"
-        return Check(name, "error", what)
+        message = f"exit status {outcome.returncode}: {last_line(outcome)}"
+        return Check(name, "error", message)
     return None
 
 
-def _compared(
+def _compare(
     name: str, found: Arrays, expected: Arrays, atol: float = ATOL, rtol: float = RTOL
 ) -> Check:
     import numpy as np
@@ -377,9 +379,9 @@ def _compared(
 
 
 def last_line(outcome: Outcome) -> str:
-    """The end of what it said, errors before output, as a line that a terminal can be shown."""
+    """The last line of its errors, or else of its output, safe to print."""
     for stream in (outcome.stderr, outcome.stdout):
         lines = stream[-10_000:].decode("utf-8", errors="replace").strip().splitlines()
         if lines:
             return one_line(shorten(lines[-1].strip(), 200))
-    return "it said nothing"
+    return "it printed nothing"

@@ -1,10 +1,10 @@
-"""What a stranger wrote, made safe to read and to show: strict UTF-8, cut, quoted, printable."""
+"""Make untrusted text safe to read and print: strict UTF-8, truncated, quoted, printable."""
 
 from collections.abc import Iterable
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8 text, strictly. Raises ValueError that names the line of the first other byte."""
+    """Decode UTF-8 strictly. Raises ValueError that names the line of the first invalid byte."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -14,22 +14,22 @@ def decode_text(data: bytes) -> str:
 
 
 def shorten(text: str, length: int = 100) -> str:
-    """At most `length` characters, "..." for the others."""
+    """Truncate to `length` characters and add "..."."""
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def shown(text: str) -> str:
-    """Quoted, escaped and cut, so that a stranger's text cannot pass for ours."""
+def quoted(text: str) -> str:
+    """Quote, escape and truncate, so that untrusted text cannot pass for ours."""
     return ascii(shorten(text, 60))
 
 
-def listed(names: Iterable[str], limit: int = 5) -> str:
-    """The first `limit` names, each as by `shown`, and the number of the others."""
+def quoted_list(names: Iterable[str], limit: int = 5) -> str:
+    """The first `limit` names, quoted, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
+    return ", ".join(map(quoted, names[:limit])) + more
 
 
 def one_line(text: str) -> str:
-    """Printable ASCII: no terminal takes it for commands, and every encoding can print it."""
+    """Escape to printable ASCII: no terminal control codes, and printable in every encoding."""
     return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)

@@ -9,8 +9,8 @@ import pytest
 from mini_llama.addition import additions
 from mini_llama.addition.additions import (
     N_PAIRS,
-    numbered_pairs,
-    pair_numbers,
+    pair_indices,
+    pairs_from_indices,
     read_additions,
     without_pairs,
 )
@@ -20,26 +20,26 @@ def test_pairs_are_numbered_one_to_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(additions, "N_NUMBERS", 10)
     monkeypatch.setattr(additions, "SMALLEST", 10)
     numbers = np.arange(55)
-    pairs = list(zip(*map(np.ndarray.tolist, numbered_pairs(numbers)), strict=True))
+    pairs = list(zip(*map(np.ndarray.tolist, pairs_from_indices(numbers)), strict=True))
     expected = itertools.combinations_with_replacement(range(10, 20), 2)
     assert len(pairs) == len(set(pairs)) and set(pairs) == set(expected)
     for order in (1, -1):
         lines = ["{}+{}=".format(*pair[::order]) for pair in pairs]
-        assert pair_numbers(lines).tolist() == numbers.tolist()
+        assert pair_indices(lines).tolist() == numbers.tolist()
 
 
 def test_the_real_numbering_reaches_both_ends():
     assert len(range(1000, 10000)) * (9000 + 1) // 2 == N_PAIRS
     numbers = np.array([0, 1, 8999, 9000, N_PAIRS - 1, *range(7, N_PAIRS, 4_999_999)])
-    smaller, larger = numbered_pairs(numbers)
+    smaller, larger = pairs_from_indices(numbers)
     assert smaller.min() >= 1000 and larger.max() <= 9999 and (smaller <= larger).all()
     lines = [f"{a}+{b}={a + b}" for a, b in zip(larger, smaller, strict=True)]
-    assert pair_numbers(lines).tolist() == numbers.tolist()
+    assert pair_indices(lines).tolist() == numbers.tolist()
 
 
 def test_pairs_of_other_lengths_have_no_number():
-    assert pair_numbers(["1+2=3", "10000+1000=11000", "1000+999=1999"]).tolist() == []
-    assert pair_numbers([]).tolist() == []
+    assert pair_indices(["1+2=3", "10000+1000=11000", "1000+999=1999"]).tolist() == []
+    assert pair_indices([]).tolist() == []
 
 
 def test_files_are_read_as_lines(tmp_path: Path):

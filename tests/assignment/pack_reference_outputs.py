@@ -1,9 +1,9 @@
-"""Writes mini_llama/assignment/reference_data.py from outputs that independent runs agree on.
+"""Write mini_llama/assignment/reference_data.py from outputs that independent runs agree on.
 
 python -m tests.assignment.pack_reference_outputs OUTPUTS DATA TOKENIZER
 
 OUTPUTS holds a JSON file for each edition: "greedy_text" and "greedy_text_runs" of option
-generate, and "predictions" by data set, each with "labels" (a digit an example, in the data's
+generate, and "predictions" by data set, each with "labels" (one digit per example, in the data's
 order) and "identical_runs" (how many runs gave exactly these). DATA holds the courses' data files,
 TOKENIZER is their tokenizer.model.
 """
@@ -23,7 +23,7 @@ from tests.submissions.samples import LINES, SUFFIXES
 
 TARGET = ROOT / "mini_llama" / "assignment" / "reference_data.py"
 HEAD = '''\
-"""Facts about the real stories42M.pt, packed; reference_outputs.py unpacks and explains them.
+"""Compressed outputs of the real stories42M.pt; reference_outputs.py unpacks and explains them.
 
 Written by tests/assignment/pack_reference_outputs.py.
 """
@@ -76,14 +76,23 @@ def module_text(outputs: Path, data: Path, tokenizer: Path) -> str:
             f'"{name}"', pack(bytes(n & 255 for n in counts + [n >> 8 for n in counts]))
         )
     tables = {
-        "LABELS": ("Editions that share them → labels of all data sets, a byte each.", labels),
-        "LABEL_RUNS": ("Edition → runs that gave exactly these labels, by data set.", label_runs),
-        "TEXTS": ("Edition → text at temperature 0, prompt included.", texts),
-        "TEXT_RUNS": ("Edition → runs that gave exactly this text.", text_runs),
-        "SENTENCES": ("SHA-256 of the sentences with their question, one a line.", hashes),
-        "TOKENS": ("Tokens of each of them, BOS included: all low bytes, all high bytes.", tokens),
+        "LABELS": (
+            "Editions that share labels → the labels of all data sets, one byte each.",
+            labels,
+        ),
+        "LABEL_RUNS": (
+            "Edition → number of runs that gave exactly these labels, by data set.",
+            label_runs,
+        ),
+        "TEXTS": ("Edition → text at temperature 0, including the prompt.", texts),
+        "TEXT_RUNS": ("Edition → number of runs that gave exactly this text.", text_runs),
+        "SENTENCES": ("SHA-256 of the sentences with their questions, one per line.", hashes),
+        "TOKENS": (
+            "Token count of each of them, including BOS: all low bytes, then all high bytes.",
+            tokens,
+        ),
     }
-    parts = [f"# {what}\n{name} = {{\n{body}}}\n" for name, (what, body) in tables.items()]
+    parts = [f"# {title}\n{name} = {{\n{body}}}\n" for name, (title, body) in tables.items()]
     return HEAD + "".join(parts)
 
 

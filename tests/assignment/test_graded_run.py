@@ -126,7 +126,7 @@ def test_text_is_compared(edition, runs, tokenizer, capsys):
     found = capsys.readouterr().out
     assert found.startswith(f"temperature 0: the text equals the reference ({runs}")
     report_text(model(edition), tokenizer, options, text.removesuffix("s") + " x")
-    assert " words after the prompt are those of " in capsys.readouterr().out
+    assert " words after the prompt equal those of " in capsys.readouterr().out
     for changes in ({"max_new_tokens": 80}, {"stop_at_eos": True}, {"prompt_text": "Once"}):
         report_text(model(edition), tokenizer, dataclasses.replace(options, **changes), text)
     assert capsys.readouterr().out == ""

@@ -10,11 +10,11 @@ from sklearn.metrics import cohen_kappa_score
 
 from config import EDITIONS
 from mini_llama.assignment import reference_data
-from mini_llama.assignment.agreement import Labels, compare_labels, compare_text
+from mini_llama.assignment.agreement import LabelComparison, compare_labels, compare_text
 from mini_llama.assignment.batch_size import same_padding
 from mini_llama.assignment.figures import MEASURED, REFERENCE
 from mini_llama.assignment.reference_outputs import (
-    LARGEST_DRIFT,
+    MAX_DRIFT,
     real_data_set,
     reference_outputs,
     token_counts,
@@ -117,7 +117,7 @@ def compared(found: dict, edition: str):
     """Agreements by data set."""
     known = reference_outputs()
     files = [
-        Labels(
+        LabelComparison(
             name,
             labels,
             {e: reference.labels[name] for e, reference in known.items()},
@@ -161,7 +161,7 @@ def test_untouched_reference_is_equal(edition: str):
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("edition", reference_outputs())
 def test_few_lines_are_float_drift(edition: str, name: str):
-    most = LARGEST_DRIFT[name]
+    most = MAX_DRIFT[name]
     lines = random.Random(name).sample(range(LINES[name]), most + 1)
     found = compared(with_changes(edition, [name], lambda _: lines[:most]), edition)[name]
     assert found.verdict == "drift"
@@ -238,7 +238,7 @@ def test_another_editions_arithmetic_is_named(edition, theirs, like, contrast):
     labels = reference_outputs()[theirs].labels
     for name, found in compared(dict(labels), edition).items():
         assert found.verdict == "differs"
-        assert f"another arithmetic; it looks like {like}" in found.message, name
+        assert f"a different arithmetic; it looks like {like}" in found.message, name
         assert found.message.endswith(contrast)
 
 
@@ -306,7 +306,7 @@ def test_the_four_kinds_have_four_sentences():
 def test_kappa_is_cohens():
     known = reference_outputs()
     ours, theirs = known["mmia"].labels["sst-dev"], known["spring2026"].labels["sst-dev"]
-    file = Labels("a", ours, {"spring2026": theirs}, {"spring2026": 0})
+    file = LabelComparison("a", ours, {"spring2026": theirs}, {"spring2026": 0})
     assert file.kappa("spring2026") == pytest.approx(cohen_kappa_score(ours, theirs), abs=1e-12)
 
 
@@ -314,7 +314,7 @@ def test_text_of_another_edition():
     known = {name: (r.text, r.text_runs) for name, r in reference_outputs().items()}
     prompts = [edition.prompt_text for edition in EDITIONS.values()]
     one = compare_text("t", known["fall2024"][0], known, "fall2025", prompts)
-    parted = "the first 30 of 62 words after the prompt are those of fall2025"
+    parted = "the first 30 of 62 words after the prompt equal those of fall2025"
     assert one.message == f"{parted}; it is the text of fall2024, spring2025"
     same = compare_text("t", known["mmia"][0], known, "mmia", prompts)
     assert same.message == "the text equals the reference (1 run)"

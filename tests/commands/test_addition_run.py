@@ -370,10 +370,10 @@ def test_a_test_file_that_is_not_there_is_said(folder: Path, capsys: pytest.Capt
     test = (folder / "test.txt").read_text()
     (folder / "test.txt").unlink()
     addition_run.main(arguments(folder, epochs=1))
-    assert "its pairs cannot be kept out of the training" in capsys.readouterr().err
+    assert "its pairs cannot be excluded from training" in capsys.readouterr().err
     (folder / "test.txt").write_text(test)
     run_test(folder)
-    assert "the training did not keep out the pairs of" in capsys.readouterr().out
+    assert "training did not exclude the pairs of" in capsys.readouterr().out
 
 
 def run_test(folder: Path, *more: str) -> tuple[dict, list[str]]:
@@ -435,7 +435,7 @@ def test_a_test_prints_and_writes(folder: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     n_right = sum(map(str.__eq__, predictions, lines_of(folder / "test.txt")))
     assert "\ntest length 40\n" in printed and f"\nAccuracy: {n_right / 40}\n" in printed
-    assert "did not keep out" not in printed
+    assert "did not exclude" not in printed
     assert summary.keys() == {"model_config", "train_config", "num_params", "accuracy"}
     assert summary["num_params"] == PARAMETERS and summary["accuracy"] == n_right / 40
     for name in ("model_config", "training_config"):

@@ -17,7 +17,7 @@ import pytest
 
 import grade
 from mini_llama.submissions import classes
-from mini_llama.submissions.standard import read_standard
+from mini_llama.submissions.answer_key import read_answer_key
 from tests import planted
 from tests.helpers import ROOT
 
@@ -68,7 +68,7 @@ def test_class_is_graded_in_time(graded, found):
     assert len(found) == len(STUDENTS)
     assert status == 1  # some were refused
     assert seconds < 60
-    assert err == b"neither zips nor folders, left out: 'marks.txt'\n"
+    assert err == b"skipped, neither zips nor folders: 'marks.txt'\n"
     counts = [sum(s.status == k for s in STUDENTS.values()) for k in ("ok", "errors", "refused")]
     last = "submissions: {}; without errors {}, with errors {}, refused {}"
     assert out.decode().splitlines()[-1] == last.format(len(STUDENTS), *counts)
@@ -220,7 +220,7 @@ def test_repository_is_one_submission(folder, tmp_path, capsys):
     status, out, err = run(capsys, tmp_path, f"--data={folder / 'data'}")
     assert (status, err) == (0, "")
     assert "submissions: 1; without errors 1" in out
-    assert "found elsewhere" in out
+    assert "misplaced files" in out
     (tmp_path / "other" / "deep").mkdir(parents=True)
     (tmp_path / "other" / "deep" / "llama.py").write_text("")
     assert len(classes.find_submissions([tmp_path])) == 3
@@ -228,7 +228,7 @@ def test_repository_is_one_submission(folder, tmp_path, capsys):
 
 def test_bundled_data_stands_in(tmp_path, monkeypatch, capsys):
     """Without real data the demo's outputs are graded, which have no figure."""
-    monkeypatch.setattr("mini_llama.submissions.standard.DATA", tmp_path / "data")
+    monkeypatch.setattr("mini_llama.submissions.answer_key.DATA", tmp_path / "data")
     text = (ROOT / "data" / "demo" / "demo-dev.txt").read_bytes()
     (tmp_path / "demo-dev-lora-output.txt").write_bytes(text)
     (tmp_path / "generated-sentence-temp-0.txt").write_text("Once upon a time, there was a cat")
@@ -244,7 +244,7 @@ def test_bundled_data_stands_in(tmp_path, monkeypatch, capsys):
     [
         ([], "required: PATH"),
         (["none.zip"], "none.zip does not exist"),
-        (["empty"], "'empty': holds neither a zip nor a folder to grade"),
+        (["empty"], "'empty': no zip and no folder to grade"),
         (["one", "--data", "empty"], "empty holds none of sst-dev.txt, "),
         (["one", "--data", "bad"], "sst-dev.txt line 2: label '5' is not one of 0, 1, 2, 3, 4"),
         (["one", "--reference", "none"], "--reference none is not a folder"),
@@ -286,18 +286,18 @@ def test_process_that_ends_is_one_row(folder):
         def is_dir(self):
             os._exit(3)
 
-    standard = read_standard("mmia", folder / "data", None)
+    answer_key = read_answer_key("mmia", folder / "data", None)
     submissions = {"a": folder / "class" / "good0.zip", "b": Deadly("b")}
-    grades = classes.grade_class(submissions, standard, jobs=2)
+    grades = classes.grade_class(submissions, answer_key, jobs=2)
     assert [(g.name, g.status) for g in grades] == [("a", "ok"), ("b", "refused")]
-    assert grades[1].refusal == "cannot be graded: it ended the process that read it"
+    assert grades[1].refusal == "cannot be graded: it crashed the process that read it"
 
 
 def test_backend_can_be_plugged_in(folder):
-    standard = read_standard("mmia", folder / "data", None)
+    answer_key = read_answer_key("mmia", folder / "data", None)
     submissions = {"a": folder / "class" / "good0.zip", "b": folder / "class" / "hello.zip"}
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        grades = classes.grade_class(submissions, standard)
+        grades = classes.grade_class(submissions, answer_key)
     assert [(g.name, g.status) for g in grades] == [("a", "ok"), ("b", "refused")]
 
 

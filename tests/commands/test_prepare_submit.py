@@ -71,7 +71,7 @@ def test_missing_data_is_announced(folder, capsys):
         (["hello.zip"], 1, "error: zip: is no zip file"),
         ([], 2, "required"),
         (["work"], 2, "ID, the student id(s), is needed"),
-        (["work", "../x"], 2, "cannot name a folder"),
+        (["work", "../x"], 2, "is not a valid folder name"),
         (["none.zip", "ab1"], 2, "is not a file"),
         (["work", "ab1", "--data", "broken"], 2, "sst-dev.txt line 1: 'no label'"),
     ],

@@ -39,9 +39,9 @@ from mini_llama.downloads.files import STORIES42M_ARGS
 from mini_llama.reproduction import plots as reproduction_plots
 from mini_llama.reproduction import processes, reference
 from mini_llama.reproduction import report as reproduction_report
-from mini_llama.reproduction.estimate import Estimate, clock
+from mini_llama.reproduction.estimate import Estimate, format_duration
 from mini_llama.reproduction.outputs import read_epochs
-from mini_llama.reproduction.results import Wrong
+from mini_llama.reproduction.results import Misclassified
 from mini_llama.reproduction.runs import Run, Settings, make_runs
 from tests.helpers import ROOT
 
@@ -540,7 +540,7 @@ def test_finished_runs_are_kept(here: Path, capsys):
     assert calls() == ALL
     assert results() == first
     out = capsys.readouterr().out
-    assert "[7/7] cfimdb-lora-1337: done before, dev acc" in out
+    assert "[7/7] cfimdb-lora-1337: already done, dev acc" in out
 
 
 def test_what_changed_is_done_again(here: Path):
@@ -620,8 +620,10 @@ def test_a_failing_run_does_not_stop_the_others(here: Path, monkeypatch, capsys)
     line = "run_llama.py: error: <i>no</i> such thing (exit status 1)"
     assert f"[2/7] sst-prompt: failed: {line}" in printed
     assert f"- sst-prompt failed: {line}" in printed
-    assert "cfimdb-prompt: failed: killed by signal 9; was there too little memory?" in printed
-    assert "sst-lora-1337: failed: it ended well but wrote no sst-dev-lora-output.txt, " in printed
+    assert "cfimdb-prompt: failed: killed by signal 9; did it run out of memory?" in printed
+    assert (
+        "sst-lora-1337: failed: it succeeded but did not write sst-dev-lora-output.txt, " in printed
+    )
     assert "generate: failed: it printed nothing (exit status 3)" in printed
     assert re.search(r"^sst +prompt +dev +0 +- +\S+ .*failed", printed, flags=re.M)
     statuses = {name: entry["status"] for name, entry in records().items()}
@@ -658,7 +660,7 @@ def test_ctrl_c_stops_the_child_and_keeps_the_rest(
     here: Path, monkeypatch, capsys, how: str, number: int, status: int
 ):
     monkeypatch.setenv("FAKE", json.dumps({"sst-finetune-1337": how}))
-    monkeypatch.setattr(processes, "GRACE", 0.3)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.3)
     folder = Path("out/runs/sst-finetune-1337")
     interrupt_when(folder / "asleep", number)
     assert run("--data", "sst", "--epochs", "2") == status
@@ -721,7 +723,7 @@ def test_peak_memory_is_the_childs(tmp_path: Path):
     child = f"x = bytearray({size}); x[::4096] = bytes(len(x[::4096]))"
     code = "import sys\nfrom mini_llama.reproduction import processes, report\n"
     code += f"processes.COMMAND = (sys.executable, '-S', '-c', {child!r})\n"
-    code += f"print(*processes.spawn([], {str(tmp_path / 'log.txt')!r}, False))"
+    code += f"print(*processes.run_process([], {str(tmp_path / 'log.txt')!r}, False))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -748,22 +750,24 @@ def test_estimate():
         names = {s: str(folder / f"demo-{s}.txt") for s in ("train", "dev", "test")}
         for name, value in names.items():
             object.__setattr__(run_.options, name, value)
-    assert rest.say([prompt]) == "no estimate yet of what remains"
-    rest.learn(generate, 50.0)
-    assert rest.say([prompt]) == "no estimate yet of what remains"
-    rest.learn(prompt, 14.0)
-    assert rest.say([prompt, generate]) == "about 1:04 remain"
+    assert rest.describe([prompt]) == "no estimate yet of the remaining time"
+    rest.update(generate, 50.0)
+    assert rest.describe([prompt]) == "no estimate yet of the remaining time"
+    rest.update(prompt, 14.0)
+    assert rest.describe([prompt, generate]) == "about 1:04 remain"
     size = {name: Path(path).stat().st_size for name, path in names.items()}
     evaluated = size["dev"] + size["test"]
     passes = 5 * (4 * size["train"] + size["dev"]) + evaluated
-    assert rest.say([finetune]) == f"about {clock(4 + 10 * passes / evaluated)} remain"
+    assert (
+        rest.describe([finetune]) == f"about {format_duration(4 + 10 * passes / evaluated)} remain"
+    )
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.4, "0:00"), (75.2, "1:15"), (3599.7, "1:00:00"), (36125, "10:02:05")]
 )
 def test_clock(seconds: float, shown: str):
-    assert clock(seconds) == shown
+    assert format_duration(seconds) == shown
 
 
 # Plots and the page
@@ -792,8 +796,8 @@ def test_page_is_self_contained_and_escaped(here: Path, monkeypatch):
     for dataset in ("sst", "cfimdb"):
         names = here / "data" / f"{dataset}-label-mapping.json"
         names.write_text(json.dumps(["bad", EVIL]))
-    wrong = Wrong(EVIL, 1, 7, 0.9, 0.05)
-    monkeypatch.setattr(reproduction_report, "find_worst", lambda *args: [wrong])
+    wrong = Misclassified(EVIL, 1, 7, 0.9, 0.05)
+    monkeypatch.setattr(reproduction_report, "find_worst_examples", lambda *args: [wrong])
     monkeypatch.setenv("FAKE", '{"cfimdb-lora-1337": "fail"}')
     # the question holds the label's word, which the fake program does not know
     assert run("--only", "generate", "finetune", "lora", "--epochs", "2") == 1
@@ -861,10 +865,10 @@ def spawn_here(words: list, log: Path, is_appended: bool) -> tuple[int, None]:
 def test_all_options_with_the_real_program(here: Path, monkeypatch, capsys):
     script = (sys.executable, str(ROOT / "run_llama.py"))
     monkeypatch.setattr(processes, "COMMAND", script)
-    real = processes.spawn
+    real = processes.run_process
     monkeypatch.setattr(
         processes,
-        "spawn",
+        "run_process",
         lambda words, *more: (real if "lora" in words else spawn_here)(words, *more),
     )
     assert run("--data", "sst", "--epochs", "1") == 0

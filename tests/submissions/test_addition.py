@@ -72,7 +72,7 @@ def test_a_complete_folder(files: dict[str, bytes]):
 
 def test_nothing_handed_in():
     [message] = messages(read({"llama.py": b""}))
-    assert message.startswith("error: addition_models/: holds no experiment: 5 ablations")
+    assert message.startswith("error: addition_models/: holds no experiments: 5 ablations")
 
 
 @pytest.mark.parametrize(
@@ -81,25 +81,25 @@ def test_nothing_handed_in():
         ({"best_model": None}, "error: addition_models/: holds no best_model"),
         (
             {"best_model": experiment("best_model", 1)},
-            "best_model has 99.00% right, it must reach 100%",
+            "best_model has 99.00% accuracy, it must reach 100%",
         ),
-        ({"ablation_2": None}, "holds 4 ablations, required are at least 5"),
+        ({"ablation_2": None}, "holds 4 ablations, at least 5 are required"),
         (
             {"ablation_5": experiment("ablation_5")},
-            "1 ablations are below 100%, asked for are at least 2",
+            "1 ablations are below 100%, at least 2 are required",
         ),
-        ({"ablation_2": experiment("dim_12")}, "holds 4 ablations, required are at least 5"),
+        ({"ablation_2": experiment("dim_12")}, "holds 4 ablations, at least 5 are required"),
         (
             {"ablation_2": experiment("ablation_2", accuracy=0.5)},
-            "says accuracy 0.5000, predictions.json has 1.0000: test again",
+            "claims accuracy 0.5000, predictions.json has 1.0000: test again",
         ),
         (
             {"ablation_2": experiment("ablation_2", num_params=7)},
-            "says '7' parameters, the shape has 8560",
+            "claims '7' parameters, the shape has 8560",
         ),
         (
             {"ablation_2": experiment("ablation_2", model_config=MODEL | {"dim": 12})},
-            "has another shape than model_config.json",
+            "has a different shape from model_config.json",
         ),
     ],
 )
@@ -120,26 +120,30 @@ def replaced(files: dict[str, bytes], file: str, content: object) -> AdditionTas
     ("file", "content", "expected"),
     [
         ("predictions.json", TEST[:-1], "has 99 predictions, the test has 100"),
-        ("predictions.json", TEST[::-1], "answers 100 other questions than the test's"),
-        ("predictions.json", [1] * 100, "is not a list of texts"),
-        ("predictions.json", {"a": TEST}, "is not a list in JSON"),
+        ("predictions.json", TEST[::-1], "100 predictions do not start with the test's question"),
+        ("predictions.json", [1] * 100, "is not a list of strings"),
+        ("predictions.json", {"a": TEST}, "is not a JSON list"),
         ("predictions.json", b"\xff", "is not JSON (line 1: byte 0xff is not UTF-8"),
         ("predictions.json", b"[" * 100_000, "nested too deeply"),
         ("predictions.json", b"[1" + b"0" * 5000 + b"]", "is not JSON"),
-        ("predictions.json", [line + "=1" for line in TEST], "answers with a rest"),
-        ("model_config.json", MODEL | {"dim": -3}, "describes no model: "),
-        ("model_config.json", MODEL | {"dim": 15}, "describes no model: "),
+        ("predictions.json", [line + "=1" for line in TEST], "an answer followed by more text"),
+        ("model_config.json", MODEL | {"dim": -3}, "does not describe a model: "),
+        ("model_config.json", MODEL | {"dim": 15}, "does not describe a model: "),
         ("model_config.json", MODEL | {"dim": "16"}, "dim is '16', not a whole number"),
         ("model_config.json", MODEL | {"dim": True}, "dim is 'True', not a whole number"),
         ("model_config.json", MODEL | {"n_layers": 10**9}, "n_layers is more than 1,000"),
-        ("model_config.json", MODEL | {"hidden_dim": [1]}, "describes no model: "),
-        ("model_config.json", MODEL | {"vocab_size": 20}, "is not the task's: vocab_size='20'"),
-        ("model_config.json", [], "is not an object in JSON"),
+        ("model_config.json", MODEL | {"hidden_dim": [1]}, "does not describe a model: "),
+        (
+            "model_config.json",
+            MODEL | {"vocab_size": 20},
+            "changes what the task fixes: vocab_size='20'",
+        ),
+        ("model_config.json", [], "is not a JSON object"),
         ("training_config.json", TRAINING | {"capacity": 10**13}, "the course allows 5,808,844,"),
-        ("training_config.json", TRAINING | {"train_samples": 10**9}, "its capacity pays for "),
-        ("training_config.json", {"capacity": "much"}, "does not say capacity, n_epochs"),
-        ("experiment_summary.json", {}, "says no accuracy from 0 to 1"),
-        ("experiment_summary.json", b'{"accuracy": NaN}', "says no accuracy from 0 to 1"),
+        ("training_config.json", TRAINING | {"train_samples": 10**9}, "its capacity allows "),
+        ("training_config.json", {"capacity": "much"}, "lacks capacity, n_epochs"),
+        ("experiment_summary.json", {}, "has no accuracy from 0 to 1"),
+        ("experiment_summary.json", b'{"accuracy": NaN}', "has no accuracy from 0 to 1"),
     ],
 )
 def test_files_that_are_not_as_they_should_be(
@@ -147,7 +151,7 @@ def test_files_that_are_not_as_they_should_be(
 ):
     found = [message for message in messages(replaced(files, file, content)) if expected in message]
     assert len(found) == 1, messages(replaced(files, file, content))
-    assert f"addition_models/ablation_1/{file}: " in found[0] or "rest" in found[0]
+    assert f"addition_models/ablation_1/{file}: " in found[0] or "more text" in found[0]
     assert "\n" not in found[0] and len(found[0]) < 400
 
 
@@ -166,7 +170,7 @@ def test_the_summary_stands_in_for_lost_configurations(files: dict[str, bytes]):
         del files[f"addition_models/ablation_1/{file}"]
     task = read(files)
     [message] = messages(task)
-    assert message.endswith("model_config.json, training_config.json are in 'ablation_1'")
+    assert message.endswith("model_config.json, training_config.json in 'ablation_1'")
     assert task.experiments["ablation_1"].parameters == 8560
 
 
@@ -198,7 +202,9 @@ def test_without_the_test_file_sums_are_counted():
     same = read(files | {name: json.dumps(right[:1] * 10_000).encode()}, [])
     assert any("has a question more than once" in message for message in messages(same))
     others = read(files | {name: json.dumps(["nothing"] * 10_000).encode()}, [])
-    assert any("answers 10000 other questions" in message for message in messages(others))
+    assert any(
+        "10000 predictions do not start with a question" in message for message in messages(others)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""grading.py, standard.py, agreement.py: figures and bands, placeholder labels, comparison with
+"""grading.py, answer_key.py, agreement.py: figures and bands, placeholder labels, comparison with
 reference outputs.
 """
 
@@ -12,19 +12,19 @@ import pytest
 from mini_llama.assignment import agreement
 from mini_llama.assignment.reference_outputs import ReferenceOutputs, reference_outputs
 from mini_llama.submissions import report, rules
-from mini_llama.submissions.agreement import compare_all
+from mini_llama.submissions.agreement import compare_with_references
+from mini_llama.submissions.answer_key import AnswerKey, read_answer_key, read_references
 from mini_llama.submissions.archive import Submission
 from mini_llama.submissions.grading import (
     Grade,
     Output,
+    flag_identical_outputs,
     grade_files,
     grade_output,
-    mark_equal_outputs,
 )
 from mini_llama.submissions.page import html_page
 from mini_llama.submissions.prediction_files import PREDICTION_FILES, read_predictions
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
-from mini_llama.submissions.standard import Standard, read_references, read_standard
 from tests.submissions.samples import LINES, SENTENCES, good_files
 
 DEV = "sst-dev-finetuning-output.txt"
@@ -32,8 +32,8 @@ PROMPT = "sst-dev-prompting-output.txt"
 METHODS = {"prompt": "prompting", "finetune": "finetuning", "lora": "lora"}
 
 
-def standard(gold, edition="mmia"):
-    return Standard(edition, Expected(), gold)
+def answer_key(gold, edition="mmia"):
+    return AnswerKey(edition, Expected(), gold)
 
 
 @pytest.mark.parametrize(
@@ -57,22 +57,22 @@ def test_bands(file, edition, accuracy, verdict):
     right = round(1000 * accuracy)
     gold = {PREDICTION_FILES[file].data_name: [0, 1] * 500}
     labels = [*([0, 1] * 500)[:right], *([1, 0] * 500)[right:]]
-    output = grade_output(file, True, labels, standard(gold, edition))
+    output = grade_output(file, True, labels, answer_key(gold, edition))
     assert (output.verdict, output.accuracy) == (verdict, accuracy)
 
 
 def test_what_is_not_scored():
-    one = standard({"sst-dev": [3, 3, 3]})
+    one = answer_key({"sst-dev": [3, 3, 3]})
     assert grade_output(DEV, True, [3, 3, 1], one).verdict == "placeholder"
     assert grade_output(DEV, True, [3, 3, 1], one).accuracy is None
-    assert grade_output(DEV, True, [3, 3, 1], standard({})).verdict == "no gold"
+    assert grade_output(DEV, True, [3, 3, 1], answer_key({})).verdict == "no gold"
     assert grade_output(DEV, True, None, one).verdict == "faulty"
     assert grade_output(DEV, False, None, one).verdict == "missing"
 
 
 def test_real_gold(shared):
     """The placeholder labels of cfimdb-test.txt are known by themselves."""
-    real = read_standard("mmia", shared / "data", None)
+    real = read_answer_key("mmia", shared / "data", None)
     assert {name: len(labels) for name, labels in real.gold.items()} == {
         "sst-dev": 1101,
         "sst-test": 2210,
@@ -101,7 +101,7 @@ def test_each_prediction_file_is_parsed_once(monkeypatch):
     monkeypatch.setattr(rules, "read_predictions", count)
     gold = {name: [0, 1] * 3 + [0] for name in LINES}
     submission = Submission("ab1", tuple(files), files, ())
-    known = Standard("mmia", Expected(sentences=SENTENCES), gold)
+    known = AnswerKey("mmia", Expected(sentences=SENTENCES), gold)
     graded = grade_files(submission, "ab1", 1, known)
     assert sorted(parsed) == sorted(files[name] for name in PREDICTION_FILES)
     right = {"sst": 2 / 7, "cfimdb": 1.0}  # labels 0 1 2 3 4 0 1, and 0 1 0 1 0 1 0
@@ -122,7 +122,7 @@ def graded(name, file, minority, digest="x"):
     [
         ("sst-dev-finetuning-output.txt", 700, "independent runs differ in 83 to 391 of 1,101"),
         ("sst-test-lora-output.txt", 90, "independent runs differ in 83 to 391 of 1,101 lines"),
-        ("cfimdb-dev-finetuning-output.txt", 110, "110 lines or more are outside the commonest"),
+        ("cfimdb-dev-finetuning-output.txt", 110, "at least 110 lines are outside the most common"),
         # Unrelated runs converge to nearly one class: equal ones are no news.
         ("cfimdb-dev-finetuning-output.txt", 0, None),
         ("cfimdb-dev-finetuning-output.txt", 7, None),
@@ -133,19 +133,19 @@ def graded(name, file, minority, digest="x"):
 )
 def test_equal_outputs_are_flagged_where_chance_hardly_makes_them(file, minority, why):
     grades = [graded("a", file, minority), graded("b", file, minority), graded("c", file, 9, "y")]
-    first, second, third = (grade.remarks for grade in mark_equal_outputs(grades))
+    first, second, third = (grade.remarks for grade in flag_identical_outputs(grades))
     assert third == ()
     if why is None:
         assert first == second == ()
     else:
         assert why in first[0] and "the same trained predictions as 'b' in 1 file" in first[0]
-        assert "but the same code and seed on like machines give equal ones" in second[0]
+        assert "but the same code and seed on similar machines give equal outputs" in second[0]
 
 
 def test_minority_is_counted():
-    output = grade_output(DEV, True, [0, 0, 1, 4, 0], standard({}))
+    output = grade_output(DEV, True, [0, 0, 1, 4, 0], answer_key({}))
     assert (output.minority, output.one_class) == (2, False)
-    assert grade_output(DEV, True, [3, 3], standard({})).minority == 0
+    assert grade_output(DEV, True, [3, 3], answer_key({})).minority == 0
 
 
 # --- reference outputs ---
@@ -157,7 +157,9 @@ def labels(n_flipped, n=1000):
 
 def compare_labels(file, found, references, edition):
     runs = dict.fromkeys(references, 0)
-    (one,) = agreement.compare_labels([agreement.Labels(file, found, references, runs)], edition)
+    (one,) = agreement.compare_labels(
+        [agreement.LabelComparison(file, found, references, runs)], edition
+    )
     return one
 
 
@@ -169,7 +171,7 @@ def compare_labels(file, found, references, edition):
         (11, "differs", (), "like none of the references (nearest is mmia, 11 differ)"),
         (300, "differs", ("spring2026",), "it looks like spring2026 (0 differ)"),
         (292, "differs", ("spring2026",), "it looks like spring2026 (8 differ)"),
-        (289, "differs", (), "nearest is spring2026, 11 differ, whose attention is causal"),
+        (289, "differs", (), "nearest is spring2026, which has causal attention (11 differ)"),
     ],
 )
 def test_lines(flipped, verdict, looks_like, part):
@@ -200,7 +202,7 @@ def test_texts():
     assert compare(texts["mmia"]).message == "the text equals the reference (4 independent runs)"
     found = compare(f"{start} a b x d")
     assert (found.file, found.verdict, found.share) == (GREEDY_TEXT, "differs", 0.5)
-    assert found.message == "the first 2 of 4 words after the prompt are those of mmia"
+    assert found.message == "the first 2 of 4 words after the prompt equal those of mmia"
     assert compare(texts["fall2024"]).message.endswith("it is the text of fall2024")
     assert compare(f"{start} a q r").message.endswith("nearest is llama2, with 2")
     assert compare(f"{start} a b c d", "spring2026").against == "mmia"
@@ -229,11 +231,13 @@ def test_reference_folders(tmp_path):
 
 
 def test_built_in_references_are_of_the_courses_data_only(shared, tmp_path):
-    real = read_standard("mmia", shared / "data", None)
+    real = read_answer_key("mmia", shared / "data", None)
     assert list(real.references) == list(reference_outputs())
     assert real.references["mmia"].runs[PROMPT] == 7
     assert {name: len(tokens) for name, tokens in real.tokens.items()} == LINES
-    assert read_standard("llama2", shared / "data", None).references == {}  # it has none of its own
+    assert (
+        read_answer_key("llama2", shared / "data", None).references == {}
+    )  # it has none of its own
     lines = (shared / "data" / "sst-dev.txt").read_text(encoding="utf-8").splitlines()
     for name, changed in {
         "whole": lines,
@@ -243,16 +247,16 @@ def test_built_in_references_are_of_the_courses_data_only(shared, tmp_path):
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "sst-dev.txt").write_text("\n".join(changed), encoding="utf-8")
-        assert bool(read_standard("mmia", tmp_path / name, None).references) == (name == "whole")
+        assert bool(read_answer_key("mmia", tmp_path / name, None).references) == (name == "whole")
 
 
 def test_references_of_a_folder_stand_over_the_built_in(shared, tmp_path):
     known = reference_outputs()["mmia"]
-    real = read_standard("mmia", shared / "data", None)
+    real = read_answer_key("mmia", shared / "data", None)
     sentences, suffix = real.expected.sentences["sst-dev"], PREDICTION_FILES[PROMPT].suffix
     text = "".join(f"4 ||| {sentence}{suffix}\n" for sentence in sentences)
     (tmp_path / PROMPT).write_text(text, encoding="utf-8")
-    over = read_standard("mmia", shared / "data", tmp_path).references
+    over = read_answer_key("mmia", shared / "data", tmp_path).references
     assert list(over["mmia"].labels[PROMPT]) == [4] * 1101
     assert over["mmia"].runs.get(PROMPT, 0) == 0
     test = "sst-test-prompting-output.txt"
@@ -261,13 +265,13 @@ def test_references_of_a_folder_stand_over_the_built_in(shared, tmp_path):
     assert over["fall2025"] == real.references["fall2025"]
     (tmp_path / PROMPT).unlink()
     (tmp_path / GREEDY_TEXT).write_text("mine", encoding="utf-8")
-    over = read_standard("llama2", shared / "data", tmp_path).references
+    over = read_answer_key("llama2", shared / "data", tmp_path).references
     assert over == {"llama2": ReferenceOutputs({}, "mine")}
 
 
 def test_both_figures_are_shown_where_the_predictions_give_another(shared):
     """The course's text has 0.498; the predictions that 32 runs agree on are right in 0.502."""
-    real = read_standard("fall2024", shared / "data", None)
+    real = read_answer_key("fall2024", shared / "data", None)
     file = "cfimdb-dev-prompting-output.txt"
     output = grade_output(file, True, real.references["fall2024"].labels[file], real)
     assert (output.figure, output.measured, output.verdict) == (0.498, 0.502, "within")
@@ -282,12 +286,12 @@ def full(real):
     """A grade with every output of the reference where there is one."""
     known = real.references[real.edition].labels
     outputs = [grade_output(f, f in known, known.get(f), real) for f in real.expected.predictions]
-    agreements = tuple(compare_all(known, real.references[real.edition].text, real))
+    agreements = tuple(compare_with_references(known, real.references[real.edition].text, real))
     return Grade("a", outputs=tuple(outputs), agreements=agreements)
 
 
 def test_what_equals_the_reference_is_said_of_one_submission_alone(shared):
-    real = read_standard("fall2024", shared / "data", None)
+    real = read_answer_key("fall2024", shared / "data", None)
     one = full(real)
     line = "equal: sst-dev-prompting-output.txt: 1101 of 1101 predictions equal the reference (19"
     assert line in report.table([one], real)
@@ -297,9 +301,9 @@ def test_what_equals_the_reference_is_said_of_one_submission_alone(shared):
 
 
 def test_cause_stands_in_table_csv_and_page(shared):
-    real = read_standard("mmia", shared / "data", None)
+    real = read_answer_key("mmia", shared / "data", None)
     causal = real.references["spring2026"]
-    agreements = tuple(compare_all(causal.labels, causal.text, real))
+    agreements = tuple(compare_with_references(causal.labels, causal.text, real))
     grade = Grade("a", outputs=full(real).outputs, agreements=agreements)
     assert report.agreement_cells(grade)[0] == ("differs", "spring2026")
     assert "causal attention instead of bidirectional" in report.table([grade], real)

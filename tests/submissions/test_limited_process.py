@@ -51,7 +51,7 @@ def test_environment_is_not_inherited(tmp_path, monkeypatch):
 
 
 def test_time_is_bounded_and_children_end_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(limited_process, "isolation", lambda: ())  # where real pids are seen
+    monkeypatch.setattr(limited_process, "unshare_command", lambda: ())  # where real pids are seen
     code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -67,7 +67,7 @@ def test_time_is_bounded_and_children_end_with_it(tmp_path, monkeypatch):
 
 def test_child_that_is_left_behind_ends_with_its_parent(tmp_path):
     """In a session of its own it escapes the group, but not the namespace."""
-    if not limited_process.isolation():
+    if not limited_process.unshare_command():
         pytest.skip("this system lets nobody make namespaces")
     # the child's own pid is of its namespace: it tells that it lives by writing
     child = "import time\nwhile True: open('alive', 'w').write(str(time.time())); time.sleep(.05)"
@@ -87,7 +87,9 @@ def test_caller_that_is_killed(tmp_path):
     child = "import time\nwhile True: open('alive', 'w').write(str(time.time())); time.sleep(.05)"
     folders = [tmp_path / "a", tmp_path / "b"]
     callers = []
-    for folder, line in zip(folders, ("", "limited_process.isolation = lambda: ()\n"), strict=True):
+    for folder, line in zip(
+        folders, ("", "limited_process.unshare_command = lambda: ()\n"), strict=True
+    ):
         folder.mkdir()
         code = "import sys\nfrom pathlib import Path\n"
         code += f"from mini_llama.submissions import limited_process\n{line}"
@@ -129,7 +131,7 @@ def test_files_and_output_are_bounded(tmp_path, monkeypatch):
 
 
 def test_network_is_cut_where_it_can_be(tmp_path):
-    if not limited_process.isolation():
+    if not limited_process.unshare_command():
         pytest.skip("this system lets nobody make namespaces")
     code = "import socket; socket.create_connection(('127.0.0.1', 9), 2)"
     assert b"Network is unreachable" in run(tmp_path, code).stderr

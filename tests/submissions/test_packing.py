@@ -62,17 +62,22 @@ def test_editions_take_along_what_may_be_added(folder):
     lines, names = pack(folder, "spring2025")
     left_out = ["checklist.md", "lora.py", *(n for n in good_files() if "-lora-" in n)]
     assert names == {*good_files(), *more} - {*left_out}
-    only(lines, "warning: zip: this edition does not ask for", "'checklist.md'", "'lora.py'")
+    only(
+        lines,
+        "warning: zip: not in the zip, this edition does not require it",
+        "'checklist.md'",
+        "'lora.py'",
+    )
     lines, names = pack(folder, "mmia")
     assert names == {*good_files()}
-    only(lines, "'ab1-report.pdf', 'cfimdb-test-advanced", "--edition names another")
+    only(lines, "'ab1-report.pdf', 'cfimdb-test-advanced", "choose another with --edition")
 
 
 def test_report_of_another_name(folder):
     (folder / "Final Report.pdf").write_bytes(b"x")
     lines, names = pack(folder, "fall2025")
     assert "Final Report.pdf" in names
-    only(lines, "warning: Final Report.pdf: a report is to be called ab1-report.pdf")
+    only(lines, "warning: Final Report.pdf: a report must be named ab1-report.pdf")
 
 
 def test_experiments_are_taken_along_whole(folder):
@@ -88,7 +93,7 @@ def test_experiments_are_taken_along_whole(folder):
         (folder / name).write_bytes(b"#")
     lines, names = pack(folder, "spring2026")
     assert lines[0].startswith("warning: addition_models/: not all of experiment_summary.json, ")
-    only(lines[1:], "does not ask for", "'lora.py'")
+    only(lines[1:], "does not require it", "'lora.py'")
     assert {name for name in names if name.startswith("addition")} == additions | experiments
     assert not any("lora" in name or "finetuning" in name for name in names)
     for name in experiments:
@@ -102,7 +107,7 @@ def test_zip_beyond_the_size_is_not_written(folder):
     (folder / "ab1-report.pdf").write_bytes(noise)
     lines, names = pack(folder, "fall2025")
     assert lines[0].startswith("error: zip: has 11,")
-    assert "allowed are 10,485,760 (10 MB)" in lines[0]
+    assert "at most 10,485,760 (10 MB)" in lines[0]
     assert not names
 
 
@@ -131,7 +136,7 @@ def test_with_imports_adds_own_modules_only(folder):
     "name", ["", " ", ".", "..", "a/b", "a\\b", "C:x", "a\nb", "a\x00b", "a.", "a*", "x" * 101]
 )
 def test_bad_ids(name):
-    with pytest.raises(ValueError, match="cannot name a folder"):
+    with pytest.raises(ValueError, match="is not a valid folder name"):
         packing.validate_id(name)
 
 

@@ -88,14 +88,14 @@ def test_real_data(shared):
 
 
 def test_missing_files_and_checkpoints():
-    setup = "setup.sh brings the .data file"
+    setup = "setup.sh downloads the .data file"
     only(check({"rope.py": None, "setup.sh": None}), "error", "2 of 30", ": rope.py, setup.sh")
     only(
         check({"rope.py": None, "sanity_check.data": None}), f"rope.py, sanity_check.data; {setup}"
     )
     assert check({"a.pdf": b"x", "x/y": b"x", "tokenizer.bin": b"x", "data/a.txt": b"x"}) == []
     for name in ("finetune-5-2e-05.pt", "runs/A.PTH", "m.safetensors"):
-        only(check({name: b"x"}), "error: zip: checkpoints are not handed in", f"remove '{name}'")
+        only(check({name: b"x"}), "error: zip: checkpoints are not submitted", f"remove '{name}'")
 
 
 def test_folder_in_a_folder():
@@ -127,7 +127,7 @@ def test_every_edition_has_its_files(edition):
     for mark, name in marks.items():
         assert (name in names) == (mark in has[edition]), name
     assert (LORA in names) == ("l" in has[edition])
-    assert expect(edition).hand_in.max_bytes == (15 if edition == "spring2026" else 10) * 2**20
+    assert expect(edition).requirements.max_bytes == (15 if edition == "spring2026" else 10) * 2**20
 
 
 def test_what_the_courses_install_may_be_imported():
@@ -182,16 +182,16 @@ def test_another_prompt(before, after, is_known):
     known = sentences if is_known else {}
     checked = check_submission(submission, "ab1", expect(sentences=known))
     lines = [str(problem) for problem in checked.problems]
-    only(
-        lines, f"warning: {PROMPTING}: is written with another prompt, ", " after the sentence, not"
-    )
+    only(lines, f"warning: {PROMPTING}: uses a different prompt: ", " after the sentence, not")
     assert checked.labels[PROMPTING][:3] == [0, 1, 0]
     assert PROMPTING not in checked.comparable
     if is_known:
         files[PROMPTING] = files[PROMPTING].replace(b"17 17", b"18 17")
         number = 17 * (1 + before.count(b"\n") + after.count(b"\n")) + 1
         only(
-            check(files, known), f"error: {PROMPTING}: another prompt, ", f"line {number}: sentence"
+            check(files, known),
+            f"error: {PROMPTING}: a different prompt, ",
+            f"line {number}: sentence",
         )
 
 
@@ -208,7 +208,7 @@ def test_what_an_editor_did_is_a_warning():
     )
     for end, count in ((b"\n", 1), (b"\r\n\r\n\n", 3)):
         lines = check({LORA: content + end})
-        only(lines, f"warning: {LORA}: empty lines at its end, which are ignored: {count}:")
+        only(lines, f"warning: {LORA}: ends with empty lines ({count}), which are ignored:")
     only(check({LORA: content + b" \n"}), f"error: {LORA}: has 8 lines, sst-dev.txt has 7")
 
 
@@ -244,7 +244,7 @@ def test_empty_files_and_generated_texts(name, content, parts):
         (b"(" * 100_000, "does not parse"),
         (b"-" * 100_000 + b"1", "does not parse"),
         (b"a" + b".a" * 60_000, "does not parse"),
-        (b"#" * 131_073, "131,073 bytes, allowed are 131,072"),
+        (b"#" * 131_073, "131,073 bytes, at most 131,072"),
     ],
 )
 def test_python_that_does_not_parse(source, part):

@@ -37,7 +37,7 @@ def test_our_own_modules_pass(plan):
     )
 
 
-def handed_in(edition: str, **changes: str | None) -> Submission:
+def requirements(edition: str, **changes: str | None) -> Submission:
     files = {k: text.encode() for k, text in student_files(edition, **changes).items()}
     return Submission("ab1", tuple(files), files, ())
 
@@ -52,7 +52,7 @@ def test_right_code_of_every_course_passes(plan, edition):
     given = dict.fromkeys(("base_llama", "config", "tokenizer", "utils"))
     changes = given if edition == "fall2024" else {}
     own = dataclasses.replace(plan, edition=edition)
-    checks = student_code.run_checks(handed_in(edition, **changes), own)
+    checks = student_code.run_checks(requirements(edition, **changes), own)
     assert [check.verdict for check in checks] == ["pass"] * 4, checks
     assert edition in checks[2].message
 
@@ -64,13 +64,13 @@ def test_generation_is_sure_of_every_next_token(plan):
         "    generate_sentence(args, prefix, args.generated_sentence_high",
         f"    {seeds}(args, prefix, args.generated_sentence_high",
     )
-    check = student_code._check_generation(handed_in("mmia", run_llama=text), plan)
+    check = student_code._check_generation(requirements("mmia", run_llama=text), plan)
     assert check == Check("generate", "pass", "wrote two texts")
 
 
 def test_generation_starts_with_the_prompt(plan):
     text = run_llama("A text of my own, it is").replace("=75", "=2")
-    check = student_code._check_generation(handed_in("mmia", run_llama=text), plan)
+    check = student_code._check_generation(requirements("mmia", run_llama=text), plan)
     message = "a text starts with 'A text of my own, it', not with the assignment's prompt"
     assert check == Check("generate", "fail", message)
 
@@ -93,7 +93,7 @@ def test_habits_of_run_llama(plan, old, new):
     changed = text.replace(old, new)
     if new == '"--out"':
         changed = changed.replace("args.generated_sentence_low_temp_out", "args.out")
-    check = student_code._check_generation(handed_in("mmia", run_llama=changed), plan)
+    check = student_code._check_generation(requirements("mmia", run_llama=changed), plan)
     assert check == Check("generate", "pass", "wrote two texts")
 
 
@@ -101,16 +101,16 @@ def test_old_texts_are_not_taken_for_new_ones(plan):
     files = dict.fromkeys(student_code.GENERATED_FILES, FRANKENSTEIN.encode())
     files |= {"run_llama.py": b"pass"}
     check = student_code._check_generation(Submission("ab1", tuple(files), files, ()), plan)
-    assert check.message == "ended well, but did not write low.txt and high.txt"
+    assert check.message == "succeeded, but did not write low.txt and high.txt"
 
 
 @pytest.mark.parametrize("module", NOT_INSTALLED[:1])
 def test_a_missing_module_that_is_used_is_named(plan, module):
     rope = f"import {module}\ndef apply_rotary_emb(q, k, *_):\n    return {module}.turn(q), k\n"
-    check = student_code._check_rope(handed_in("mmia", rope=rope), plan)
+    check = student_code._check_rope(requirements("mmia", rope=rope), plan)
     assert check.verdict == "error"
     assert f"No module named '{module}' is installed here, and line 3 of rope.py" in check.message
-    check = student_code._check_rope(handed_in("mmia", rope=None), plan)
+    check = student_code._check_rope(requirements("mmia", rope=None), plan)
     assert "No module named 'rope'" in check.message
 
 
@@ -159,12 +159,12 @@ def test_rope(rope, verdict, part, plan):
 @pytest.mark.parametrize(
     ("program", "verdict", "message"),
     [
-        ("print('hi'); import time; time.sleep(60)", "timeout", "was ended after 2 seconds: "),
+        ("print('hi'); import time; time.sleep(60)", "timeout", "stopped after 2 seconds: "),
         ("import sys; sys.exit('sorry')", "error", "exit status 1: sorry"),
         ("x = bytes(5 * 1024 ** 3)", "error", "exit status 1: MemoryError"),
-        ("import os; os.kill(os.getpid(), 9)", "error", "exit status 137: it said nothing"),
-        ("pass", "fail", "ended well, but did not write low.txt and high.txt"),
-        ("open('low.txt', 'w').write('a')", "fail", "ended well, but did not write high.txt"),
+        ("import os; os.kill(os.getpid(), 9)", "error", "exit status 137: it printed nothing"),
+        ("pass", "fail", "succeeded, but did not write low.txt and high.txt"),
+        ("open('low.txt', 'w').write('a')", "fail", "succeeded, but did not write high.txt"),
     ],
 )
 def test_generation(program, verdict, message, plan):

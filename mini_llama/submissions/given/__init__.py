@@ -1,7 +1,7 @@
-"""The files that every course gives its students, for submissions that lack some of them.
+"""Starter files that every course gives its students, for submissions that lack some of them.
 
-They are ours, in the course's form: each is copied beside a student's modules, imports only what
-stands there, and offers what the course's own offers them.
+They are our own versions with the courses' interface. Each is copied into the folder of a student's
+modules, and imports nothing else of this project.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ GIVEN = ("base_llama.py", "config.py", "tokenizer.py", "utils.py")
 
 
 def given_files(present: Collection[str]) -> dict[str, bytes]:
-    """Those of GIVEN that are not among the names of a submission's files, by name."""
+    """The contents of the files of GIVEN that a submission lacks, by name."""
     absent = [
         name for name in GIVEN if not {name, name.replace(".py", "/__init__.py")} & {*present}
     ]

@@ -1,4 +1,4 @@
-"""What a student's Llama inherits from."""
+"""The base class of a student's Llama."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from config import LlamaConfig as LlamaConfig  # llama.py imports it from here
 
 
 class LlamaPreTrainedModel(nn.Module):
-    """A module that knows its configuration, initialised from N(0, 0.02)."""
+    """A module with a configuration and weights initialized from N(0, 0.02²)."""
 
     config_class = LlamaConfig
     base_model_prefix = "llama"

@@ -4,7 +4,7 @@ from typing import Any
 
 
 class PretrainedConfig:
-    """Settings of any names."""
+    """Settings with arbitrary names."""
 
     model_type = ""
 
@@ -13,7 +13,7 @@ class PretrainedConfig:
 
 
 class LlamaConfig(PretrainedConfig):
-    """The course's names and defaults; what else is given is kept as it is."""
+    """The course's names and defaults; any other setting is stored too."""
 
     model_type = "llama"
 

@@ -1,4 +1,4 @@
-"""SentencePiece behind the course's interface."""
+"""SentencePiece with the course's interface."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ TOKENIZER_MODEL = "tokenizer.model"
 
 
 class Tokenizer:
-    """`max_len` bounds a text's tokens, BOS and EOS not counted."""
+    """`max_len` limits a text's tokens, not counting BOS and EOS."""
 
     def __init__(self, max_len: int | None = None, tokenizer_model: str | None = None) -> None:
         self.model_path = tokenizer_model or TOKENIZER_MODEL
         if not Path(self.model_path).is_file():
-            raise FileNotFoundError(f"{self.model_path} does not exist: setup.sh brings it")
+            raise FileNotFoundError(f"{self.model_path} does not exist: setup.sh downloads it")
         self.sp_model = SentencePieceProcessor(model_file=self.model_path)
         self.max_len = max_len
         self.n_words: int = self.sp_model.vocab_size()

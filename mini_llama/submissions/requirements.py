@@ -1,6 +1,6 @@
-"""What each edition asks its students to hand in, and what nobody should: one table of files.
+"""The files that each edition requires, and files that should never be submitted.
 
-Sources: the courses' own READMEs and prepare_submit.py.
+Sources: the courses' READMEs and prepare_submit.py.
 """
 
 import re
@@ -37,26 +37,26 @@ ADDITION_MODELS = "addition_models"
 REPORTS = "*report*.pdf"  # its name should be ID-report.pdf
 _EXTRAS = ("*-advanced-output.txt", "feedback.txt", REPORTS)
 
-# What the courses' setup.sh installs, by the names that are imported, and what that brings along.
+# Import names of the packages that the courses' setup.sh installs, and of their dependencies.
 _INSTALLED = frozenset(
     "torch torchvision torchaudio tqdm requests importlib_metadata filelock sklearn numpy "
     "tokenizers sentencepiece scipy joblib threadpoolctl jinja2 markupsafe sympy mpmath networkx "
     "fsspec typing_extensions PIL yaml certifi charset_normalizer idna urllib3 zipp setuptools "
     "pkg_resources pip".split()
 )
-# Extras of this solution, imported where one is asked for.
+# Optional dependencies of this solution.
 _OWN_EXTRAS = frozenset(
     "bitsandbytes matplotlib pytest safetensors tensorboard tiktoken tokenizers".split()
 )
 
 
 @dataclass(frozen=True)
-class HandIn:
-    """What one edition asks for.
+class Requirements:
+    """The requirements of one edition.
 
-    `options` are those of run_llama.py whose prediction files are handed in. `extras` are patterns
-    of files that may be added. `folders` are handed in whole, checkpoints in them too. `packages`
-    may be imported.
+    `options` are the options of run_llama.py whose prediction files are required, `extras` the
+    patterns of optional files, `folders` those submitted as a whole, with their checkpoints, and
+    `packages` those that may be imported.
     """
 
     sources: tuple[str, ...] = _SOURCES
@@ -69,11 +69,11 @@ class HandIn:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The files that are asked for, without the prediction files."""
+        """The required files except the prediction files."""
         return (*self.sources, *self.others, *GENERATED_FILES)
 
     def is_extra(self, name: str) -> bool:
-        """Whether a file may be added, or is in a folder that is handed in whole."""
+        """Whether a file is optional, or in a folder that is submitted as a whole."""
         return self.is_in_folder(name) or is_like(name, self.extras)
 
     def is_in_folder(self, name: str) -> bool:
@@ -82,12 +82,12 @@ class HandIn:
 
 _WITH_LORA = (*_SOURCES, "lora.py")
 _WITHOUT_LORA = tuple(option for option in OUTPUT_ENDINGS if option != "lora")
-HAND_INS = {
-    "mmia": HandIn(sources=_WITH_LORA, packages=_INSTALLED | _OWN_EXTRAS),
-    "fall2025": HandIn(sources=_WITH_LORA, extras=_EXTRAS),
-    "fall2024": HandIn(others=_OTHERS, options=_WITHOUT_LORA, extras=(REPORTS,)),
-    "spring2025": HandIn(others=_OTHERS, options=_WITHOUT_LORA, extras=_EXTRAS),
-    "spring2026": HandIn(
+REQUIREMENTS = {
+    "mmia": Requirements(sources=_WITH_LORA, packages=_INSTALLED | _OWN_EXTRAS),
+    "fall2025": Requirements(sources=_WITH_LORA, extras=_EXTRAS),
+    "fall2024": Requirements(others=_OTHERS, options=_WITHOUT_LORA, extras=(REPORTS,)),
+    "spring2025": Requirements(others=_OTHERS, options=_WITHOUT_LORA, extras=_EXTRAS),
+    "spring2026": Requirements(
         sources=(*_SOURCES, *_ADDITION_SOURCES),
         options=("prompt",),
         extras=("feedback.txt", REPORTS),
@@ -95,29 +95,33 @@ HAND_INS = {
         max_bytes=15 * MEBIBYTE,
         packages=_INSTALLED | {"matplotlib"},
     ),
-    "llama2": HandIn(sources=_WITH_LORA, packages=_INSTALLED | _OWN_EXTRAS),
+    "llama2": Requirements(sources=_WITH_LORA, packages=_INSTALLED | _OWN_EXTRAS),
 }
-# Files of any edition, which tell where in a zip a submission is.
-ASKED_FOR = frozenset(name for one in HAND_INS.values() for name in one.names) | {*PREDICTION_FILES}
-# A class's own folder may well hold a README.
-TELLING = ASKED_FOR - {*_OTHERS, _CHECKLIST}
-ALL_EXTRAS = tuple(dict.fromkeys(extra for one in HAND_INS.values() for extra in one.extras))
+# Required files of any edition; they show where in a zip the submission is.
+REQUIRED_NAMES = frozenset(name for one in REQUIREMENTS.values() for name in one.names) | {
+    *PREDICTION_FILES
+}
+# The files that show that a folder is a submission: a folder of submissions may hold a README too.
+IDENTIFYING_NAMES = REQUIRED_NAMES - {*_OTHERS, _CHECKLIST}
+EXTRA_PATTERNS = tuple(
+    dict.fromkeys(extra for one in REQUIREMENTS.values() for extra in one.extras)
+)
 
 
 def is_like(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file directly in the top folder has a name of one of these patterns."""
+    """Whether a file directly in the top folder matches one of the patterns."""
     return "/" not in name and any(fnmatchcase(name.casefold(), p) for p in patterns)
 
 
-# --- what is wrong to hand in, whatever the edition ---
+# --- what no edition wants ---
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".onnx", ".h5")
-NO_CHECKPOINTS = {"tokenizer.bin"}  # llama2.c's tokenizer
+NOT_CHECKPOINTS = {"tokenizer.bin"}  # llama2.c's tokenizer
 CLUTTER_FOLDERS = frozenset(
     ".git .svn .hg __pycache__ .ipynb_checkpoints .pytest_cache .mypy_cache .ruff_cache .cache "
     ".tox .venv venv site-packages node_modules .idea .vscode .vs __MACOSX .Trash .eggs".split()
 )
-ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta/history")  # of venv, of conda
+ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta/history")  # venv, conda
 CLUTTER_FILES = (
     *("*.pyc", "*.pyo", "*.swp", "*~", ".ds_store", "._*", "thumbs.db", "desktop.ini", "icon\r"),
     *("*.zip", "*.tar", "*.tgz", "*.tar.?z", "*.tar.bz2", "*.7z", "*.rar", "*.tfevents.*"),
@@ -126,13 +130,13 @@ MACOS = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|\._[^/]*$|Icon\r$)")
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a file is one of weights."""
+    """Whether a file holds weights, by its name."""
     base = name.rpartition("/")[2].casefold()
-    return base.endswith(CHECKPOINT_SUFFIXES) and base not in NO_CHECKPOINTS
+    return base.endswith(CHECKPOINT_SUFFIXES) and base not in NOT_CHECKPOINTS
 
 
 def find_clutter(names: Collection[str]) -> dict[str, str]:
-    """The names that nobody should hand in, each with the folder, or the file, that it is in."""
+    """Files that should not be submitted, each with the folder to leave out, or itself."""
     ends = tuple(f"/{mark}" for mark in ENVIRONMENT_MARKS)
     marked = [(name, end) for name in names for end in ends if name.endswith(end)]
     environments = {name.removesuffix(end) + "/" for name, end in marked}

@@ -1,4 +1,4 @@
-"""What submissions are graded by: gold labels, prediction files, and reference outputs."""
+"""The answer key that submissions are graded by: gold labels and reference outputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,24 +15,24 @@ from mini_llama.assignment.reference_outputs import (
 )
 from mini_llama.assignment.reviews import BOM, read_label_names
 from mini_llama.places import DATA
-from mini_llama.submissions.handed_in import ADDITION_MODELS
 from mini_llama.submissions.prediction_files import (
     LABEL_WORDS,
     N_LINES,
     read_data_file,
     read_predictions,
 )
+from mini_llama.submissions.requirements import ADDITION_MODELS
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected, expect
-from mini_llama.submissions.untrusted_text import decode_text, shown
+from mini_llama.submissions.untrusted_text import decode_text, quoted
 
 ADDITION_TEST = "addition_test.txt"
 
 
 @dataclass(frozen=True)
-class Standard:
-    """What all submissions are graded by; `gold` has the labels of the data files that are there,
-    `references` are by edition, their labels by file. `tokens` are those of the courses' data sets
-    that are there, by data name.
+class AnswerKey:
+    """What all submissions are compared with. `gold` holds the labels of the existing data files,
+    by data name; `references` are by edition, and their labels by file. `tokens` are the token
+    counts of the courses' data sets, by data name.
     """
 
     edition: str
@@ -44,15 +44,15 @@ class Standard:
     @property
     def has_addition(self) -> bool:
         """Whether the edition has the addition task."""
-        return ADDITION_MODELS in self.expected.hand_in.folders
+        return ADDITION_MODELS in self.expected.requirements.folders
 
 
-def read_standard(edition: str, data: Path | None, reference: Path | None) -> Standard:
-    """Gold data of the folder `data`, by default the project's, and reference outputs: those that
-    are built in, if the data are the courses', and those of the folder `reference` over them.
+def read_answer_key(edition: str, data: Path | None, reference: Path | None) -> AnswerKey:
+    """Read the gold data of the folder `data` (by default the project's) and the reference outputs:
+    the built-in ones if the data is the courses', overridden by those of the folder `reference`.
 
-    Where no folder was named and no real data is there, the bundled data stands in. Raises OSError
-    or ValueError for files that cannot be graded by.
+    If no folder is given and there is no real data, the bundled data is used. Raises OSError or
+    ValueError for unusable files.
     """
     folder = data or DATA
     label_words, prompts = LABEL_WORDS, PROMPT_TEXTS
@@ -74,7 +74,7 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
             gold[name] = _gold_labels(path, examples, known)
     expected = replace(expected, sentences=sentences)
     path = folder / ADDITION_TEST
-    if ADDITION_MODELS in expected.hand_in.folders and path.is_file():
+    if ADDITION_MODELS in expected.requirements.folders and path.is_file():
         expected = replace(expected, additions=read_additions(path))
     real = _real_files(expected)
     references = _built_in(edition, real)
@@ -82,12 +82,12 @@ def read_standard(edition: str, data: Path | None, reference: Path | None) -> St
         references[name] = _over(own, references.get(name, ReferenceOutputs({}, None)))
     names = [expected.predictions[file].data_name for file in real]
     tokens = {name: token_counts()[name] for name in names}
-    return Standard(edition, expected, gold, references, tokens)
+    return AnswerKey(edition, expected, gold, references, tokens)
 
 
 def _real_files(expected: Expected) -> list[str]:
-    """The prompting files of the courses' data; a data set of which no file is here counts as
-    theirs beside those that are. None where any data file is another one.
+    """The prompting outputs if the data is the courses', else an empty list. A missing data file
+    counts as the courses' if another one is present.
     """
     prompting = {name: file for name, file in expected.predictions.items() if file.suffix}
     for file in prompting.values():
@@ -99,7 +99,7 @@ def _real_files(expected: Expected) -> list[str]:
 
 
 def _built_in(edition: str, files: Sequence[str]) -> dict[str, ReferenceOutputs]:
-    """The references for these prompting files; none for an edition that has none of its own."""
+    """The built-in references for these prompting outputs; none if the edition has none itself."""
     known = reference_outputs()
     if not files or edition not in known:
         return {}
@@ -115,7 +115,7 @@ def _built_in(edition: str, files: Sequence[str]) -> dict[str, ReferenceOutputs]
 
 
 def _over(own: ReferenceOutputs, known: ReferenceOutputs) -> ReferenceOutputs:
-    """Outputs of one's own, and the known ones where there are none."""
+    """The user's own outputs, completed by the known ones."""
     runs = {file: n for file, n in known.runs.items() if file not in own.labels}
     text, n = (known.text, known.text_runs) if own.text is None else (own.text, 0)
     return ReferenceOutputs({**known.labels, **own.labels}, text, runs, n)
@@ -126,18 +126,21 @@ def _gold_labels(
 ) -> list[int]:
     for number, (label, _) in enumerate(examples, 1):
         if label not in known:
-            what = f"label {shown(label)} is not one of {', '.join(known)}"
-            raise ValueError(f"{path} line {number}: {what}; get the data again with setup.sh")
+            message = f"label {quoted(label)} is not one of {', '.join(known)}"
+            raise ValueError(f"{path} line {number}: {message}; get the data again with setup.sh")
     return [int(label) for label, _ in examples]
 
 
 def read_references(folder: Path, edition: str, expected: Expected) -> dict[str, ReferenceOutputs]:
-    """By edition, from folders of their names, or from `folder` itself, which is then `edition`'s.
+    """Reference outputs by edition, from subfolders named after editions, or else from `folder`
+    itself, as those of `edition`.
 
-    Raises OSError or ValueError for files that cannot be compared with.
+    Raises OSError or ValueError for unusable files.
     """
     if not folder.is_dir():
-        raise ValueError(f"--reference {folder} is not a folder: name one of reference outputs")
+        raise ValueError(
+            f"--reference {folder} is not a folder: give a folder of reference outputs"
+        )
     folders = {name: folder / name for name in EDITIONS if (folder / name).is_dir()}
     folders = folders or {edition: folder}
     return {name: _read_reference(path, expected) for name, path in folders.items()}
@@ -160,13 +163,11 @@ def _read_reference(folder: Path, expected: Expected) -> ReferenceOutputs:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     if not labels and text is None:
-        what = f"holds neither {GREEDY_TEXT} nor a prompting output"
-        raise ValueError(f"--reference {folder} {what}: write them with run_llama.py")
+        message = f"holds neither {GREEDY_TEXT} nor a prompting output"
+        raise ValueError(f"--reference {folder} {message}: write them with run_llama.py")
     return ReferenceOutputs(labels, text)
 
 
 def normal_text(content: bytes) -> str:
-    """A generated text without what editors and systems change: line ends. Raises ValueError if it
-    is not UTF-8.
-    """
+    """A generated text with its line endings normalized. Raises ValueError if it is not UTF-8."""
     return decode_text(content.removeprefix(BOM)).replace("\r\n", "\n").rstrip("\n")
