@@ -57,9 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--reference",
         metavar="DIR",
         type=Path,
-        help="folder of reference outputs, or of one such folder per edition, named after it; they "
-        "replace the built-in ones. Prompting outputs are compared line by line, the text at "
-        "temperature 0 word by word",
+        help="folder of reference outputs that replace the built-in ones, or one such folder per "
+        "edition; prompting outputs are compared by line, the text at temperature 0 by word",
     )
     add("--csv", metavar="FILE", type=Path, help="write one row per submission")
     add("--json", metavar="FILE", type=Path, help="write all findings")
@@ -68,12 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--run", action="store_true", help="also run the code: three checks and one generation")
     seconds, memory = Limits.seconds, Limits.memory
     add("--seconds", type=float, default=seconds, help="time limit of each check (%(default)s)")
-    add(
-        "--memory",
-        type=float,
-        default=memory,
-        help="memory limit of each check in GiB (%(default)s)",
-    )
+    add("--memory", type=float, default=memory, help="GiB that each check may use (%(default)s)")
     return parser
 
 

@@ -112,9 +112,11 @@ class LabelHead(TaskHead):
 
 
 class LlamaForSequenceClassification(LabelHead):
-    """Labels, or with `problem_type` "regression" numbers, of whole rows.
+    """Labels of whole rows or, with `problem_type` "regression", numbers.
 
-    With `problem_type` None the labels' dtype decides. Raises ValueError for an unknown one.
+    If `problem_type` is None, a single output means regression; with more outputs, integer labels
+    mean single-label and float labels multi-label classification. transformers has the same rule,
+    but keeps the type of its first batch. Raises ValueError for an unknown type.
     """
 
     def __init__(
@@ -142,11 +144,12 @@ class LlamaForSequenceClassification(LabelHead):
     def loss(
         self, tokens: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The mean over the batch, by `problem_type`; for None by the labels.
+        """Mean loss over the batch, by `problem_type`:
 
-        - regression, or N = 1: squared error, labels (B,) or (B, N);
-        - single_label_classification, or labels (B,) of integers: cross-entropy;
-        - multi_label_classification, or labels (B, N) from 0 to 1: binary cross-entropy.
+        - regression, or None and N = 1: squared error, labels (B,) or (B, N);
+        - single_label_classification, or None, N > 1 and integers: cross-entropy, labels (B,);
+        - multi_label_classification, or None, N > 1 and floats: binary cross-entropy, labels (B, N)
+          from 0 to 1.
         """
         logits = self(tokens, lengths).float()
         regression, single, multi = PROBLEM_TYPES

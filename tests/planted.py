@@ -354,9 +354,9 @@ def hostile_students(fresh: Callable) -> dict[str, Student]:
         "million.zip": refused(
             b"PK\x01\x02".join([bytes(42)] * 200_000) + good[-22:], "more than 1000 entries"
         ),
-        "large.zip": refused(bytes(10 * 1024**2 + 1), "is no zip file"),
-        "hello.zip": refused(b"hello", "is no zip file"),
-        "cut.zip": refused(good[: len(good) // 2], "is no zip file"),
+        "large.zip": refused(bytes(10 * 1024**2 + 1), "is not a zip file"),
+        "hello.zip": refused(b"hello", "is not a zip file"),
+        "cut.zip": refused(good[: len(good) // 2], "is not a zip file"),
         "vacant.zip": refused(b"PK\x05\x06" + bytes(18), "holds no usable file"),
         "hollow": Student({}, "refused", says=("holds no files",)),
     }

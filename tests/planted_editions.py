@@ -229,7 +229,7 @@ def with_additions(fresh: Make) -> Named:
     yield "few.zip", faulty(few, "addition_models/: holds 3 ablations, at least 5 are required")
     yield "no best.zip", faulty(without("best_model/"), "addition_models/: holds no best_model")
     bare = without("ablation_2/loss_curve", "best_model/train.log")
-    bare_says = ("no plot (.png, ", "is in 'ablation_2'", "no log (", "is in 'best_model'")
+    bare_says = ("no plot (.png, ", "in 'ablation_2'", "no log (", "in 'best_model'")
     yield "bare.zip", Student(zipped(bare), says=bare_says)
     perfect = fresh() | experiment("ablation_1", 1.0)
     yield "perfect.zip", Student(zipped(perfect), says=("1 ablations are below 100%, at least 2",))

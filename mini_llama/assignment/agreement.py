@@ -200,7 +200,7 @@ def _unrelated(file: LabelComparison, against: str) -> tuple[str, str] | None:
     if max(kappas) >= UNRELATED_KAPPA or not is_far:
         return None
     message = "unrelated to every reference (no more agreement than by chance)"
-    guess = "as with random attention weights: was a checkpoint loaded with strict=False?"
+    guess = "as with random attention weights: was another checkpoint loaded with strict=False?"
     return "unrelated", f"{message}, {guess}"
 
 

@@ -205,14 +205,14 @@ def test_batch_size_is_seen_through_drift():
 def test_lines_without_padding_alone_agree():
     found = compared(with_changes("mmia", SST, other_batch(1, 0.4, random.Random(0))), "mmia")
     message = found["sst-dev"].message
-    assert "batch size 1 instead of 10, or padding that is masked, or on the left" in message
+    assert "batch size 1 instead of 10, or padding that is masked, on the left" in message
 
 
 def test_another_edition_with_another_batch_size():
     rng = random.Random(0)
     found = compared(with_changes("fall2024", SST, other_batch(8, 0.4, rng)), "mmia")["sst-dev"]
     assert found.cause == "batch 8"
-    assert "another arithmetic, that of fall2024, and batch size 8 instead of 10" in found.message
+    assert "the arithmetic of fall2024, and batch size 8 instead of 10" in found.message
 
 
 @pytest.mark.parametrize("share", [0.01, 0.018, 0.04, 0.1, 0.3, 0.6])
@@ -251,7 +251,7 @@ def test_causal_attention_of_a_norm_without_a_reference():
     found = [label if rng.random() < 0.55 else 0 for label in labels]
     agreement = compared({"sst-dev": found}, "fall2024")["sst-dev"]
     assert agreement.cause == "causal?"
-    assert "differ, whose attention is causal: probably causal attention" in agreement.message
+    assert "differ): probably causal attention" in agreement.message
 
 
 def test_count_alone_proves_no_mask():
@@ -270,7 +270,7 @@ def test_unrelated_predictions(edition: str):
     found = rng.choices(range(5), [2, 1, 6, 3, 1], k=1101)
     agreement = compared({"sst-dev": found}, edition)["sst-dev"]
     assert agreement.cause == "unrelated"
-    assert "a foreign checkpoint loaded with strict=False?" in agreement.message
+    assert "another checkpoint loaded with strict=False?" in agreement.message
 
 
 @pytest.mark.parametrize("label", range(2))
@@ -284,7 +284,7 @@ def test_eps_outside_the_root():
     lines = random.Random(0).sample(range(1101), 20)
     agreement = compared(with_changes("mmia", ["sst-dev"], lambda _: lines), "mmia")["sst-dev"]
     assert agreement.cause == "small error"
-    assert "as eps outside the norm's root" in agreement.message
+    assert "such as eps outside the norm's square root" in agreement.message
 
 
 def test_the_four_kinds_have_four_sentences():

@@ -359,8 +359,8 @@ def test_reused_files_lose_what_the_test_has(folder: Path, capsys: pytest.Captur
         (folder / f"{name}.txt").write_text("\n".join(lines))
     addition_run.main(arguments(folder, "--reuse_files"))
     printed = capsys.readouterr().out
-    assert f"{folder / 'train.txt'}: 2 of 82 dropped" in printed
-    assert f"{folder / 'val.txt'}: 2 of 22 dropped" in printed
+    assert f"{folder / 'train.txt'}: dropped 2 of 82 lines" in printed
+    assert f"{folder / 'val.txt'}: dropped 2 of 22 lines" in printed
     assert [lines_of(folder / f"{name}.txt") for name in files] == list(files.values())
     record = json.loads((folder / "best_model" / "training_config.json").read_text())
     assert record["train_samples"] == 80

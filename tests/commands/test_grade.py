@@ -303,7 +303,7 @@ def test_backend_can_be_plugged_in(folder):
 
 def test_help_tells_the_limits(capsys):
     _, out, _ = run(capsys, "--help")
-    assert "This is no sandbox" in out
+    assert "This is not a sandbox" in out
     assert "no network" in out
 
 

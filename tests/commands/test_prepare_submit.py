@@ -60,7 +60,7 @@ def test_missing_data_is_announced(folder, capsys):
     Path("data/sst-test.txt").unlink()
     status, out, _ = run(capsys, folder, "ab1")
     assert status == 1  # the small outputs have not the real number of lines
-    assert "no data of sst-test in" in out
+    assert "no data for sst-test in" in out
     assert "error: sst-test-lora-output.txt: has 7 lines, sst-test.txt has 2210" in out
     assert "ab1.zip not written, errors: 3, warnings: 0" in out
 
@@ -68,7 +68,7 @@ def test_missing_data_is_announced(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected", "part"),
     [
-        (["hello.zip"], 1, "error: zip: is no zip file"),
+        (["hello.zip"], 1, "error: zip: is not a zip file"),
         ([], 2, "required"),
         (["work"], 2, "ID, the student id(s), is needed"),
         (["work", "../x"], 2, "is not a valid folder name"),

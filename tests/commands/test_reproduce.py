@@ -535,7 +535,7 @@ def test_finished_runs_are_kept(here: Path, capsys):
     assert calls() == ALL
     first = results()
     message = str(run())
-    assert "out/results.json has the results of earlier runs: go on from there with" in message
+    assert "out/results.json has the results of earlier runs: continue them with" in message
     assert run("--resume") == 0
     assert calls() == ALL
     assert results() == first
@@ -666,7 +666,7 @@ def test_ctrl_c_stops_the_child_and_keeps_the_rest(
     assert run("--data", "sst", "--epochs", "2") == status
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "pid").read_text()), 0)
-    assert "--resume goes on" in capsys.readouterr().err
+    assert ": use --resume" in capsys.readouterr().err
     statuses = {name: entry["status"] for name, entry in records().items()}
     assert statuses == {
         "generate": "done",
@@ -754,12 +754,13 @@ def test_estimate():
     rest.update(generate, 50.0)
     assert rest.describe([prompt]) == "no estimate yet of the remaining time"
     rest.update(prompt, 14.0)
-    assert rest.describe([prompt, generate]) == "about 1:04 remain"
+    assert rest.describe([prompt, generate]) == "about 1:04 remaining"
     size = {name: Path(path).stat().st_size for name, path in names.items()}
     evaluated = size["dev"] + size["test"]
     passes = 5 * (4 * size["train"] + size["dev"]) + evaluated
     assert (
-        rest.describe([finetune]) == f"about {format_duration(4 + 10 * passes / evaluated)} remain"
+        rest.describe([finetune])
+        == f"about {format_duration(4 + 10 * passes / evaluated)} remaining"
     )
 
 

@@ -142,7 +142,7 @@ def test_a_zip_is_read_at_any_depth(tmp_path):
 def test_a_zip_without_sources_and_no_zip_at_all(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK nothing")
     zipped(tmp_path / "empty.zip")
-    for name, message in (("broken", "is no zip file"), ("empty", "holds no")):
+    for name, message in (("broken", "is not a zip file"), ("empty", "holds no")):
         (place,) = find_places([tmp_path / f"{name}.zip"])
         with pytest.raises(ValueError, match=message):
             copy_sources(place, tmp_path / f"copy of {name}")

@@ -1,4 +1,4 @@
-"""A complete submission by the assignment's rules, written out here, and zips patched by hand."""
+"""A complete sample submission, and helpers that patch zips."""
 
 import struct
 import zipfile
@@ -57,14 +57,14 @@ def entry(name, mode=0, method=zipfile.ZIP_DEFLATED):
 
 
 def only(lines, *parts):
-    """Exactly one line, which holds all the parts."""
+    """Assert that there is exactly one line, and that it contains all the parts."""
     assert len(lines) == 1, lines
     for part in parts:
         assert part in lines[0], lines[0]
 
 
 def write_work(parent):
-    """Good files in `parent`/work, which is returned, their data in `parent`/data."""
+    """Write good files to `parent`/work, which is returned, and their data to `parent`/data."""
     files = {f"work/{name}": content for name, content in good_files().items()}
     for name, sentences in SENTENCES.items():
         files[f"data/{name}.txt"] = "".join(f"0 ||| {text}\n" for text in sentences).encode()

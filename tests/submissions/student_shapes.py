@@ -1,6 +1,6 @@
-"""A student's folder as each course hands it out and takes it in, from tests/student's modules.
+"""A student's folder in the form of each course, made from the modules of tests/student.
 
-The files that the courses give are in their own form: what they import and nobody uses is there.
+The starter files are in the courses' form, including imports that nothing uses.
 """
 
 import re

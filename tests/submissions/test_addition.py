@@ -1,4 +1,4 @@
-"""The addition task's folder as it is handed in: counted again, compared, refused in words."""
+"""addition.py: recomputed results, comparison with the claimed ones, and the messages."""
 
 import json
 
@@ -42,7 +42,7 @@ def experiment(name: str, n_wrong: int = 0, **summary: object) -> dict[str, byte
 
 @pytest.fixture
 def files() -> dict[str, bytes]:
-    """best_model, and five ablations of which two are below 100 %."""
+    """best_model, and five ablations, two of them below 100%."""
     found = experiment("best_model")
     for i, n_wrong in enumerate((0, 0, 0, 3, 90), 1):
         found |= experiment(f"ablation_{i}", n_wrong)
@@ -70,7 +70,7 @@ def test_a_complete_folder(files: dict[str, bytes]):
     )
 
 
-def test_nothing_handed_in():
+def test_nothing_submitted():
     [message] = messages(read({"llama.py": b""}))
     assert message.startswith("error: addition_models/: holds no experiments: 5 ablations")
 
@@ -103,7 +103,7 @@ def test_nothing_handed_in():
         ),
     ],
 )
-def test_what_is_asked_of_experiments(files: dict[str, bytes], change: dict, expected: str):
+def test_requirements_for_experiments(files: dict[str, bytes], change: dict, expected: str):
     for name, replaced in change.items():
         files = {k: v for k, v in files.items() if not k.startswith(f"addition_models/{name}/")}
         files |= replaced or {}
@@ -111,7 +111,7 @@ def test_what_is_asked_of_experiments(files: dict[str, bytes], change: dict, exp
 
 
 def replaced(files: dict[str, bytes], file: str, content: object) -> AdditionTask:
-    """`content` in the place of one of ablation_1's files."""
+    """The files with the content of one of ablation_1's files replaced."""
     value = content if isinstance(content, bytes) else json.dumps(content).encode()
     return read(files | {f"addition_models/ablation_1/{file}": value})
 
@@ -146,9 +146,7 @@ def replaced(files: dict[str, bytes], file: str, content: object) -> AdditionTas
         ("experiment_summary.json", b'{"accuracy": NaN}', "has no accuracy from 0 to 1"),
     ],
 )
-def test_files_that_are_not_as_they_should_be(
-    files: dict[str, bytes], file: str, content: object, expected: str
-):
+def test_faulty_files(files: dict[str, bytes], file: str, content: object, expected: str):
     found = [message for message in messages(replaced(files, file, content)) if expected in message]
     assert len(found) == 1, messages(replaced(files, file, content))
     assert f"addition_models/ablation_1/{file}: " in found[0] or "more text" in found[0]
@@ -156,7 +154,7 @@ def test_files_that_are_not_as_they_should_be(
 
 
 @pytest.mark.parametrize("file", ["loss_curve.png", "log.txt", "predictions.json"])
-def test_files_that_are_missing(files: dict[str, bytes], file: str):
+def test_missing_files(files: dict[str, bytes], file: str):
     del files[f"addition_models/ablation_1/{file}"]
     [message] = messages(read(files))
     kinds = {"loss_curve.png": "no plot (.png, ", "log.txt": "no log (.log, "}
@@ -165,7 +163,7 @@ def test_files_that_are_missing(files: dict[str, bytes], file: str):
     assert message.endswith(" in 'ablation_1'")
 
 
-def test_the_summary_stands_in_for_lost_configurations(files: dict[str, bytes]):
+def test_summary_replaces_missing_configurations(files: dict[str, bytes]):
     for file in ("model_config.json", "training_config.json"):
         del files[f"addition_models/ablation_1/{file}"]
     task = read(files)
@@ -184,7 +182,7 @@ def test_folders_of_any_depth_and_case(files: dict[str, bytes]):
     assert [found.accuracy for found in task.ablations] == [1.0, 1.0, 1.0, 0.97, 0.1]
 
 
-def test_without_predictions_the_claim_counts(files: dict[str, bytes]):
+def test_without_predictions_the_claim_is_shown(files: dict[str, bytes]):
     del files["addition_models/best_model/predictions.json"]
     task = read(files)
     assert task.best is not None and task.best.accuracy is None
@@ -192,7 +190,7 @@ def test_without_predictions_the_claim_counts(files: dict[str, bytes]):
     assert addition_cell(Grade("x")) == "-"
 
 
-def test_without_the_test_file_sums_are_counted():
+def test_without_the_test_file_sums_are_checked():
     lines = [f"{1000 + i % 9000}+{2000 + i // 9000}=" for i in range(10_000)]
     right = [line + str(eval(line[:-1])) for line in lines]
     files = experiment("best_model")
@@ -221,5 +219,5 @@ def test_without_the_test_file_sums_are_counted():
         ("1+2=3\n", False),
     ],
 )
-def test_what_is_right(text: str, expected: bool):
+def test_is_right(text: str, expected: bool):
     assert is_right(text) is expected

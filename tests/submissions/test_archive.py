@@ -1,4 +1,4 @@
-"""archive.py: hostile zips are built by hand here, byte by byte where they must lie."""
+"""archive.py: malicious zips, built by hand where zipfile cannot write them."""
 
 import io
 import os
@@ -35,7 +35,7 @@ def zip_bytes(*more, compression=zipfile.ZIP_DEFLATED):
 
 
 def only(submission, *parts):
-    """Exactly one problem, in one printable line that holds all the parts."""
+    """Assert exactly one problem, in one printable line that contains all the parts."""
     lines = [str(problem) for problem in submission.problems]
     assert len(lines) == 1, lines
     assert lines[0].isascii()
@@ -60,7 +60,7 @@ def test_good_zip(tmp_path):
 
 
 def zip_with_name(stored):
-    """GOOD's zip with one more entry, whose name is these bytes, not marked as UTF-8."""
+    """GOOD's zip with one more entry, whose name is these bytes without the UTF-8 flag."""
     placeholder = "n" * len(stored)
     return zip_bytes((placeholder, b"x")).replace(placeholder.encode(), stored)
 
@@ -108,7 +108,7 @@ def test_names_that_collide(names, part):
 
 
 @pytest.mark.parametrize("name", ["other/c.txt", "c.txt"])
-def test_what_stands_beside_the_folder_is_left(name):
+def test_files_outside_the_folder_are_not_read(name):
     submission = parse_submission(zip_bytes((name, b"x")))
     only(submission, "warning", "exactly one top folder", "the files in 'ab1' are read")
     assert submission.names == ("a.py", "b.txt")
@@ -120,7 +120,7 @@ def test_files_in_no_folder():
     assert submission.names == ("ab1-a.py", "ab1-b.txt")
 
 
-def test_files_of_macos_are_one_warning():
+def test_macos_files_are_one_warning():
     names = ("__MACOSX/ab1/._a.py", "ab1/.DS_Store", "ab1/._a.py")
     submission = parse_submission(zip_bytes(*((name, b"\xff") for name in names)))
     only(submission, "warning", "3 macOS files", "__MACOSX")
@@ -208,7 +208,7 @@ def test_names_in_a_folder(folder, name, part):
 
 
 def test_overlapping_entries():
-    """Two entries of the directory that lead to the same bytes, and one that begins in another."""
+    """Two directory entries for the same bytes, and one that starts inside another."""
     content = zip_bytes(("ab1/c.txt", b"0 ||| fine\n" * 9))
     offset = content.index(b"PK\x03\x04", 4)
     twice = patch_directory(content, "ab1/c.txt", 42, offset, "<I")
@@ -258,7 +258,7 @@ def test_bomb_is_not_unpacked(size, claim, part):
     assert peak < 2_000_000
 
 
-def test_bound_on_all_files_together():
+def test_bound_on_the_total_size():
     # deflate's window of 32 kB sees the noise repeat: the zip stays small, its ratio below 100
     noise = random.Random(0).randbytes(30_000) * 300
     submission = parse_submission(zip_bytes(*((f"ab1/n{i}", noise) for i in range(7))))
@@ -275,8 +275,8 @@ def test_number_of_entries_is_bounded_whatever_the_header_says():
     assert peak < 25_000_000  # entry objects alone would be some 100 MB
 
 
-def test_large_zip_is_read_in_pieces(tmp_path):
-    """What an edition allows is the rules' business; an entry beyond the bound is not unpacked."""
+def test_large_zip_is_read_in_chunks(tmp_path):
+    """The edition's limit is checked in rules.py; an entry beyond the bound is not unpacked."""
     path = tmp_path / "ab1.zip"
     noise = random.Random(0).randbytes(MEBIBYTE) * 11
     path.write_bytes(zip_bytes(("ab1/c.pt", noise), compression=zipfile.ZIP_STORED))
@@ -291,7 +291,7 @@ def test_large_zip_is_read_in_pieces(tmp_path):
     assert submission.size == path.stat().st_size
 
 
-def test_count_sees_marks_that_lie_across_pieces(monkeypatch):
+def test_occurrences_across_chunks_are_counted(monkeypatch):
     data = b"..PK\x01\x02.PK\x01\x02PK\x01\x02."
     for size in range(1, 12):
         monkeypatch.setattr(archive, "CHUNK_BYTES", size)
@@ -303,7 +303,7 @@ def test_count_sees_marks_that_lie_across_pieces(monkeypatch):
     [b"", b"hello", zip_bytes()[:-30], zip_bytes()[:60]],
     ids=["empty", "text", "cut at the end", "cut in the middle"],
 )
-def test_no_zip_or_half_of_one(content):
+def test_damaged_zips(content):
     only(parse_submission(content), "error: zip: is not a zip file, or it is damaged")
 
 
@@ -311,7 +311,7 @@ def test_empty_zip():
     only(parse_submission(b"PK\x05\x06" + bytes(18)), "error: zip: holds no usable file")
 
 
-def test_path_that_is_no_file(tmp_path):
+def test_path_that_is_not_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "none.zip", tmp_path / "pipe"):
         with pytest.raises(OSError, match="is not a file"):

@@ -61,7 +61,7 @@ def test_bands(file, edition, accuracy, verdict):
     assert (output.verdict, output.accuracy) == (verdict, accuracy)
 
 
-def test_what_is_not_scored():
+def test_files_that_are_not_scored():
     one = answer_key({"sst-dev": [3, 3, 3]})
     assert grade_output(DEV, True, [3, 3, 1], one).verdict == "placeholder"
     assert grade_output(DEV, True, [3, 3, 1], one).accuracy is None
@@ -71,7 +71,7 @@ def test_what_is_not_scored():
 
 
 def test_real_gold(shared):
-    """The placeholder labels of cfimdb-test.txt are known by themselves."""
+    """The labels of cfimdb-test.txt are recognized as placeholders."""
     real = read_answer_key("mmia", shared / "data", None)
     assert {name: len(labels) for name, labels in real.gold.items()} == {
         "sst-dev": 1101,
@@ -131,7 +131,7 @@ def graded(name, file, minority, digest="x"):
         ("sst-dev-prompting-output.txt", 700, None),  # they have to be equal
     ],
 )
-def test_equal_outputs_are_flagged_where_chance_hardly_makes_them(file, minority, why):
+def test_identical_outputs_are_flagged_if_chance_is_unlikely(file, minority, why):
     grades = [graded("a", file, minority), graded("b", file, minority), graded("c", file, 9, "y")]
     first, second, third = (grade.remarks for grade in flag_identical_outputs(grades))
     assert third == ()
@@ -182,7 +182,7 @@ def test_lines(flipped, verdict, looks_like, part):
     assert part in found.message
 
 
-def test_editions_of_one_arithmetic_are_both_named():
+def test_editions_with_the_same_arithmetic_are_all_named():
     references = {"fall2024": labels(0), "mmia": labels(300), "fall2025": labels(300)}
     found = compare_labels(PROMPT, labels(300), references, "fall2024")
     assert found.looks_like == ("mmia", "fall2025")
@@ -230,7 +230,7 @@ def test_reference_folders(tmp_path):
         read_references(tmp_path, "fall2024", expected)
 
 
-def test_built_in_references_are_of_the_courses_data_only(shared, tmp_path):
+def test_built_in_references_need_the_courses_data(shared, tmp_path):
     real = read_answer_key("mmia", shared / "data", None)
     assert list(real.references) == list(reference_outputs())
     assert real.references["mmia"].runs[PROMPT] == 7
@@ -250,7 +250,7 @@ def test_built_in_references_are_of_the_courses_data_only(shared, tmp_path):
         assert bool(read_answer_key("mmia", tmp_path / name, None).references) == (name == "whole")
 
 
-def test_references_of_a_folder_stand_over_the_built_in(shared, tmp_path):
+def test_references_of_a_folder_replace_the_built_in(shared, tmp_path):
     known = reference_outputs()["mmia"]
     real = read_answer_key("mmia", shared / "data", None)
     sentences, suffix = real.expected.sentences["sst-dev"], PREDICTION_FILES[PROMPT].suffix
@@ -269,8 +269,8 @@ def test_references_of_a_folder_stand_over_the_built_in(shared, tmp_path):
     assert over == {"llama2": ReferenceOutputs({}, "mine")}
 
 
-def test_both_figures_are_shown_where_the_predictions_give_another(shared):
-    """The course's text has 0.498; the predictions that 32 runs agree on are right in 0.502."""
+def test_both_figures_are_shown_if_the_predictions_differ(shared):
+    """The course's text has 0.498; the predictions of 32 equal runs have 0.502."""
     real = read_answer_key("fall2024", shared / "data", None)
     file = "cfimdb-dev-prompting-output.txt"
     output = grade_output(file, True, real.references["fall2024"].labels[file], real)
@@ -283,14 +283,14 @@ def test_both_figures_are_shown_where_the_predictions_give_another(shared):
 
 
 def full(real):
-    """A grade with every output of the reference where there is one."""
+    """A grade whose outputs are those of the reference."""
     known = real.references[real.edition].labels
     outputs = [grade_output(f, f in known, known.get(f), real) for f in real.expected.predictions]
     agreements = tuple(compare_with_references(known, real.references[real.edition].text, real))
     return Grade("a", outputs=tuple(outputs), agreements=agreements)
 
 
-def test_what_equals_the_reference_is_said_of_one_submission_alone(shared):
+def test_equal_outputs_are_listed_only_for_a_single_submission(shared):
     real = read_answer_key("fall2024", shared / "data", None)
     one = full(real)
     line = "equal: sst-dev-prompting-output.txt: 1101 of 1101 predictions equal the reference (19"
@@ -300,7 +300,7 @@ def test_what_equals_the_reference_is_said_of_one_submission_alone(shared):
         assert "1101 of 1101 predictions equal the reference (19 independent runs)" in text
 
 
-def test_cause_stands_in_table_csv_and_page(shared):
+def test_cause_is_in_table_csv_and_page(shared):
     real = read_answer_key("mmia", shared / "data", None)
     causal = real.references["spring2026"]
     agreements = tuple(compare_with_references(causal.labels, causal.text, real))

@@ -1,4 +1,4 @@
-"""limited_process.py: every limit is met by a program that goes beyond it."""
+"""limited_process.py: programs that exceed each limit."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def run(folder, code, seconds=20.0, memory_bytes=GIBIBYTE, stdin=b"") -> Outcome
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process is running (a zombie is not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def test_environment_is_not_inherited(tmp_path, monkeypatch):
     assert places == f"{tmp_path} {tmp_path}"
 
 
-def test_time_is_bounded_and_children_end_with_it(tmp_path, monkeypatch):
+def test_time_is_bounded_and_children_are_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(limited_process, "unshare_command", lambda: ())  # where real pids are seen
     code = (
         "import subprocess, sys, time\n"
@@ -65,8 +65,8 @@ def test_time_is_bounded_and_children_end_with_it(tmp_path, monkeypatch):
     assert within(5, lambda: not is_running(int(outcome.stdout)))
 
 
-def test_child_that_is_left_behind_ends_with_its_parent(tmp_path):
-    """In a session of its own it escapes the group, but not the namespace."""
+def test_surviving_child_is_killed(tmp_path):
+    """In its own session it leaves the process group, but not the namespace."""
     if not limited_process.unshare_command():
         pytest.skip("this system lets nobody make namespaces")
     # the child's own pid is of its namespace: it tells that it lives by writing
@@ -82,8 +82,8 @@ def test_child_that_is_left_behind_ends_with_its_parent(tmp_path):
     assert (tmp_path / "alive").stat().st_mtime_ns == last
 
 
-def test_caller_that_is_killed(tmp_path):
-    """Nobody is left who would end the command: it ends by itself, isolated or not."""
+def test_command_ends_if_the_caller_is_killed(tmp_path):
+    """The command then stops itself at the time limit, with and without namespaces."""
     child = "import time\nwhile True: open('alive', 'w').write(str(time.time())); time.sleep(.05)"
     folders = [tmp_path / "a", tmp_path / "b"]
     callers = []
@@ -107,7 +107,7 @@ def test_caller_that_is_killed(tmp_path):
     assert [mark.stat().st_mtime_ns for mark in marks] == last
 
 
-def test_processor_time_is_bounded(tmp_path):
+def test_cpu_time_is_bounded(tmp_path):
     outcome = run(tmp_path, "import resource; print(resource.getrlimit(resource.RLIMIT_CPU))", 7.5)
     assert outcome.stdout == b"(9, 9)\n"
 
@@ -130,14 +130,14 @@ def test_files_and_output_are_bounded(tmp_path, monkeypatch):
     assert len(outcome.stdout) == 4_000_000
 
 
-def test_network_is_cut_where_it_can_be(tmp_path):
+def test_network_is_blocked_where_possible(tmp_path):
     if not limited_process.unshare_command():
         pytest.skip("this system lets nobody make namespaces")
     code = "import socket; socket.create_connection(('127.0.0.1', 9), 2)"
     assert b"Network is unreachable" in run(tmp_path, code).stderr
 
 
-def test_program_that_is_not_there(tmp_path):
+def test_missing_program(tmp_path):
     outcome = run_limited(["/nowhere/python"], tmp_path, 5, GIBIBYTE)
     assert outcome.returncode == 1
     assert b"FileNotFoundError" in outcome.stderr
@@ -145,7 +145,7 @@ def test_program_that_is_not_there(tmp_path):
         run_limited([sys.executable], tmp_path / "none", 5, GIBIBYTE)
 
 
-def test_elsewhere_than_posix(tmp_path, monkeypatch):
+def test_other_systems_than_posix(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "name", "nt")
     with pytest.raises(ValueError, match="need Linux or macOS"):
         run_limited([sys.executable], tmp_path, 5, GIBIBYTE)

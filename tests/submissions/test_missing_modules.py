@@ -1,4 +1,4 @@
-"""missing_modules.py: what is not installed and not used stands in the way of nothing."""
+"""missing_modules.py: modules that are neither installed nor used cause no error."""
 
 import subprocess
 import sys
@@ -36,14 +36,14 @@ def checks(x):
 
 
 def run(folder: Path, code: str, **files: str) -> subprocess.CompletedProcess:
-    """As the checks run a student's modules: nothing of the project is on the path."""
+    """Run code as the checks do: nothing of the project is on the path."""
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     command = [sys.executable, "-c", SOURCE + f"\ninstall({str(folder)!r})\n" + code]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_what_runs_while_importing_is_let_pass(tmp_path):
+def test_use_during_import_is_allowed(tmp_path):
     code = "import found; print(found.checks(3), found.Mine.ready(None), found.TORCH > '2')"
     done = run(tmp_path, code, found=FOUND)
     assert (done.stdout, done.stderr) == ("(False, 2) 7 True\n", "")
@@ -79,20 +79,20 @@ def test_a_use_names_module_and_line(tmp_path, use, member):
         "import helper\nhas = helper.has",
     ],
 )
-def test_code_that_has_another_way_takes_it(tmp_path, text):
+def test_guarded_imports_use_their_fallback(tmp_path, text):
     helper = "try:\n    import abent as has\nexcept Exception:\n    has = False"
     done = run(tmp_path, "import found; print(found.has)", found=text, helper=helper)
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize("name", ["rope", "mini_llama.bounds", "torch.abent", "json.abent"])
-def test_other_absences_are_said_as_before(tmp_path, name):
+def test_other_missing_modules_raise_as_usual(tmp_path, name):
     done = run(tmp_path, "import found", found=f"import {name}")
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: No module named")
 
 
-def test_libraries_get_no_stand_ins(tmp_path):
-    """The folder's files alone do: what PyTorch tries by itself is as absent as before."""
+def test_libraries_get_no_stubs(tmp_path):
+    """Only the folder's files get stubs: PyTorch's own optional imports still fail."""
     folder, library = tmp_path / "mine", tmp_path / "library"
     folder.mkdir()
     library.mkdir()

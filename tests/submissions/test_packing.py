@@ -1,4 +1,4 @@
-"""packing.py: the zip that is made, and what goes into it."""
+"""packing.py: the zip and its files."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def test_made_zip_holds_the_required_files_and_nothing_else(folder):
 
 
 def pack(folder, edition):
-    """The problems' lines, and what is in the zip."""
+    """The problems' lines, and the files in the zip."""
     problems = packing.make_submission(folder, "ab1", expect(edition, SENTENCES))
     names = zipfile.ZipFile("ab1.zip").namelist() if Path("ab1.zip").exists() else []
     return [str(problem) for problem in problems], {name.removeprefix("ab1/") for name in names}
@@ -54,7 +54,7 @@ def pack(folder, edition):
 MORE = {"feedback.txt", "sst-dev-advanced-output.txt", "cfimdb-test-advanced-output.txt"}
 
 
-def test_editions_take_along_what_may_be_added(folder):
+def test_optional_files_are_added(folder):
     more = {*MORE, "ab1-report.pdf"}
     for name in (*more, "finetune-5-2e-05.pt", "assignment.pdf"):
         (folder / name).write_bytes(b"x")
@@ -73,14 +73,14 @@ def test_editions_take_along_what_may_be_added(folder):
     only(lines, "'ab1-report.pdf', 'cfimdb-test-advanced", "choose another with --edition")
 
 
-def test_report_of_another_name(folder):
+def test_report_with_another_name(folder):
     (folder / "Final Report.pdf").write_bytes(b"x")
     lines, names = pack(folder, "fall2025")
     assert "Final Report.pdf" in names
     only(lines, "warning: Final Report.pdf: a report must be named ab1-report.pdf")
 
 
-def test_experiments_are_taken_along_whole(folder):
+def test_experiments_are_added_as_a_whole(folder):
     additions = {f"addition_{name}.py" for name in ("data_generation", "lib", "run")}
     experiments = {
         f"addition_models/{name}/{file}"
@@ -102,7 +102,7 @@ def test_experiments_are_taken_along_whole(folder):
     assert pack(folder, "spring2026")[0][0].startswith("error: addition_models/: holds 4 ablations")
 
 
-def test_zip_beyond_the_size_is_not_written(folder):
+def test_zip_that_is_too_large_is_not_written(folder):
     noise = random.Random(0).randbytes(11 * 2**20)
     (folder / "ab1-report.pdf").write_bytes(noise)
     lines, names = pack(folder, "fall2025")
@@ -111,7 +111,7 @@ def test_zip_beyond_the_size_is_not_written(folder):
     assert not names
 
 
-def test_errors_leave_the_older_zip(folder):
+def test_errors_keep_the_existing_zip(folder):
     Path("ab1.zip").write_bytes(b"older")
     (folder / "llama.py").write_bytes(b"def (")
     (folder / "setup.sh").unlink()
@@ -147,7 +147,7 @@ def test_good_ids(name):
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory):
-    """The project itself, handed in with its imports and good outputs, unpacked elsewhere."""
+    """The project itself, packed with its imports and good outputs, and unpacked elsewhere."""
     files = good_files() | packing.collect_files(ROOT, True)
     content = packing.build_zip(files, "ab1")
     assert len(content) < 10_000_000
@@ -160,7 +160,7 @@ def unpacked(tmp_path_factory):
 
 
 def run_there(folder, calls, cwd=None):
-    """Calls of run_llama.main, one after another in one process that knows nothing of the project
+    """Call run_llama.main several times in one process without access to the project
     but the unpacked folder; an exit status for each, and what was printed.
     """
     code = f"""
@@ -191,7 +191,7 @@ print("statuses", json.dumps(statuses))
 
 
 def test_all_options_run_from_the_zip_alone(unpacked, tiny_folder, tmp_path):
-    """Also what is imported only when it is asked for; the bundled model is not in the zip."""
+    """Including what is imported lazily; the bundled model is not in the zip."""
     data = tiny_folder / "data"
     common = ["--pretrained-model-path", tiny_folder / "model.pt", "--label-names"]
     common += [data / "labels.json", "--batch_size", 10, "--epochs", 1, "--max_new_tokens", 5]

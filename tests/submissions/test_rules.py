@@ -1,4 +1,4 @@
-"""rules.py, prediction_files.py, imports.py: the contract's files, and what is wrong with each."""
+"""rules.py, prediction_files.py, imports.py: the required files and their possible faults."""
 
 import pytest
 
@@ -26,7 +26,7 @@ from tests.submissions.samples import (
 
 
 def check(changes, sentences=SENTENCES):
-    """The problems' lines for the good files with some changed; None takes one away."""
+    """The problems' lines for the good files with some changes; None removes a file."""
     files = {k: v for k, v in (good_files() | changes).items() if v is not None}
     submission = Submission("ab1", tuple(files), files, ())
     checked = check_submission(submission, "ab1", Expected(sentences=sentences))
@@ -54,7 +54,7 @@ def test_prompts_and_data_are_those_of_the_commands(tmp_path):
         assert found == [example.sentence for example in examples]
 
 
-def test_good_submission_has_no_problem():
+def test_good_submission_has_no_problems():
     content = good_files()[PROMPTING]
     for name, changed in [
         (PROMPTING, content),
@@ -117,7 +117,7 @@ def test_errors_come_first():
 
 @pytest.mark.parametrize("edition", EDITIONS)
 def test_every_edition_has_its_files(edition):
-    """And takes no file of another's for one of its own."""
+    """And no file that only another edition requires."""
     names = set(expect(edition).names)
     assert {"llama.py", "rope.py", "README.md", GENERATED[0], PROMPTING} <= names
     has = {"mmia": "lcf", "llama2": "lcf", "fall2025": "lcf", "fall2024": "f", "spring2025": "f"}
@@ -130,7 +130,7 @@ def test_every_edition_has_its_files(edition):
     assert expect(edition).requirements.max_bytes == (15 if edition == "spring2026" else 10) * 2**20
 
 
-def test_what_the_courses_install_may_be_imported():
+def test_packages_of_the_courses_may_be_imported():
     course = b"import requests, filelock, importlib_metadata, tokenizers, torchvision, PIL"
     assert check({"utils.py": course}) == []
     plots = {f"ab1/{name}": content for name, content in good_files().items()}
@@ -172,8 +172,8 @@ PROMPTS = [
 
 @pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize(("before", "after"), PROMPTS)
-def test_another_prompt(before, after, is_known):
-    """Its lines may be more than the data's; the labels are read, also where data is missing."""
+def test_different_prompt(before, after, is_known):
+    """It may span lines; the labels are read even without the data."""
     sentences = {name: [f"{i} {i}" for i in range(n)] for name, n in LINES.items()}
     files = good_files(sentences)
     own = SUFFIXES["cfimdb"].encode()
@@ -201,7 +201,7 @@ def test_shuffled_sentences():
     only(check({LORA: b"".join(lines)}), "line 3 (and 1 more of 7 lines): sentence differs")
 
 
-def test_what_an_editor_did_is_a_warning():
+def test_editor_artifacts_are_warnings():
     content = good_files()[LORA]
     only(
         check({LORA: b"\xef\xbb\xbf" + content}), f"warning: {LORA}: starts with a byte order mark"
@@ -258,7 +258,7 @@ def test_python_is_never_run(tmp_path):
     assert not trace.exists()
 
 
-def test_imports_of_modules_that_are_not_there():
+def test_imports_of_missing_modules():
     only(check({"llama.py": b"import os\nimport kv_cache\n"}), "warning", "'kv_cache'")
     assert check({"kv_cache.py": b"import torch\n"}) == []
     both = {

@@ -1,4 +1,4 @@
-"""student_code.py: what becomes of submitted programs, good, wrong and hostile."""
+"""student_code.py: correct, wrong and malicious submitted programs."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def plan(tmp_path_factory):
 
 
 def submission(**changes: str) -> Submission:
-    """Our own modules, some of them changed."""
+    """Our own modules with some changes."""
     files = OURS | {f"{name}.py": text.encode() for name, text in changes.items()}
     return Submission("ab1", tuple(files), files, ())
 
@@ -47,8 +47,8 @@ def run_llama(prompt: str = FRANKENSTEIN) -> str:
 
 
 @pytest.mark.parametrize("edition", COURSES)
-def test_right_code_of_every_course_passes(plan, edition):
-    """With what its utils.py imports and does not use, and without what the courses give."""
+def test_correct_code_of_every_course_passes(plan, edition):
+    """With unused imports in utils.py, and without the starter files."""
     given = dict.fromkeys(("base_llama", "config", "tokenizer", "utils"))
     changes = given if edition == "fall2024" else {}
     own = dataclasses.replace(plan, edition=edition)
@@ -57,8 +57,8 @@ def test_right_code_of_every_course_passes(plan, edition):
     assert edition in checks[2].message
 
 
-def test_generation_is_sure_of_every_next_token(plan):
-    """With the assignment's five lines of epsilon sampling no draw divides 0 by 0."""
+def test_generation_model_has_sharp_probabilities(plan):
+    """The assignment's epsilon sampling never divides 0 by 0."""
     seeds = "for seed in range(7):\n        torch.manual_seed(seed)\n        generate_sentence"
     text = run_llama().replace(
         "    generate_sentence(args, prefix, args.generated_sentence_high",
@@ -87,7 +87,7 @@ def test_generation_starts_with_the_prompt(plan):
         ("args.generated_sentence_low_temp_out", "low"),
     ],
 )
-def test_habits_of_run_llama(plan, old, new):
+def test_variants_of_run_llama(plan, old, new):
     text = run_llama().replace("=75", "=2")
     assert old in text
     changed = text.replace(old, new)
@@ -97,7 +97,7 @@ def test_habits_of_run_llama(plan, old, new):
     assert check == Check("generate", "pass", "wrote two texts")
 
 
-def test_old_texts_are_not_taken_for_new_ones(plan):
+def test_old_texts_do_not_pass_for_new_ones(plan):
     files = dict.fromkeys(student_code.GENERATED_FILES, FRANKENSTEIN.encode())
     files |= {"run_llama.py": b"pass"}
     check = student_code._check_generation(Submission("ab1", tuple(files), files, ()), plan)
@@ -122,7 +122,7 @@ def test_another_arithmetic_is_named(plan):
 
 
 def test_optimizer_without_clipping(plan):
-    """As fall 2024 has it."""
+    """As in fall 2024."""
     plain = OURS["optimizer.py"].decode() + (
         "\nBase = AdamW\nclass AdamW(Base):\n"
         "  def __init__(self, params, lr, weight_decay, correct_bias):\n"
@@ -175,7 +175,7 @@ def test_generation(program, verdict, message, plan):
 
 
 def test_copy_is_temporary_and_complete(plan, tmp_path):
-    """A program sees its own files, the model and no environment; what it changes is gone."""
+    """A program sees its own files, the model and no environment; its changes are discarded."""
     trace = tmp_path / "trace.json"
     program = (
         "import json, os, sys\n"
