@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
-from mini_llama.checkpoints.options import MAX_SHARD_SIZE, TARGETS
+from mini_llama.checkpoints.options import EPILOG, MAX_SHARD_SIZE, SOURCES, TARGETS
 from mini_llama.command_line import OneLineParser, one_line_errors
 from utils import raise_on_sigterm
 
 PROGRAM = "checkpoint.py"
-SOURCES = (
-    "torch file (the assignment's, llama2.c's), llama2.c .bin, or folder with config.json and "
-    "safetensors or pytorch_model.bin (Hugging Face's LlamaForCausalLM, pretrain.py's)"
-)
 DESCRIPTION = "Say what a checkpoint holds, or write the same model in another format."
 INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
 CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
-EPILOG = """
-All but the first can only mean RMSNorm and causal attention. A file that does not record its
-arithmetic is taken for that, and a line says so; a model of another arithmetic is refused. An
-existing file DST is replaced when the new one is whole; a folder DST must be new or empty.
-"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,6 +38,11 @@ def make_parser() -> argparse.ArgumentParser:
     for name, choices in (("edition", tuple(EDITIONS)), ("norm", NORMS), ("attention", ATTENTIONS)):
         help_text = f"{name} of the model, whatever SRC records"
         convert.add_argument(f"--{name}", choices=choices, help=help_text)
+    convert.add_argument(
+        "--adapters",
+        metavar="PATH",
+        help="LoRA adapters to merge: an .adapters.pt or PEFT's folder",
+    )
     convert.add_argument(
         "--max_shard_size",
         default=MAX_SHARD_SIZE,
@@ -77,12 +73,13 @@ def info(path: str) -> None:
         print(describe_checkpoint(read_checkpoint(path)))
 
 
-def convert(source: str, destination: str, **options: Any) -> None:
+def convert(source: str, destination: str, adapters: str | None, **options: Any) -> None:
     from tqdm import tqdm
 
-    from mini_llama.checkpoints.conversion import prepare
+    from mini_llama.checkpoints.conversion import add_adapters, prepare
 
     plan = prepare(source, destination, **options)
+    add_adapters(plan, adapters)
     for note in plan.notes:
         print(note)
     shown = len(plan.notes)

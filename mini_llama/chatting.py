@@ -31,7 +31,9 @@ class ChatOptions:
     dtype: str = argument_of(Options, "dtype")
     quantize: str | None = argument_of(Options, "quantize")
     adapters: str | None = argument_of(
-        Options, "adapters", text="LoRA adapters to add: an .adapters.pt of run_llama.py"
+        Options,
+        "adapters",
+        text="LoRA adapters to add: an .adapters.pt, or PEFT's folder",
     )
     compile: bool = argument_of(Options, "compile")
     use_gpu: bool = argument_of(Options, "use_gpu")

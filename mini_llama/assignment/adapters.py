@@ -1,17 +1,18 @@
 """LoRA adapters in a file of their own: what option lora writes, and generate and prompt add."""
 
-import math
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import lora
 from llama import Llama
 from mini_llama.assignment.options import Options
+from mini_llama.checkpoints.adapters import check_fit, is_adapters, is_peft, read_adapters
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
-
-KEYS = {"adapters", "rank", "alpha", "targets"}
+from mini_llama.warning import warn
 
 
 def save_adapters(path: Path, llama: Llama, options: Options, facts: dict[str, Any]) -> None:
@@ -21,19 +22,39 @@ def save_adapters(path: Path, llama: Llama, options: Options, facts: dict[str, A
         "rank": options.lora_rank,
         "alpha": options.lora_alpha,
         "targets": list(options.lora_targets),
+        "base": {
+            "name": Path(options.pretrained_model_path).name,
+            "fingerprint": fingerprint(llama),
+        },
     }
     save_plain(path, adapters | facts)
 
 
+def fingerprint(llama: Llama) -> str:
+    """SHA-256 of the model's embedding and norms, which LoRA of linear layers leaves unchanged, in
+    float32: the same in every format that the model is stored in.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in llama.state_dict().items():
+        if name == "tok_embeddings.weight" or name.endswith("norm.weight"):
+            sha.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return sha.hexdigest()
+
+
 def load_adapters(llama: Llama, path: str) -> None:
-    """Add the adapters of a file to the model's weights, in place: W + (alpha/rank)·B A.
+    """Add the adapters of a file, or of a folder of PEFT, to the model's weights, in place:
+    W + (alpha/rank)·B A.
 
     Raises OSError, and ValueError for a file without adapters, or with those of another model.
     """
+    if is_peft(path) or Path(path).is_dir():
+        _load_peft(llama, path)
+        return
     content = load_plain(path)
     if not is_adapters(content):
         raise ValueError(f"{path} has no LoRA adapters; give an .adapters.pt of --option lora")
     rank, alpha, targets = content["rank"], content["alpha"], content["targets"]
+    _check_base(llama, path, content.get("base"))
     try:
         lora.apply_lora(llama, rank, alpha, targets)
         lora.load_lora_state_dict(llama, content["adapters"])
@@ -43,27 +64,27 @@ def load_adapters(llama: Llama, path: str) -> None:
     print(f"load adapters from {path}: rank {rank}, alpha {alpha}, {', '.join(targets)}")
 
 
-def is_adapters(content: Any) -> bool:
-    """Whether a file's content is what save_adapters writes, every value within its bounds."""
-    if not (isinstance(content, dict) and content.keys() >= KEYS):
-        return False
-    rank, alpha, targets, tensors = (content[k] for k in ("rank", "alpha", "targets", "adapters"))
-    is_scale = type(rank) is int and rank >= 1 and type(alpha) in (int, float)
-    is_scale = is_scale and 0 < alpha < math.inf
-    is_targets = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
-    is_tensors = isinstance(tensors, dict)
-    return (
-        is_scale
-        and is_targets
-        and is_tensors
-        and all(_is_adapter(name, tensor, rank) for name, tensor in tensors.items())
-    )
+def _check_base(llama: Llama, path: str, base: Any) -> None:
+    """Warn of adapters that were trained on another model of the same shape."""
+    if isinstance(base, dict) and base.get("fingerprint") != fingerprint(llama):
+        warn(
+            f"{path} was trained on another model, {base.get('name')}: what it adds means nothing "
+            "to this one; name its own with --pretrained-model-path"
+        )
 
 
-def _is_adapter(name: Any, tensor: Any, rank: int) -> bool:
-    """lora_A is (rank, in), lora_B (out, rank), and every number finite."""
-    if not (isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.ndim == 2):
-        return False
-    rows, columns = tensor.shape
-    is_shape = rank == (rows if name.endswith(".lora_A") else columns)
-    return is_shape and tensor.is_floating_point() and bool(tensor.isfinite().all())
+def _load_peft(llama: Llama, path: str) -> None:
+    adapters = read_adapters(path, llama.config)
+    try:
+        check_fit(llama.state_dict(), adapters)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    with torch.no_grad():
+        for name, adapter in adapters.items():
+            layer = llama.get_submodule(name)
+            assert isinstance(layer.weight, torch.Tensor)
+            # A new parameter: the old one may be tied to another layer, which is not adapted.
+            layer.weight = nn.Parameter(adapter.added_to(layer.weight), requires_grad=False)
+    ranks = ", ".join(str(rank) for rank in sorted({a.rank for a in adapters.values()}))
+    targets = list(dict.fromkeys(name.rpartition(".")[2] for name in adapters))
+    print(f"load adapters from {path}: rank {ranks}, {', '.join(targets)} (PEFT)")

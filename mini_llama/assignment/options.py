@@ -142,7 +142,8 @@ class Options(AssignmentOptions):
         LORA_TARGETS, "linear layers that get adapters, separated by commas"
     )
     adapters: str | None = argument(
-        None, "generate, prompt: add the LoRA adapters of an .adapters.pt that option lora wrote"
+        None,
+        "generate, prompt: add LoRA adapters: an .adapters.pt of option lora, or PEFT's folder",
     )
     checkpoint_out: str | None = argument(
         None, "where the best model is saved (OPTION-DATASET-EPOCHS-LR.pt)"

@@ -12,7 +12,14 @@ from pathlib import Path
 import torch
 
 from config import EDITIONS, Arithmetic, resolve_arithmetic
-from mini_llama.checkpoints.formats.base import Plan, Target
+from mini_llama.checkpoints.adapters import (
+    add_to,
+    check_fit,
+    read_adapters,
+    save_own,
+    save_peft,
+)
+from mini_llama.checkpoints.formats.base import Plan, Target, own_bytes
 from mini_llama.checkpoints.lazy_tensors import StreamedTensors
 from mini_llama.checkpoints.options import MAX_SHARD_SIZE
 from mini_llama.checkpoints.reading import FORMATS, read_checkpoint
@@ -74,6 +81,45 @@ def prepare(
     folder, needed = destination.absolute().parent, plan.bytes_to_write + SMALL_FILES_BYTES
     require_free_disk(folder, needed, str(destination), "choose another disk")
     return plan
+
+
+def add_adapters(plan: Plan, path: str | Path | None) -> None:
+    """LoRA adapters, of a file or of a folder of PEFT: merged into the plan's model, or what is
+    written if that is what its target means. Raises OSError, ValueError.
+    """
+    if path is None:
+        if plan.target.of_adapters:
+            raise ValueError(f"--to {plan.target.name} writes adapters: name them with --adapters")
+        return
+    adapters = read_adapters(path, plan.config)
+    try:
+        if plan.target.of_adapters:
+            check_fit(plan.tensors.meta, adapters)
+            plan.adapters = adapters
+            return
+        if plan.config.tie_word_embeddings and "output" in adapters:
+            raise ValueError("they adapt the output layer, which is tied to the embedding")
+        plan.tensors = plan.tensors.changed(lambda tensors: add_to(tensors, adapters))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    plan.notes.append(f"the adapters of {path} are merged: {len(adapters)} layers")
+
+
+def _write_peft(plan: Plan) -> None:
+    assert plan.adapters is not None
+    save_peft(plan.destination, dict(plan.adapters), plan.config, str(plan.source))
+
+
+def _write_own_adapters(plan: Plan) -> None:
+    assert plan.adapters is not None
+    save_own(plan.destination, dict(plan.adapters))
+
+
+ADAPTER_TARGETS = (
+    Target("peft", _write_peft, own_bytes, is_folder=True, of_adapters=True),
+    Target("adapters", _write_own_adapters, own_bytes, is_llama=False, of_adapters=True),
+)
+TARGETS |= {target.name: target for target in ADAPTER_TARGETS}
 
 
 def parse_size(text: str) -> int:

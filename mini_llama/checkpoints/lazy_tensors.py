@@ -61,6 +61,12 @@ class StreamedTensors(LazyTensors):
         super().__init__(tensors, self._read)
         self.give_back()
 
+    def changed(
+        self, change: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+    ) -> "StreamedTensors":
+        """The same files' tensors after a change of each as it is read."""
+        return StreamedTensors(change(self._tensors), self._pages, self.on_read)
+
     def give_back(self) -> None:
         """Give the pages back now."""
         self._pages.give_back()

@@ -10,5 +10,16 @@ TARGETS = {
     "and the\nsource's tokenizer where there is one",
     "llama2c": "llama2.c's .bin, version 0, float32",
     "llama2c-q80": "llama2.c's .bin, version 2, 8 bits",
+    "peft": "new folder of PEFT: the LoRA adapters of --adapters, SRC being their model",
+    "adapters": "an .adapters.pt of run_llama.py: the same",
 }
 MAX_SHARD_SIZE = "5GB"
+SOURCES = (
+    "torch file (the assignment's, llama2.c's), llama2.c .bin, or folder with config.json and "
+    "safetensors or pytorch_model.bin (Hugging Face's LlamaForCausalLM, pretrain.py's)"
+)
+EPILOG = """
+All but assignment and adapters can only mean RMSNorm and causal attention. A file that does not
+record its arithmetic is taken for that, and a line says so; a model of another is refused. An
+existing file DST is replaced when the new one is whole; a folder DST must be new or empty.
+"""

@@ -1,6 +1,6 @@
 """How a format's module describes itself, and the plan that its writers are given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Plan:
     tensors: StreamedTensors
     max_shard_bytes: int
     notes: list[str]
+    adapters: Mapping[str, Any] | None = None  # adapters.Adapters, of targets that write these
 
     @property
     def shared(self) -> dict[str, str]:
@@ -43,6 +44,8 @@ class Plan:
     @property
     def bytes_to_write(self) -> int:
         """Of the tensors alone."""
+        if self.target.of_adapters:
+            return 0
         return int(sum(self.target.bytes_of(tensor, self.config) for tensor in self.stored()))
 
     def write(self, on_read: Callable[[int], object] = lambda _: None) -> None:
@@ -58,7 +61,8 @@ class Plan:
 @dataclass(frozen=True)
 class Target:
     """A format to write. `is_llama` means that it can only be RMSNorm and causal attention,
-    `is_float32` that weights of other dtypes are converted.
+    `is_float32` that weights of other dtypes are converted, `of_adapters` that it holds adapters
+    alone.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Target:
     is_folder: bool = False
     is_llama: bool = True
     is_float32: bool = False
+    of_adapters: bool = False
     hint: str = ""  # what the file's reader must know
 
 
