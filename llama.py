@@ -18,8 +18,8 @@ from torch import nn
 from base_llama import LlamaPreTrainedModel
 from config import DEFAULT_EDITION, EDITIONS, LlamaConfig, feed_forward_hidden_dim
 from mini_llama.checkpoints.loading import load_model
-from mini_llama.inference import generation
-from mini_llama.inference.sampling import Sampler
+from mini_llama.eager import is_transformed
+from mini_llama.inference import generation, sampling
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import Linear
 from rope import RotaryTables, config_tables, rotate
@@ -93,12 +93,17 @@ def attention_by_hand(
     return probabilities @ value  # (B, H, T, D)
 
 
-def is_faster_by_hand(query: torch.Tensor) -> bool:
-    """Whether `attention_by_hand` beats PyTorch's blockwise attention for this query.
+def is_better_by_hand(query: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether `attention_by_hand` is to take the place of PyTorch's blockwise attention.
 
-    On a CPU, in bfloat16 with gradients, it is 2 to 6 times as fast while the T×S matrices are
-    small: the blockwise kernel's backward pass does not use the CPU's bfloat16 units well.
+    It must where forward-mode derivatives are asked for, which that has not. On a CPU, in bfloat16
+    with gradients, it is 2 to 6 times as fast while the T×S matrices are small: the blockwise
+    kernel's backward pass does not use the CPU's bfloat16 units well.
     """
+    if torch.compiler.is_compiling():  # neither is its business, nor may it fix the length
+        return False
+    if is_transformed(query, *others):
+        return True
     in_bfloat16 = query.dtype == torch.bfloat16 and query.device.type == "cpu"
     return in_bfloat16 and query.requires_grad and query.shape[2] <= 512
 
@@ -133,11 +138,16 @@ class Attention(nn.Module):
         decides: every position attends to all, or, if causal, to itself and earlier ones.
         """
         length, dropout = query.shape[2], self.dropout if self.training else 0.0
-        # A single query is the last token's: every key is in its past.
-        is_causal = self.is_causal and mask is None and length > 1
-        if is_faster_by_hand(query):
+        is_causal = self.is_causal and mask is None
+        # A single query is the last token's: every key is in its past. That the lengths are equal
+        # is asked first, since an exporter knows it without knowing them.
+        if is_causal and length != key.shape[2] and length == 1:
+            is_causal = False
+        if is_better_by_hand(query, key, value):
             if is_causal:
-                mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+                mask = torch.ones(
+                    length, key.shape[2], dtype=torch.bool, device=query.device
+                ).tril()
             return attention_by_hand(query, key, value, mask, dropout)
         return F.scaled_dot_product_attention(
             query,
@@ -146,7 +156,7 @@ class Attention(nn.Module):
             attn_mask=mask,
             dropout_p=dropout,
             is_causal=is_causal,
-            enable_gqa=key.shape[1] != query.shape[1],
+            enable_gqa=bool(key.shape[1] != query.shape[1]),
         )
 
     def forward(
@@ -329,7 +339,7 @@ class Llama(LlamaPreTrainedModel):
         The arguments and the ValueErrors are those of sampling.Sampler and generation.generate; the
         latter offers more ways to decode.
         """
-        sampler = Sampler(temperature, epsilon, top_p, generator)
+        sampler = sampling.Sampler(temperature, epsilon, top_p, generator)
         was_training = self.training
         self.eval()
         try:

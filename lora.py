@@ -17,8 +17,8 @@ INIT_STD = 0.02
 class LoRALayer(nn.Module):
     """A frozen linear layer and its low-rank update: lora_A (rank, in), lora_B (out, rank).
 
-    lora_B starts at 0, so that wrapping changes nothing. Raises ValueError if rank is below 1 or
-    the layer is not linear.
+    lora_B starts at 0, so that wrapping changes nothing. Raises ValueError if rank is below 1, if
+    alpha is not above 0 (with 0 nothing could be learnt), or if the layer is not linear.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class LoRALayer(nn.Module):
         if not isinstance(original_layer, nn.Linear):
             raise ValueError(f"LoRA wraps nn.Linear, not {type(original_layer).__name__}")
         check_bound(f"lora_rank {rank}", rank >= 1, "at least 1")
+        check_bound(f"lora_alpha {alpha}", 0 < alpha < float("inf"), "above 0, and finite")
         weight = original_layer.weight
         self.original_layer = original_layer.requires_grad_(False)
         self.rank, self.alpha = rank, alpha

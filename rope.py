@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 
 from config import LlamaConfig, RopeScaling
+from mini_llama.eager import is_eager
 
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
@@ -124,14 +125,18 @@ def tables_for(
     the frequencies change with each new position, while cached keys keep their old rotation, as in
     transformers: decoding then differs from a forward pass over the whole sequence.
     """
-    if scaling is not None and scaling.rope_type == "dynamic":
-        max_seq_len = fixed_positions(max_seq_len, scaling)
-        if end > max_seq_len:  # only valid for this length: not cached
-            with torch.inference_mode(False):
-                frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
-                return make_tables(frequencies, start, end)
+    fixed = fixed_positions(max_seq_len, scaling)
+    is_dynamic = scaling is not None and scaling.rope_type == "dynamic"
+    is_stretched = is_dynamic and end > fixed
+    if is_dynamic and not is_stretched:
         scaling = None
-    length = max_seq_len * max(1, -(-end // max_seq_len))
+    if not is_eager():  # a part of what is compiled, traced or transformed: nothing to keep
+        return make_tables(inverse_frequencies(head_dim, end, theta, device, scaling), start, end)
+    if is_stretched:  # only valid for this length: not cached
+        with torch.inference_mode(False):
+            frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
+            return make_tables(frequencies, start, end)
+    length = fixed * max(1, -(-end // fixed))
     cos, sin = rotary_tables(head_dim, length, theta, device, scaling)
     return cos[start:end], sin[start:end]
 

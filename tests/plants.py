@@ -236,7 +236,7 @@ HEADS = """        key, value = (
         )
         scores = query @ key.transpose(-2, -1) / math.sqrt(self.head_dim)
 """
-IS_CAUSAL = "is_causal = self.is_causal and mask is None and length > 1"
+IS_CAUSAL = "is_causal = self.is_causal and mask is None\n"
 DROPOUT = "self.dropout if self.training else 0.0"
 ATTENTION = [
     edit("attention", "no scale", ENABLE_GQA, f"{ENABLE_GQA} scale=1.0"),
@@ -257,13 +257,13 @@ ATTENTION = [
         "attention",
         "causal where the edition is not",
         IS_CAUSAL,
-        "is_causal = mask is None and length > 1",
+        "is_causal = mask is None\n",
     ),
     edit(
         "attention",
         "not causal where the edition is",
         IS_CAUSAL,
-        "is_causal = False",
+        "is_causal = False\n",
         edition="spring2026",
     ),
     edit(
@@ -282,10 +282,10 @@ ATTENTION = [
     edit(
         "attention",
         "GQA heads tiled instead of repeated",
-        "        if is_faster_by_hand(query):",
+        "        if is_better_by_hand(query, key, value):",
         "        repeats = query.shape[1] // key.shape[1]\n"
         "        key, value = (t.repeat(1, repeats, 1, 1) for t in (key, value))\n"
-        "        if is_faster_by_hand(query):",
+        "        if is_better_by_hand(query, key, value):",
     ),
     edit(
         "attention",

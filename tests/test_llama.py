@@ -16,7 +16,7 @@ from llama import (
     Llama,
     RMSNorm,
     attention_by_hand,
-    is_faster_by_hand,
+    is_better_by_hand,
     last_column,
     load_pretrained,
     padding_mask,
@@ -284,7 +284,7 @@ def test_bfloat16_training_by_hand_equals_float32(attention: str, is_padded: boo
         for dtype in (torch.float32, torch.bfloat16):
             inputs = [t.to(dtype, copy=True).requires_grad_() for t in exact]
             query = inputs[0][:, :, first:]
-            assert is_faster_by_hand(query) == (dtype == torch.bfloat16)
+            assert is_better_by_hand(query) == (dtype == torch.bfloat16)
             layer.compute_query_key_value_scores(query, *inputs[1:], mask).square().sum().backward()
             results[dtype] = [t.grad.float() for t in inputs]
         for actual, expected in zip(*results.values(), strict=True):

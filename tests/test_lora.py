@@ -36,6 +36,12 @@ def test_formula():
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("alpha", [0, 0.0, -1, float("nan"), float("inf")])
+def test_an_alpha_by_which_nothing_is_learnt_is_refused(alpha: float):
+    with pytest.raises(ValueError, match=f"^lora_alpha {alpha} is not allowed: it must be above 0"):
+        LoRALayer(torch.nn.Linear(6, 5), alpha=alpha)
+
+
 def test_initialisation():
     torch.manual_seed(0)
     layer = LoRALayer(torch.nn.Linear(4000, 30), rank=8)

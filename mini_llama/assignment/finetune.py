@@ -78,9 +78,29 @@ def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
     announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.option == "lora":
         lora.apply_lora(model.llama, options.lora_rank, options.lora_alpha, options.lora_targets)
+        check_adapters(model)
         adapters, trainable, percentage = lora.count_lora_parameters(model)
         print(f"LoRA: {adapters} of {trainable} trainable parameters ({percentage:.1f}%)")
     return model.to(task.device)
+
+
+def check_adapters(model: LlamaEmbeddingClassifier) -> None:
+    """Raise ValueError for adapters of layers that the classifier never reads: they would not be
+    trained, however long.
+    """
+    adapters = {name: p for name, p in trainable_parameters(model).items() if ".lora_" in name}
+    was_training = model.training
+    output = model.eval()(torch.zeros(1, 1, dtype=torch.long))  # no dropout, so no random numbers
+    model.train(was_training)
+    gradients = torch.autograd.grad(output[0, 0], list(adapters.values()), allow_unused=True)
+    found = zip(adapters, gradients, strict=True)
+    layers = [name.rpartition(".lora_")[0] for name, gradient in found if gradient is None]
+    if layers:
+        names = ",".join(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
+        raise ValueError(
+            f"--lora_targets {names} is not allowed: it must be layers that the classifier reads, "
+            f"and it never reads {layers[0]}, whose adapters would learn nothing; leave it out"
+        )
 
 
 def check_free_disk(path: Path, model: torch.nn.Module) -> None:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mini_llama.eager import is_eager
+
 
 def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x (…, K) times weight (N, K) transposed: (…, N)."""
@@ -24,7 +26,8 @@ def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 @cache
 def has_onednn() -> bool:
     """Whether this PyTorch has the product above, a private function, and it is right."""
-    x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+    numbers = torch.arange(12, dtype=torch.float32, device="cpu")
+    x, weight = numbers[:6].view(2, 3), numbers.view(4, 3)
     try:
         return torch.equal(_product(x, weight), x @ weight.T)
     except (AttributeError, RuntimeError):
@@ -32,7 +35,10 @@ def has_onednn() -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """_product with gradients; saves only what the needed gradients require."""
+    """_product with gradients; saves only what the needed gradients require.
+
+    Where the gradients are themselves differentiated, or transformed, they are PyTorch's products.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -43,6 +49,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        given = [t for t in (x, weight, upstream) if t is not None]
+        if torch.is_grad_enabled() or not is_eager(*given):
+            x_gradient = None if weight is None else upstream @ weight
+            if x is None:
+                return x_gradient, None
+            rows = upstream.reshape(-1, upstream.shape[-1])  # (M, N)
+            return x_gradient, rows.T @ x.reshape(-1, x.shape[-1])
         upstream = upstream.contiguous()
         x_gradient = None if weight is None else _product(upstream, weight.T)
         if x is None:
@@ -53,12 +66,18 @@ class _Linear(torch.autograd.Function):
         return x_gradient, _product(upstream, x)
 
 
+def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether oneDNN has a product of these shapes; F.linear takes the others, or refuses them."""
+    is_matrix = x.ndim > 1 and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
+    return is_matrix and x.numel() > 0 and weight.numel() > 0 and has_onednn()
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x (…, K) times weight (N, K) transposed: (…, N), as F.linear, by the fastest product."""
-    is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if torch.compiler.is_compiling():  # the compiler can optimise F.linear, not a custom call
+    if not is_eager(x, weight):  # the custom call has no rule for what looks on, F.linear has
         return F.linear(x, weight)
-    if not is_plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not has_onednn():
+    is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    if not is_plain or torch.is_autocast_enabled("cpu") or not _fits(x, weight):
         return F.linear(x, weight)
     x = x.contiguous()  # oneDNN is up to a hundred times slower on rows with gaps between them
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):

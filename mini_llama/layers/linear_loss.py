@@ -12,9 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from mini_llama.bounds import check_bound
+from mini_llama.eager import is_eager
 from mini_llama.layers.linear import linear
 
 CHUNK_ROWS = 256
+IGNORED = -100  # the target of a token that carries no loss, F.cross_entropy's default
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -22,32 +25,67 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        count = targets.numel()
-        total = hidden.new_zeros((), dtype=torch.float32)
+        kept = targets != IGNORED
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        total = hidden.new_zeros((), dtype=dtype)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight)
-        for start in range(0, count, CHUNK_ROWS):
+        for start in range(0, targets.numel(), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
+            is_ignored = ~kept[rows, None]
+            chosen = targets[rows].masked_fill(is_ignored[:, 0], 0)
             logits = linear(hidden[rows], weight)  # (rows, V)
-            log_probs = F.log_softmax(logits.float(), dim=-1)
-            total -= log_probs.gather(1, targets[rows, None]).sum()
+            log_probs = F.log_softmax(logits.to(dtype), dim=-1)
+            total -= log_probs.gather(1, chosen[:, None]).masked_fill(is_ignored, 0).sum()
             gradient = log_probs.exp_()  # softmax - one_hot; the mean's 1/N is left to backward
-            gradient[torch.arange(len(gradient), device=gradient.device), targets[rows]] -= 1
+            gradient[torch.arange(len(gradient), device=gradient.device), chosen] -= 1
             gradient = gradient.to(hidden.dtype)
-            hidden_gradient[rows] = linear(gradient, weight.T)
-            if gradient.dtype == torch.float32:
-                weight_gradient += linear(hidden[rows].T, gradient.T).T
+            hidden_gradient[rows] = linear(gradient, weight.T).masked_fill(is_ignored, 0)
+            # Zeros in the narrow matrix of the two: ignored rows add nothing to their product.
+            inputs = hidden[rows].masked_fill(is_ignored, 0)  # (rows, C)
+            if gradient.dtype == dtype:
+                weight_gradient += linear(inputs.T, gradient.T).T
             else:
-                weight_gradient.addmm_(gradient.T, hidden[rows])
-        ctx.count = count
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+                weight_gradient.addmm_(gradient.T, inputs)
+        count = kept.sum()
+        ctx.save_for_backward(hidden_gradient, weight_gradient, count, hidden, weight, targets)
         return total / count
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        scale = upstream / ctx.count
+        hidden_gradient, weight_gradient, count, *inputs = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return *_differentiable_gradients(upstream, *inputs), None
+        scale = upstream / count.clamp(min=1)
         return hidden_gradient * scale, weight_gradient * scale, None
+
+
+def _plain_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss by PyTorch's own operations, which hold all logits."""
+    logits = linear(hidden, weight)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(dtype), targets, ignore_index=IGNORED)
+
+
+def _differentiable_gradients(
+    upstream: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+) -> list[torch.Tensor | None]:
+    """The gradients by hidden and weight as functions of all three, None where not needed."""
+    inputs = (hidden, weight)
+    needed = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(
+        torch.autograd.grad(_plain_loss(*inputs, targets), needed, upstream, create_graph=True)
+    )
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+
+
+def _check_targets(targets: torch.Tensor, vocab_size: int) -> None:
+    """Raise ValueError for a target that is no token; on a GPU, the loss itself stops there."""
+    if targets.device.type != "cpu" or targets.numel() == 0:
+        return
+    bound = f"from 0 to {vocab_size - 1}, or {IGNORED} to be ignored"
+    wrong = targets[(targets != IGNORED) & ((targets < 0) | (targets >= vocab_size))]
+    check_bound(f"target {wrong[0] if wrong.numel() else 0}", wrong.numel() == 0, bound)
 
 
 def linear_cross_entropy(
@@ -55,9 +93,17 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """Mean of -log softmax(hidden @ weightᵀ)[target]: hidden (N, C), weight (V, C), targets (N,).
 
-    Equal to F.cross_entropy(F.linear(hidden, weight), targets); gradients once only.
+    Equal to F.cross_entropy(F.linear(hidden, weight), targets), derivatives of all orders included;
+    targets of -100 are left out, of the mean too. In torch.func's transforms, and in whatever else
+    is_eager names except the compiler, all logits are held at once. Raises ValueError for another
+    target that is no token.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
+    is_compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if not is_compiled and not is_eager(hidden, weight, targets):
+        return _plain_loss(hidden, weight, targets)
+    if not is_compiled:
+        _check_targets(targets, len(weight))
     return _LinearCrossEntropy.apply(hidden, weight, targets)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mini_llama.eager import has_tangent, is_eager
 from mini_llama.layers.linear import linear, quantize_rows
 from mini_llama.optional_imports import import_optional
 
@@ -42,8 +43,8 @@ class QuantizedLinear(nn.Module):
             raise ValueError("it holds NaN or infinity, which quantized weights cannot")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Raises ValueError if x needs a gradient."""
-        if torch.is_grad_enabled() and x.requires_grad:
+        """Raises ValueError if x needs a gradient, or has a forward-mode tangent."""
+        if (torch.is_grad_enabled() and x.requires_grad) or has_tangent(x):
             raise ValueError(
                 "quantized weights cannot be trained through: load the model without quantize"
             )
@@ -86,7 +87,11 @@ class Int8Linear(QuantizedLinear):
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features)
-        if x.device.type != "cpu" or len(rows) > FEW_ROWS:
+        # An exporter would fix the number of rows, and FlopCounterMode counts what it knows.
+        is_open = not is_eager(x) and (
+            not torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        )
+        if is_open or x.device.type != "cpu" or len(rows) > FEW_ROWS:
             blocks = zip(self.weight.split(self.block), self.scales.split(self.block), strict=True)
             parts = [linear(x, (values * scales[:, None]).to(x.dtype)) for values, scales in blocks]
             return torch.cat(parts, dim=-1)

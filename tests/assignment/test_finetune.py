@@ -554,6 +554,17 @@ def test_lora_changes_its_targets_alone_and_by_its_adapters(
     assert not torch.equal(merged["classifier_head.weight"], start.weight)
 
 
+@pytest.mark.parametrize("targets", ["output", "compute_query,output", "output,output"])
+def test_adapters_that_would_learn_nothing_are_refused(
+    targets: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever else gets some: the classifier reads hidden states, never the output layer."""
+    message = refusal("lora", capsys, "--lora_targets", targets)
+    for part in ("--lora_targets output is not allowed", "never reads llama.output", "leave it"):
+        assert part in message
+    assert not list(folder.glob("lora-*"))
+
+
 @pytest.mark.parametrize("whole", ["lora"], indirect=True)
 def test_the_printed_number_of_lora_parameters(whole: Result) -> None:
     saved = load_plain(next(whole.folder.glob("*.adapters.pt")))
