@@ -1,8 +1,8 @@
-"""Where inside a model its arithmetic first leaves the assignment's formulas.
+"""Find the first place in a model whose arithmetic differs from the assignment's formulas.
 
-The formula, in float64, is applied to what each component really read. So each is judged alone, and
-one fault is one place. The model is passed in, whoever wrote it: its modules are found by the
-assignment's names.
+Each component's formula is applied, in float64, to the input that the component actually received.
+So each is judged on its own, and one fault shows in one place. The model may be anyone's: its
+modules are found by the assignment's names.
 """
 
 import itertools
@@ -24,11 +24,11 @@ from mini_llama.diagnosis.numpy_llama import Array, linear
 from mini_llama.diagnosis.recording import COMPONENTS, NeverCalledError, Run, record_run, to_numpy
 from mini_llama.diagnosis.registry import MISTAKES, Mistake
 
-# Of the largest magnitude. In float32 a component alone is off by 1e-7 to 2e-6: a rounding is 6e-8,
-# and a sum of a thousand terms adds them up. The least of the usual faults, eps 1e-6 for 1e-5, is
-# 4.5e-6 over the variance of what is normed: more than this at the first norm, after embeddings.
+# Relative to the largest magnitude. In float32 a single component is off by 1e-7 to 2e-6: one
+# rounding is 6e-8, and a sum of a thousand terms accumulates them. The smallest common fault, eps
+# 1e-6 instead of 1e-5, is 4.5e-6 over the input's variance: above this at the first norm.
 TOLERANCE = 1e-5
-RESULT_TOLERANCE = 1e-4  # of what a whole model returns, after all its layers
+RESULT_TOLERANCE = 1e-4  # for the model's output, after all layers
 MISSING, NORMED = "layer: missing residual", "layer: residual from the normalised input"
 INPUT_TWICE, POST_NORM = "layer: residual from the layer's input twice", "layer: post-norm"
 LEFT_OUT, UNUSED = "layer: half of the layer left out", "layer: norm not used"
@@ -37,7 +37,7 @@ NEVER_CALLED = "it is never called as a module"
 
 
 class Check(NamedTuple):
-    """What is compared with what it should be, and what it may be instead."""
+    """An actual and an expected array, and the forms of known mistakes that it may have instead."""
 
     what: str
     actual: Array
@@ -46,11 +46,11 @@ class Check(NamedTuple):
 
 
 class Place(NamedTuple):
-    """One place of a model, and how far it is from the formula, of the largest magnitude there.
+    """One place of a model and its error, relative to the largest magnitude there.
 
-    `alone` is for what the place really read, `from_start` for what it should have read; None where
-    nothing is known. `problem` is empty where it agrees, else says what is wrong; `mistake` is the
-    known one that gives the same, if there is one.
+    `alone` is the error for the input that the place actually received, `from_start` that for the
+    correct input; None if unknown. `problem` describes what is wrong, empty if nothing is;
+    `mistake` is the known mistake with the same result, if there is one.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
 
 def difference(actual: Array, expected: Array) -> float:
-    """Largest difference, of the largest magnitude expected; inf for shapes that do not fit."""
+    """The largest difference, relative to the largest expected magnitude; inf if shapes differ."""
     if actual.shape != expected.shape:
         return math.inf
     return float(np.abs(actual - expected).max() / (np.abs(expected).max() or 1.0))
@@ -72,7 +72,7 @@ def agrees(actual: Array, expected: Array) -> bool:
 
 
 def describe(check: Check) -> tuple[str, Mistake | None]:
-    """What is wrong where a check fails, and the known mistake that gives the same, if any."""
+    """Describe a failed check, with the known mistake that has the same result, if any."""
     what, actual, expected, forms = check
     if actual.shape != expected.shape:
         return f"{what} has shape {list(actual.shape)}, not {list(expected.shape)}", None
@@ -114,8 +114,8 @@ class Examination:
         yield self._judge("forward", self._returned(), self.record["norm"])
 
     def _judge(self, name: str, checks: Iterator[Check], from_start: Array) -> Place:
-        """The worst of the checks; the first that fails is the problem. What the last one compares
-        is the place's result.
+        """The largest error of the checks, and the first failure as the problem. The array of the
+        last check is the place's result.
         """
         alone, problem, mistake, result = None, "", None, None
         try:
@@ -133,7 +133,7 @@ class Examination:
         return Place(name, alone, difference(result, from_start), problem, mistake)
 
     def _inside(self, attention: str, normed: Array) -> Iterator[Place]:
-        """The steps of an attention; `normed` is what it should have read."""
+        """The steps of an attention; `normed` is its correct input."""
         call = self.calls.get(attention)
         if not self.run.inside or call is None:
             return
@@ -225,7 +225,7 @@ class Examination:
 
 
 def judge_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Place:
-    """Whether the model's parameters are the checkpoint's tensors, to the last bit."""
+    """Check that the model's parameters equal the checkpoint's tensors bit for bit."""
     found, worst, problems = model.state_dict(), 0.0, []
     for name, tensor in tensors.items():
         actual = found.get(name)
@@ -245,7 +245,7 @@ def judge_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Plac
 
 
 class Explanation(NamedTuple):
-    """The places; and, if one differs, any (norm, attention) that all of them follow."""
+    """The places and, if one differs, the (norm, attention) pairs with which none would."""
 
     places: list[Place]
     follows: list[tuple[str, str]]
@@ -267,7 +267,7 @@ class Explanation(NamedTuple):
             yield f"{place.name:<{width}} {alone:>9} {from_start:>11}{mark}"
 
     def verdict(self) -> Iterator[str]:
-        """The first place that differs, and the remedy where the mistake is a known one."""
+        """The first place that differs, and the remedy if the mistake is known."""
         first = self.first
         if first is None:
             yield "No difference: every place agrees with its formula."
@@ -284,7 +284,7 @@ class Explanation(NamedTuple):
 
 
 def forgive_unseen(places: list[Place], examination: Examination) -> list[Place]:
-    """The places; never called is a problem only where it may be the cause of a wrong result."""
+    """Clear the problem "never called" of components, unless it may explain a wrong result."""
     is_right = (
         difference(examination.run.logits, examination.logits[:, -1:]) <= RESULT_TOLERANCE
         and difference(examination.run.hidden_states, examination.record["norm"])
@@ -299,11 +299,11 @@ def editions_of(norm: str, attention: str) -> list[str]:
     return [k for k, e in EDITIONS.items() if (e.norm, e.attention) == (norm, attention)]
 
 
-@np.errstate(all="ignore")  # what is not finite is reported
+@np.errstate(all="ignore")  # values that are not finite are reported
 def explain(
     model: nn.Module, tokens: torch.Tensor, formulas: Formulas, tensors: Mapping[str, torch.Tensor]
 ) -> Explanation:
-    """Examine a model of a checkpoint's tensors, in evaluation mode, on tokens (B, T).
+    """Examine a model with a checkpoint's tensors, in evaluation mode, on tokens (B, T).
 
     Raises ValueError as `record_run` does.
     """
@@ -315,10 +315,10 @@ def explain(
 def explain_run(
     run: Run, weights: Place, tokens: torch.Tensor, formulas: Formulas, strict: bool = True
 ) -> Explanation:
-    """Examine what was recorded on tokens (B, T).
+    """Examine a recorded run on tokens (B, T).
 
-    Where not `strict`, a component that is never called is a fault only if no other is found, and
-    what the model returns is wrong: a student may write it in another way.
+    Unless `strict`, a component that is never called is a fault only if there is no other fault and
+    the model's output is wrong: a student may compute it in another way.
     """
 
     def examine(norm: str, attention: str) -> list[Place]:
@@ -334,12 +334,12 @@ def explain_run(
 
 
 def read_formulas(path: str | Path) -> tuple[Formulas, dict[str, torch.Tensor], dict[str, str]]:
-    """The formulas with a checkpoint's weights, its tensors, and what it records of its arithmetic.
+    """The formulas with a checkpoint's weights, its tensors, and its recorded norm and attention.
 
     Raises OSError or ValueError.
     """
     content = read_checkpoint(path)
-    config = content.make_config(norm="layernorm")  # RMSNorm's formula leaves the biases alone
+    config = content.make_config(norm="layernorm")  # RMSNorm's formula ignores the biases
     if config.rope_scaling is not None:
         raise ValueError(f"{path} has scaled RoPE, which the float64 formulas do not know")
     tensors = fit_tensors(content, config)

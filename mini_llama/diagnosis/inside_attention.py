@@ -1,4 +1,4 @@
-"""Where inside an attention its arithmetic leaves the formulas: projections, rotation, scores.
+"""Find where an attention's arithmetic differs from the formulas: projections, rotation, scores.
 
 Only of a student's model, whose functions are wrapped (recorder.py). What was not recorded, or has
 another layout, is taken to be right: the attention as a whole is judged in any case.
@@ -22,7 +22,7 @@ Heads = dict[str, Array]  # by KINDS, (B, T, H or K, D)
 
 
 class Inner(NamedTuple):
-    """One thing inside an attention: what it is, what was recorded, and what it should be."""
+    """One step of an attention: its name, the recorded array, and the expected one."""
 
     place: str
     what: str
@@ -32,14 +32,14 @@ class Inner(NamedTuple):
 
 
 class InsideAttention:
-    """What was recorded of the attention of this name, for its input x (B, T, C)."""
+    """The recorded steps of the named attention, for its input x (B, T, C)."""
 
     def __init__(self, formulas: Formulas, name: str, inside: Mapping[str, Array], x: Array):
         self.formulas, self.name, self.inside, self.x = formulas, name, inside, x
         self.batch, self.length, _ = x.shape
 
     def steps(self) -> Iterator[Inner]:
-        """In the order of the computation."""
+        """The steps in the order of the computation."""
         projected: Heads = {}
         for kind in KINDS:
             projected[kind] = right = self._project(kind)
@@ -63,7 +63,7 @@ class InsideAttention:
         return numpy_llama.rotate(heads, positions, self.formulas.config.rope_theta)
 
     def _rotated(self, kind: str, projected: Array, rotated: Heads) -> Iterator[Inner]:
-        """Puts what was recorded into `rotated`, for what follows."""
+        """Store the recorded array in `rotated`, for the next steps."""
         read = self.inside.get(f"{self.name} rotated {kind}")
         found = self.inside.get(f"{self.name} rotated {kind} output")
         if read is None or found is None or {read.shape, found.shape} != {projected.shape}:

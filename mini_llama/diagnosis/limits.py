@@ -1,4 +1,4 @@
-"""What a student's modules may take while they are examined."""
+"""Limits on a student's modules during the diagnosis."""
 
 SECONDS = 10.0  # for one component
 START_SECONDS = 120.0  # for importing torch on a slow disk
@@ -6,4 +6,4 @@ MEMORY_BYTES = 4 * 2**30
 MAX_SOURCE_BYTES = 2**20  # of one file
 MAX_FILES = 200
 MAX_TOKENIZER_BYTES = 2**21
-MAX_DEPTH = 4  # of folders in which llama.py is looked for
+MAX_DEPTH = 4  # of folders that are searched for llama.py

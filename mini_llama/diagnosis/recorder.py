@@ -1,10 +1,10 @@
-"""The limited side of sanity_check.py --code: a student's model is loaded and run here, and what
-its components read and give is recorded and sent back, as numbers.
+"""The limited process of sanity_check.py --code: loads and runs a student's model, records the
+inputs and outputs of its components, and sends them back as numbers.
 
-Its text is run in the student's folder, after missing_modules.py's, and imports nothing of the
-project. Methods are wrapped, not hooked, so that a call of `.forward()` is recorded as well. The
-request comes on standard input. The answer on standard output is a line of JSON, and the
-arrays that it lists, float64, one after the other.
+The source of this file is run in the student's folder, after that of missing_modules.py, and
+imports nothing of the project. Methods are wrapped, not hooked, so that calls of `.forward()` are
+recorded too. The request is read from standard input. The answer on standard output is a line of
+JSON, followed by the float64 arrays that it lists.
 
 Shapes: B batch, T positions, H heads, D head_dim, C width.
 """
@@ -27,7 +27,7 @@ ROPE, SCORES = "apply_rotary_emb", "compute_query_key_value_scores"
 
 
 class Recording:
-    """Arrays by the place's name and what of it they are, of the first call of each place."""
+    """The arrays of the first call of each place, by the place's name and their kind."""
 
     def __init__(self, tokens: torch.Tensor) -> None:
         self.tokens = tokens
@@ -36,18 +36,18 @@ class Recording:
 
     def keep(self, name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor) and name not in self.arrays:
-            # a copy, because a model may go on to change it in place
+            # a copy, because the model may change it in place later
             self.arrays[name] = value.detach().to("cpu", torch.float64, copy=True)
 
     def activation(self, values: Iterable[Any]) -> Any:
-        """The first tensor (B, T, …) among what a module takes or gives, else the first tensor."""
+        """The first tensor (B, T, …) among a module's inputs or outputs, else the first tensor."""
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         shape = self.tokens.shape
         fitting = [tensor for tensor in tensors if tensor.shape[:2] == shape]
         return next(iter([*fitting, *tensors]), None)
 
     def wrapped(self, name: str, function: Callable) -> Callable:
-        """A module's forward that is recorded; whatever else it takes or gives is passed on."""
+        """Wrap a module's forward to record its input and output."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.running[-1] == name:  # forward, below a __call__ of its own
@@ -62,7 +62,7 @@ class Recording:
         return call
 
     def wrapped_heads(self, what: str, function: Callable, owner: str = "") -> Callable:
-        """A function of query and key heads, and their values, on behalf of an attention."""
+        """Wrap a function of query, key and value heads to record them for an attention."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             name = owner or self.attention()
@@ -77,13 +77,13 @@ class Recording:
         return call
 
     def attention(self) -> str:
-        """The innermost attention that is running."""
+        """The name of the innermost attention that is running."""
         running = [name for name in self.running if name.endswith(".attention")]
         return running[-1] if running else ""
 
 
 def parts(value: Any) -> Sequence[Any]:
-    """What a module gives, one by one."""
+    """The values of a module's output, as a list."""
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, (tuple, list)) else [value]
@@ -98,7 +98,7 @@ def places(n_layers: int) -> Iterator[str]:
 
 
 def wrap_model(model: nn.Module, n_layers: int, recording: Recording) -> None:
-    """Wrap what the assignment's names lead to."""
+    """Wrap the modules that have the assignment's names."""
     for name in places(n_layers):
         owner, _, last = name.rpartition(".")
         parent, module = find(model, owner) if owner else model, find(model, name)
@@ -139,7 +139,7 @@ def wrap_rope(folder: str, recording: Recording) -> None:
 
 
 def load(request: dict[str, Any]) -> nn.Module:
-    """By the student's own load_pretrained, with its one argument, and an edition where known."""
+    """Load the model with the student's own load_pretrained, and an edition if it takes one."""
     import llama  # the student's
 
     takes = inspect.signature(llama.load_pretrained).parameters
@@ -152,7 +152,7 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def examine(request: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """What the answer's line says, and its arrays."""
+    """The JSON object of the answer, and its arrays."""
     tokens = torch.tensor(request["tokens"])
     recording = Recording(tokens)
     answer: dict[str, Any] = {}
@@ -184,19 +184,19 @@ def examine(request: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor]
 def main() -> None:
     """Request: {"checkpoint", "edition", "tokens", "n_layers"}."""
     request = json.load(sys.stdin)
-    # What the student's modules print goes nowhere, and cannot be taken for an answer.
+    # Output of the student's modules is discarded, so it cannot pass for an answer.
     channel = os.fdopen(os.dup(1), "wb")
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
     torch.set_num_threads(1)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU, whatever there is
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # always on the CPU
     answer, arrays = examine(request)
     channel.write(json.dumps(answer).encode() + b"\n")
     for array in arrays:
         channel.write(array.contiguous().numpy().tobytes())
     channel.flush()
-    os._exit(0)  # nothing that was imported has a last word
+    os._exit(0)  # skip exit handlers of imported modules
 
 
 if __name__ == "__main__":

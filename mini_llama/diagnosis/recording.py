@@ -1,4 +1,4 @@
-"""What every component of a model reads and gives in one run, recorded by hooks."""
+"""Record the inputs and outputs of every component of a model in one run, with hooks."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,14 +14,14 @@ COMPONENTS = ("attention_norm", "attention", "ffn_norm", "feed_forward")
 
 
 class Call(NamedTuple):
-    """What a module read and what it gave."""
+    """The input and the output of a module."""
 
     input: Array
     output: Array
 
 
 class NeverCalledError(LookupError):
-    """Nothing is recorded of a module."""
+    """A module was not called in the recorded run."""
 
 
 class Calls(dict[str, Call]):
@@ -30,7 +30,7 @@ class Calls(dict[str, Call]):
 
 
 class Run(NamedTuple):
-    """A recorded run of a model; `inside` is what a student's attentions computed on the way."""
+    """A recorded run of a model; `inside` holds intermediate arrays of a student's attentions."""
 
     calls: Calls
     logits: Array
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 def find_modules(model: nn.Module, n_layers: int) -> dict[str, nn.Module]:
-    """The components by name. Raises ValueError, naming them, where any are missing."""
+    """The components by name. Raises ValueError naming those that are missing."""
     layers = [f"layers.{i}" for i in range(n_layers)]
     names = ["tok_embeddings", *layers, *(f"{x}.{c}" for x in layers for c in COMPONENTS)]
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -54,10 +54,10 @@ def find_modules(model: nn.Module, n_layers: int) -> dict[str, nn.Module]:
 
 
 def record_run(model: nn.Module, tokens: torch.Tensor, n_layers: int) -> Run:
-    """What every component reads and gives for tokens (B, T), and what the model returns.
+    """Record every component's input and output for tokens (B, T), and the model's output.
 
-    Of a module that is called more than once, the first call counts. Raises ValueError, naming the
-    module, where one is missing, fails or returns no tensor.
+    For a module that is called more than once, the first call counts. Raises ValueError naming the
+    module if one is missing, fails or does not return a tensor.
     """
     inputs: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
@@ -97,7 +97,7 @@ def record_run(model: nn.Module, tokens: torch.Tensor, n_layers: int) -> Run:
 
 
 def to_numpy(value: Any) -> Any:
-    """A tensor's values in float64; a copy, because a model may go on to change them in place."""
+    """A tensor's values in float64; a copy, because the model may change them in place later."""
     is_tensor = isinstance(value, torch.Tensor)
     return value.detach().double().cpu().numpy().copy() if is_tensor else value
 
