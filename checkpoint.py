@@ -64,20 +64,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def info(path: str) -> None:
+    from mini_llama.checkpoints import report
     from mini_llama.checkpoints.reading import read_checkpoint
-    from mini_llama.checkpoints.report import describe_checkpoint, describe_preset
 
     if path in PRESETS and not Path(path).exists():
-        print(describe_preset(path))
+        print(report.describe_preset(path))
+    elif report.holds_adapters(path):
+        print(report.describe_adapters(path))
     else:
-        print(describe_checkpoint(read_checkpoint(path)))
+        print(report.describe_checkpoint(read_checkpoint(path)))
 
 
 def convert(source: str, destination: str, adapters: str | None, **options: Any) -> None:
     from tqdm import tqdm
 
+    from mini_llama.checkpoints.classifier_export import export_if_classifier
     from mini_llama.checkpoints.conversion import add_adapters, prepare
 
+    if lines := export_if_classifier(source, destination, options["to"]):
+        print("\n".join(lines))
+        return
     plan = prepare(source, destination, **options)
     add_adapters(plan, adapters)
     for note in plan.notes:
@@ -85,9 +91,7 @@ def convert(source: str, destination: str, adapters: str | None, **options: Any)
     shown = len(plan.notes)
     with tqdm(total=plan.bytes_to_read, unit="B", unit_scale=True, disable=None) as bar:
         plan.write(bar.update)
-    for note in plan.notes[shown:]:
-        print(note)
-    print(f"wrote {destination}{plan.target.hint}")
+    print(*plan.notes[shown:], f"wrote {destination}{plan.target.hint}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def train(
     parameters = trainable_parameters(model)
     optimizer = AdamW(parameters.values(), lr=options.lr)
     settings = resume_settings(options, task, model)
+    facts = run_facts(options, task)
     epochs_done, best_accuracy = 0, -1.0
     if options.resume:
         epochs_done, best_accuracy = load_progress(options, settings, parameters, optimizer)
@@ -143,7 +144,7 @@ def train(
             if epoch == 0:  # an older run's state does not fit the checkpoint that is written next
                 progress_path(options).unlink(missing_ok=True)
             best_accuracy = dev_accuracy
-            save_best(options, model, epoch, dev_accuracy)
+            save_best(options, model, {"epoch": epoch, "dev_accuracy": dev_accuracy} | facts)
         save_progress(options, settings, parameters, optimizer, epoch + 1, best_accuracy)
         prefix = "LoRA epoch" if options.option == "lora" else "epoch"
         print(
@@ -204,12 +205,22 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(order_seed))
 
 
-def save_best(
-    options: Options, model: LlamaEmbeddingClassifier, epoch: int, dev_accuracy: float
-) -> None:
+def run_facts(options: Options, task: Task) -> dict[str, Any]:
+    """What whoever uses the classifier must know of the run, as plain data."""
+    tokenizer = task.tokenizer.model_path
+    return {
+        "option": options.option,
+        "dataset": options.dataset,
+        "label_names": task.label_names,
+        "mask_padding": options.mask_padding,
+        "max_sentence_len": options.max_sentence_len,
+        "tokenizer": {"name": Path(tokenizer).name, "sha256": digest(tokenizer)},
+    }
+
+
+def save_best(options: Options, model: LlamaEmbeddingClassifier, facts: dict[str, Any]) -> None:
     """Write the classifier, LoRA merged, and beside it the adapters alone."""
     path = options.checkpoint_path
-    facts = {"option": options.option, "epoch": epoch, "dev_accuracy": dev_accuracy}
     save_classifier(
         path,
         model.llama.config,

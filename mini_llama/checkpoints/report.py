@@ -10,19 +10,23 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from config import PRESETS, LlamaConfig, expected_shapes, resolve_arithmetic
+from mini_llama.checkpoints.adapters import is_adapters, is_peft
+from mini_llama.checkpoints.foreign import PEFT_CONFIG
 from mini_llama.checkpoints.memory import describe_fit, memory_facts
 from mini_llama.checkpoints.record import Checkpoint, check_is_pretrained, stored_tensors
 from mini_llama.checkpoints.sizes import count_parameters, gigabytes
+from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.tables import align
-from utils import available_bytes
+from utils import available_bytes, read_json
 
 HEADINGS = ("module", "shape", "dtype", "parameters")
 SHARED = "tied"
+BACKBONE = "llama."  # of a classifier: what its backbone's names begin with
 
 
 class Row(NamedTuple):
@@ -44,9 +48,11 @@ def describe_preset(name: str) -> str:
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> str:
-    """The report of a checkpoint. Raises ValueError where its tensors contradict its model_args, or
-    which is a trained classifier.
+    """The report of a checkpoint, or of a classifier that was trained from one. Raises ValueError
+    where its tensors contradict its model_args.
     """
+    if "classifier" in checkpoint.metadata:
+        return describe_classifier(checkpoint)
     config, meta = _read_shapes(checkpoint)
     arithmetic = resolve_arithmetic(checkpoint.recorded)
     facts = [
@@ -56,6 +62,68 @@ def describe_checkpoint(checkpoint: Checkpoint) -> str:
         ("arithmetic", str(arithmetic)),
     ]
     return describe(facts, config, meta)
+
+
+RECORDED = ("option", "dataset", "epoch", "dev_accuracy", "mask_padding", "max_sentence_len")
+
+
+def describe_classifier(checkpoint: Checkpoint) -> str:
+    """The report of a trained classifier: what its run recorded, and its backbone."""
+    facts, metadata = [("path", str(checkpoint.path))], checkpoint.metadata
+    head = metadata["classifier"] if isinstance(metadata["classifier"], dict) else {}
+    facts += [("format", "trained classifier, torch file")]
+    facts += [("labels", _labels(head.get("num_labels"), metadata.get("label_names")))]
+    facts += [(k, str(metadata[k])) for k in RECORDED if metadata.get(k) is not None]
+    if isinstance(tokenizer := metadata.get("tokenizer"), dict):
+        facts += [("tokenizer", f"{tokenizer.get('name')}, SHA-256 {tokenizer.get('sha256')}")]
+    backbone = backbone_of(checkpoint)
+    config, meta = _read_shapes(backbone)
+    facts += [("arithmetic", str(resolve_arithmetic(backbone.recorded)))]
+    return describe(facts, config, meta)
+
+
+def backbone_of(classifier: Checkpoint) -> Checkpoint:
+    """The language model under a classifier's head."""
+    tensors = {
+        name.removeprefix(BACKBONE): tensor
+        for name, tensor in classifier.tensors.items()
+        if name.startswith(BACKBONE)
+    }
+    return Checkpoint(classifier.path, classifier.model_args, tensors)
+
+
+def _labels(count: Any, names: Any) -> str:
+    named = f": {', '.join(map(str, names))}" if isinstance(names, list) else ""
+    return f"{count}{named}"
+
+
+def describe_adapters(path: str | Path) -> str:
+    """The report of LoRA adapters in a file of their own, ours or a folder of PEFT."""
+    names: tuple[str, ...]
+    facts = [("path", str(path))]
+    if is_peft(path):
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        content = read_json(folder / PEFT_CONFIG)
+        facts += [("format", "folder of PEFT")]
+        names = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules")
+    else:
+        content = load_plain(path)
+        facts += [("format", "LoRA adapters of run_llama.py")]
+        names = ("rank", "alpha", "targets", *RECORDED)
+        if isinstance(base := content.get("base"), dict):
+            facts += [("base", f"{base.get('name')}, fingerprint {base.get('fingerprint')}")]
+        count = sum(tensor.numel() for tensor in content["adapters"].values())
+        facts += [("parameters", f"{count:,}")]
+    facts += [(name, str(content[name])) for name in names if content.get(name) is not None]
+    return "\n".join(_align_facts(facts))
+
+
+def holds_adapters(path: str | Path) -> bool:
+    """Whether a path is a folder of PEFT or an .adapters.pt."""
+    if is_peft(path):
+        return True
+    path = Path(path)
+    return path.name.endswith(".adapters.pt") and path.is_file() and is_adapters(load_plain(path))
 
 
 def describe_memory(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> str:

@@ -36,6 +36,11 @@ def read(path: Path) -> Checkpoint:
         raise ValueError(f"{path} holds a {kind}, not a checkpoint's dict; {REMEDY}")
     for key in ("model", "model_args"):
         if not isinstance(content.get(key), dict):
+            if "adapters" in content:
+                raise ValueError(
+                    f"{path} holds LoRA adapters, not a model: name the model itself, and give "
+                    "this file to --adapters"
+                )
             found = ", ".join(str(k) for k in list(content)[:5]) or "nothing"
             raise ValueError(
                 f"{path} has no dict {key!r} (it holds: {found}); a checkpoint has "
