@@ -54,12 +54,12 @@ def load_adapters(llama: Llama, path: str) -> None:
     if not is_adapters(content):
         raise ValueError(f"{path} has no LoRA adapters; give an .adapters.pt of --option lora")
     rank, alpha, targets = content["rank"], content["alpha"], content["targets"]
-    _check_base(llama, path, content.get("base"))
     try:
         lora.apply_lora(llama, rank, alpha, targets)
         lora.load_lora_state_dict(llama, content["adapters"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}; give the model that it was trained on") from None
+    _check_base(llama, path, content.get("base"))
     lora.merge_lora_weights(llama)
     print(f"load adapters from {path}: rank {rank}, alpha {alpha}, {', '.join(targets)}")
 
