@@ -225,6 +225,6 @@ def test_with_imports_leaves_other_commands_out():
     assert {"run_llama.py", "mini_llama/__init__.py", "mini_llama/assignment/finetune.py"} <= names
     assert not {"pretrain.py", "download.py", "grade.py", "tests/conftest.py"} & names
     assert not any(name.startswith("mini_llama/pretraining/") for name in names)
-    # sanity_check.py --code reads a student's folder or zip and runs its modules, and needs no more.
+    # sanity_check.py --code reads a student's folder or zip and runs its modules.
     graders = ("classes", "grading", "packing", "rules", "student_code")
     assert not {f"mini_llama/submissions/{name}.py" for name in graders} & names
