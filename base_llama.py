@@ -6,6 +6,7 @@ projections that write into the residual stream N(0, 0.02 / sqrt(2 · n_layers))
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,11 @@ from utils import get_parameter_dtype
 
 INIT_STD = 0.02
 RESIDUAL_PROJECTIONS = ("compute_output.weight", "w2.weight")
+NO_ATTENTION = (
+    "LlamaConfig says no attention, and the default edition's is bidirectional: trained on next "
+    'tokens, each position reads its own answer; set attention="causal", or "bidirectional" if it '
+    "is meant"
+)
 
 
 class _SkipInitialisation(TorchFunctionMode):
@@ -59,6 +65,9 @@ class LlamaPreTrainedModel(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
+        has_values = torch.get_default_device().type != "meta"
+        if has_values and getattr(config, "lacks_attention", False):
+            warnings.warn(NO_ATTENTION, stacklevel=3)
         self.config = config
         self.vocab_size = config.vocab_size
         self.n_layers = config.n_layers

@@ -146,7 +146,10 @@ class LlamaConfig(_Checked):
     """Shape and arithmetic of a Llama; the field names are those of a checkpoint's `model_args`.
 
     `n_kv_heads=None` means one key/value head per query head; `hidden_dim=None` means the value
-    of `feed_forward_hidden_dim`. Both are filled in. `rope_scaling` may be a dict, as in files.
+    of `feed_forward_hidden_dim`; `attention=None` means the default edition's, bidirectional. All
+    are filled in. A model that is built from scratch should say which attention it has: Llama warns
+    if it was left out, since training on next tokens would let each position read its own answer.
+    `rope_scaling` may be a dict, as in files.
     Raises ValueError for a value out of bounds.
     """
 
@@ -162,7 +165,7 @@ class LlamaConfig(_Checked):
     rope_theta: float = 10000.0
     dropout: float = 0.0
     norm: str = EDITIONS[DEFAULT_EDITION].norm
-    attention: str = EDITIONS[DEFAULT_EDITION].attention
+    attention: str = _DERIVED
     tie_word_embeddings: bool = True
     rope_scaling: RopeScaling | None = None
     # Constants of the courses' own configuration: accepted, without effect.
@@ -173,6 +176,10 @@ class LlamaConfig(_Checked):
         self._check_counts("vocab_size", "dim", "n_layers", "n_heads", "multiple_of", "max_seq_len")
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
+        # No field: it is no part of the model, and a copy by dataclasses.replace has been decided.
+        object.__setattr__(self, "lacks_attention", self.attention is None)
+        if self.attention is None:
+            object.__setattr__(self, "attention", EDITIONS[DEFAULT_EDITION].attention)
         if self.hidden_dim is None:
             hidden_dim = feed_forward_hidden_dim(self.dim, self.multiple_of)
             object.__setattr__(self, "hidden_dim", hidden_dim)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from mini_llama.bounds import check_bound
 
+SPARSE = "AdamW takes no sparse gradients: use torch.optim.SparseAdam for these parameters"
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a norm of 0
 
 
@@ -57,13 +58,18 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; return the loss of `closure`, if given."""
+        """Update every parameter that has a gradient; return the loss of `closure`, if given.
+
+        Raises RuntimeError for a sparse gradient, before anything of its group is updated.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.layout != torch.strided for p in parameters):
+                raise RuntimeError(SPARSE)
             scale = clip_scale([p.grad for p in parameters], group["max_grad_norm"])
             for parameter in parameters:
                 self._update(parameter, group, scale)

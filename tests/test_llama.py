@@ -3,11 +3,13 @@
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from base_llama import shapes_only
 from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig, RopeScaling
 from llama import (
     Attention,
@@ -394,3 +396,19 @@ def test_scaled_rope_is_compiled_and_trained(scaling: RopeScaling):
             model(tokens, targets=tokens)[0].square().sum().backward()
             gradients.append(llama.layers[0].attention.compute_query.weight.grad.clone())
         assert_relative(*gradients, 1e-5)
+
+
+def test_a_model_from_scratch_without_an_attention_warns():
+    """In the default edition each position sees its successor, which it is trained to predict."""
+    shape = dict(vocab_size=13, dim=16, n_layers=1, n_heads=2)
+    with pytest.warns(
+        UserWarning, match=r"reads its own answer; set attention=\"causal\""
+    ) as found:
+        llama = Llama(LlamaConfig(**shape))
+    assert found[0].filename == __file__
+    assert (llama.config.norm, llama.config.attention) == ("layernorm", "bidirectional")
+    with warnings.catch_warnings(action="error"):
+        for attention in ATTENTIONS:
+            assert Llama(LlamaConfig(**shape, attention=attention)).config.attention == attention
+        with shapes_only():  # a checkpoint is about to be loaded: its arithmetic is announced
+            Llama(LlamaConfig(**shape))

@@ -141,3 +141,14 @@ def test_bounds(options: dict, message: str):
 def test_values_at_the_bounds_are_allowed(options: dict):
     defaults = AdamW([torch.nn.Parameter(torch.zeros(1))], **options).defaults
     assert options.items() <= defaults.items()
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_sparse_gradients_are_refused_before_anything_changes(max_grad_norm: float | None):
+    embedding, dense = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Linear(3, 1)
+    parameters = [*dense.parameters(), *embedding.parameters()]
+    before = [p.detach().clone() for p in parameters]
+    dense(embedding(torch.tensor([1, 4]))).sum().backward()
+    with pytest.raises(RuntimeError, match=r"no sparse gradients: use torch\.optim\.SparseAdam"):
+        AdamW(parameters, max_grad_norm=max_grad_norm).step()
+    assert all(torch.equal(p, old) for p, old in zip(parameters, before, strict=True))

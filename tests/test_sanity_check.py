@@ -1,5 +1,6 @@
 """sanity_check.py finds the edition that reference data was made with, or says that none is it."""
 
+import re
 import subprocess
 import sys
 
@@ -118,6 +119,23 @@ def test_reads_the_real_references(shared, edition: str):
     assert reference["logits"].shape == (2, 1, 32000)
     assert reference["hidden_states"].shape == (2, 8, 512)
     assert all(np.isfinite(t.numpy()).all() for t in reference.values())
+
+
+def test_products_are_torchs_and_the_fast_ones_are_reported(
+    tmp_path, monkeypatch, capsys, model_file
+):
+    """A fast product that is wrong costs no student the check, and is seen all the same."""
+    checkpoint, weights = model_file
+    reference = write_reference(tmp_path / "r.data", weights, "mmia")
+    monkeypatch.setattr("mini_llama.layers.linear.has_onednn", lambda: True)
+    monkeypatch.setattr("mini_llama.layers.linear._product", lambda x, w: 1.01 * (x @ w.T))
+    assert run(monkeypatch, "--checkpoint", checkpoint, "--reference", reference) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("By the"))
+    beyond, by_torch = re.findall(r"mmia: .* (\d+) of 36512 .* and (\d+) by F\.linear", line)[0]
+    assert int(beyond) > 1000 and by_torch == "0"
+    monkeypatch.setattr("mini_llama.layers.linear.has_onednn", lambda: False)
+    assert run(monkeypatch, "--checkpoint", checkpoint, "--reference", reference) == 0
+    assert "By the" not in capsys.readouterr().out  # there is no other product
 
 
 # --explain
