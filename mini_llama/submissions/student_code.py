@@ -175,7 +175,8 @@ def _write_tiny_model(folder: Path) -> tuple[Path, int]:
     args = TINY | {"vocab_size": n_words}
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, tensor in Llama(LlamaConfig(**args, norm="rmsnorm")).state_dict().items():
+    config = LlamaConfig(**args, norm="rmsnorm", attention="causal")
+    for name, tensor in Llama(config).state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator)
         state[name] = 1 + 0.3 * noise if tensor.dim() == 1 else noise * tensor.shape[-1] ** -0.5
     state["output.weight"] = state["tok_embeddings.weight"]
