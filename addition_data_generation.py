@@ -22,11 +22,12 @@ from mini_llama.addition.additions import (
     pairs_from_indices,
     read_additions,
 )
-from mini_llama.bounds import check_bound
+from mini_llama.bounds import COUNTS, SEEDS, check_bound
 from mini_llama.command_line import (
     argument,
-    check_option,
+    check_ranges,
     make_parser,
+    number,
     one_line_errors,
     parse_given,
 )
@@ -75,16 +76,14 @@ def generate_dataset(n: int, filename: str, save_dir: str | Path = "data") -> No
 class DataOptions:
     """The command's options. Raises ValueError, naming the flag, for a value out of bounds."""
 
-    train: int = argument(100_000, "additions to train on")
-    dev: int = argument(20_000, "additions to validate on")
-    test: int = argument(10_000, "additions to test on, if there is no test file yet")
-    seed: int = argument(1337)
+    train: int = number(100_000, "additions to train on", COUNTS)
+    dev: int = number(20_000, "additions to validate on", COUNTS)
+    test: int = number(10_000, "additions to test on, if there is no test file yet", COUNTS)
+    seed: int = number(1337, "", SEEDS)
     save_dir: str = argument("data", "folder of addition_{train,dev,test}.txt")
 
     def __post_init__(self) -> None:
-        for name in ("train", "dev", "test"):
-            check_option(self, name, getattr(self, name) >= 1, "at least 1")
-        check_option(self, "seed", self.seed >= 0, "at least 0")
+        check_ranges(self)
 
 
 def write_all(options: DataOptions) -> None:

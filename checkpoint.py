@@ -9,7 +9,7 @@ from typing import Any
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
 from mini_llama.checkpoints.options import EPILOG, MAX_SHARD_SIZE, SOURCES, TARGETS
 from mini_llama.command_line import OneLineParser, one_line_errors
-from utils import raise_on_sigterm
+from utils import check_not_there, raise_on_sigterm
 
 PROGRAM = "checkpoint.py"
 DESCRIPTION = "Say what a checkpoint holds, or write the same model in another format."
@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, choices in (("edition", tuple(EDITIONS)), ("norm", NORMS), ("attention", ATTENTIONS)):
         help_text = f"{name} of the model, whatever SRC records"
         convert.add_argument(f"--{name}", choices=choices, help=help_text)
+    convert.add_argument("--overwrite", action="store_true", help="replace a file DST")
     convert.add_argument(
         "--adapters",
         metavar="PATH",
@@ -84,7 +85,9 @@ def convert(source: str, destination: str, adapters: str | None, **options: Any)
     if lines := export_if_classifier(source, destination, options["to"]):
         print("\n".join(lines))
         return
+    overwrite = options.pop("overwrite")
     plan = prepare(source, destination, **options)
+    check_not_there(destination, overwrite or plan.target.is_folder)
     add_adapters(plan, adapters)
     for note in plan.notes:
         print(note)

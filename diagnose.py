@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--json", metavar="FILE", type=Path, help="write the report as JSON, too")
     add("--html", metavar="FILE", type=Path, help="write one page that needs nothing else")
+    add("--overwrite", action="store_true", help="replace these two where they are there")
     add("--jobs", metavar="N", type=int, default=1, help="processes for a class (%(default)s)")
     add("--seconds", type=float, default=SECONDS, help="limit for each component (%(default)s)")
     return parser
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mini_llama.diagnosis.page import check_files, write_files
         from mini_llama.diagnosis.places import find_places
 
-        check_files(options.json, options.html, options.paths)
+        check_files(options.json, options.html, options.paths, options.overwrite)
         places = find_places(options.paths)
         reports = []
         for report in diagnose_all(places, options.edition, seconds, options.jobs):

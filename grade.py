@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--csv", metavar="FILE", type=Path, help="write one row per submission")
     add("--json", metavar="FILE", type=Path, help="write all findings")
     add("--html", metavar="FILE", type=Path, help="write one self-contained page")
+    add("--overwrite", action="store_true", help="replace existing files of these names")
     add("--jobs", metavar="N", type=int, default=-1, help="parallel processes (all processors)")
     add("--run", action="store_true", help="also run the code: three checks and one generation")
     seconds, memory = Limits.seconds, Limits.memory
@@ -73,8 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; wrong arguments exit with 2."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = (parser := build_parser()).parse_args(arguments)
     paths, jobs = options.paths, options.jobs
     with one_line_errors(PROGRAM), tempfile.TemporaryDirectory() as folder:
         try:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_bound(f"--jobs {jobs}", jobs != 0, processes)
             limits = Limits(options.seconds, options.memory)
             files = ResultFiles(options.csv, options.json, options.html)
-            files.check(paths)
+            files.check(paths, options.overwrite)
             submissions = find_submissions(paths)
             answer_key = read_answer_key(options.edition, options.data, options.reference)
             plan = make_plan(options.edition, limits, Path(folder)) if options.run else None

@@ -111,9 +111,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     export = commands.add_parser("export", help="write llama2.c's tokenizer.bin")
     export.add_argument("model", help="SentencePiece model")
     export.add_argument("bin", help="file to write")
+    export.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args(argv)
     with one_line_errors(PROGRAM):
-        check_outputs([args.bin], [args.model])
+        check_outputs([args.bin], [args.model], args.overwrite)
         tokenizer = _read(Path(args.model))
         export_llama2c_tokenizer(tokenizer, args.bin)
         print(f"Wrote {tokenizer.n_words} pieces to {args.bin}.")

@@ -6,11 +6,14 @@ import os
 import random
 import shutil
 import signal
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+
+from mini_llama.text_files import check_file
 
 if TYPE_CHECKING:
     import torch  # imported in the functions that use it: tools without it start at once
@@ -90,8 +93,9 @@ def get_parameter_dtype(module: "torch.nn.Module") -> "torch.dtype":
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file next to `path`; rename it to `path` when the block succeeds.
 
-    Even after a crash or a kill -9 there is the old file or the new one, never a part. Text is
-    UTF-8 with "\\n" line endings on every platform. Raises OSError if the folder cannot be written.
+    Even after a crash or a kill -9 there is the old file or the new one, never a part; the new one
+    has the old one's permissions. Text is UTF-8 with "\\n" line endings on every platform. Raises
+    OSError if the folder cannot be written.
     """
     path = Path(path).resolve()  # a link is kept, and its target is replaced
     _check_regular(path)
@@ -100,6 +104,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with open(temporary, mode, **text) as file:
+            if path.exists():
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -189,8 +195,9 @@ def _is_running(pid: int) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises FileNotFoundError, or ValueError for anything else."""
+    check_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is not JSON; {REMEDY}") from None
     if not isinstance(content, dict):
@@ -198,9 +205,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> None:
+def check_outputs(
+    outputs: Sequence[str | Path], inputs: Sequence[str | Path], overwrite: bool = True
+) -> None:
     """Raise ValueError unless every output can be written, differs from the other outputs, and
-    replaces no input. Leaves no trace.
+    replaces no input, nor without `overwrite` any file. Leaves no trace.
 
     Call it before long work, so that the result is not lost to a wrong path.
     """
@@ -210,11 +219,25 @@ def check_outputs(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -
             raise ValueError(f"{path} is {taken[path.resolve()]} as well; give two names")
         taken[path.resolve()] = f"the output {path}"
         _check_writable(path)
+        check_not_there(path, overwrite)
 
 
 def _check_writable(path: Path) -> None:
     _check_regular(path)
-    _check_parent(path)
+    target = path.resolve()
+    if path.is_symlink() and not target.parent.is_dir():
+        raise ValueError(
+            f"cannot write {path}: it is a link to {target}, whose folder does not exist; create "
+            "that, or give another name"
+        )
+    _check_parent(target if path.is_symlink() else path)
+
+
+def check_not_there(path: str | Path, overwrite: bool) -> None:
+    """Raise ValueError for a file that exists, unless it may be replaced."""
+    path = Path(path)
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise ValueError(f"{path} is there already: --overwrite replaces it; or give another name")
 
 
 def _check_parent(path: Path) -> None:

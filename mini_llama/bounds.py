@@ -46,4 +46,4 @@ EPOCHS = Range(1, 100_000)
 BATCH_SIZES = Range(1, 2**20)
 WIDTHS = Range(1, 2**20)
 LAYERS = Range(1, 4096)
-LEARNING_RATES = Range(0, 10**6)
+LEARNING_RATES = Range(0, 1e30)  # float32 ends at 3e38; what diverges says so

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from mini_llama.bounds import Range, check_bound
+from mini_llama.standard_streams import flushed_output, prepare_streams, silence
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -202,16 +203,18 @@ def one_line_errors(program: str) -> Iterator[None]:
     """Turn errors that a user can fix into one line on standard error and exit status 1, Ctrl-C
     into status 130. MINI_LLAMA_TRACEBACK in the environment shows tracebacks instead.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows its code
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
+    if not _has_working_directory():  # libraries under torch end the process without it
+        gone = "the working directory does not exist any more: change to one that does"
+        sys.exit(f"{program}: error: {gone}")
     if os.environ.get("MINI_LLAMA_TRACEBACK"):
         yield
         return
     try:
-        yield
+        with flushed_output():
+            yield
     except BrokenPipeError:  # our output's reader closed the pipe: no message, also none at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         sys.exit(141)
     except (ValueError, OSError) as error:
         sys.exit(f"{program}: error: {visible(describe(error))}")
@@ -229,7 +232,17 @@ def describe(error: Exception) -> str:
     """One line, also for an OSError that the system raised."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return f"standard output, or a file: {error.strerror}"
     return " ".join(str(error).split())
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def visible(text: str, kept: str = "") -> str:

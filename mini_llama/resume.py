@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+from mini_llama.text_files import check_file
+
 REMEDY = "start again without --resume"
 
 
@@ -37,5 +39,6 @@ def digest(path: str | Path) -> str:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if not path.exists():
         return hashlib.sha256(str(path).encode()).hexdigest()
+    check_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -269,3 +269,29 @@ def test_get_parameter_dtype():
     assert get_parameter_dtype(torch.nn.Linear(2, 2).bfloat16()) == torch.bfloat16
     with pytest.raises(ValueError, match="ReLU has no parameters"):
         get_parameter_dtype(torch.nn.ReLU())
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    path = tmp_path / "out"
+    path.write_text("old")
+    path.chmod(0o600)
+    with atomic_write(path) as file:
+        file.write("new")
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_output_link_into_a_missing_folder_is_noticed(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "none" / "out")
+    with pytest.raises(ValueError, match="it is a link to"):
+        check_outputs([link], [])
+    (tmp_path / "none").mkdir()
+    check_outputs([link], [])
+    assert not (tmp_path / "none" / "out").exists()
+
+
+def test_files_are_replaced_only_on_request(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match="is there already: --overwrite replaces it"):
+        check_outputs([tmp_path / "out"], [], overwrite=False)
+    check_outputs([tmp_path / "out"], [])

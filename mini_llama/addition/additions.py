@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mini_llama.text_files import read_lines
+
 SMALLEST, N_NUMBERS = 1000, 9000  # four digits: 1000 to 9999
 N_PAIRS = N_NUMBERS * (N_NUMBERS + 1) // 2  # unordered: 40,504,500
 CHARS = tuple("+0123456789=")  # ids from 1 on
@@ -55,11 +57,7 @@ def read_additions(path: str | Path, limit: int | None = None) -> list[str]:
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; give a file of additions")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8; give a file of lines a+b=c") from None
-    numbered = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1))
+    numbered = ((i, line.strip()) for i, line in enumerate(read_lines(path), 1))
     lines = []
     for number, line in islice(((i, line) for i, line in numbered if line), limit):
         check_addition(line, f"{path} line {number}")

@@ -9,7 +9,14 @@ from typing import Any
 
 from config import EDITIONS, LlamaConfig
 from mini_llama.addition.additions import CHARS, MAX_LENGTH
-from mini_llama.command_line import argument, argument_of, check_option
+from mini_llama.bounds import BATCH_SIZES, COUNTS, EPOCHS, LAYERS, SEEDS, WIDTHS, Range, check_bound
+from mini_llama.command_line import (
+    argument,
+    argument_of,
+    check_option,
+    check_ranges,
+    number,
+)
 
 EDITION = "spring2026"
 CAPACITY = 5_808_844_800_000  # the course's budget, 6 · parameters · samples seen
@@ -33,34 +40,43 @@ class TrainOptions:
     """addition_run.py train. Raises ValueError, naming the flag, for a value out of bounds."""
 
     use_gpu: bool = argument(False, "CUDA, or Apple's MPS where there is no CUDA")
-    seed: int = argument(1337, "seed of the weights, the data and its order")
-    epochs: int = argument(10)
-    batch_size: int = argument(1024)
-    lr: float = argument(1e-3, "learning rate of our AdamW, which is without weight decay")
+    seed: int = number(1337, "seed of the weights, the data and its order", SEEDS)
+    epochs: int = number(10, "", EPOCHS)
+    batch_size: int = number(1024, "", BATCH_SIZES)
+    lr: float = number(
+        1e-3,
+        "learning rate of our AdamW, which is without weight decay",
+        Range(0, 1e30, is_open=True),
+    )
     lr_decay: str = argument(
         "none",
         "how the learning rate falls to 0 over all steps of all epochs; the course's is constant",
         choices=LR_DECAYS,
     )
     save_dir: str = argument("addition_models/best_model/", "folder of the model and its records")
-    train_file: str = argument("data/addition_train.txt", "overwritten, unless --reuse_files")
+    train_file: str = argument(
+        "data/addition_train.txt",
+        "overwritten, unless --reuse_files; a file of another name needs --overwrite",
+    )
     val_file: str = argument("data/addition_dev.txt", "overwritten, unless --reuse_files")
-    dim: int = argument(16)
-    n_layers: int = argument(6)
-    n_heads: int = argument(4)
-    n_kv_heads: int = argument(4)
-    capacity: int = argument(
-        CAPACITY, "training samples are capacity / (6 · parameters · epochs), rounded up"
+    dim: int = number(16, "", WIDTHS)
+    n_layers: int = number(6, "", LAYERS)
+    n_heads: int = number(4, "", WIDTHS)
+    n_kv_heads: int = number(4, "", WIDTHS)
+    capacity: int = number(
+        CAPACITY,
+        "training samples are capacity / (6 · parameters · epochs), rounded up",
+        Range(1, 10**18),
     )
     test_file: str = argument(TEST_FILE, "if it exists, its pairs are excluded from both files")
     reuse_files: bool = argument(False, "train on the existing files, without the test's pairs")
     resume: bool = argument(False, "continue the run in --save_dir after its last finished epoch")
+    overwrite: bool = argument(False, "replace the model in --save_dir, if there is one")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "capacity"):
-            check_option(self, name, getattr(self, name) >= 1, "at least 1")
-        check_option(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2^63")
-        check_option(self, "lr", 0 < self.lr < math.inf, "above 0")
+        check_ranges(self)
+        is_one = not (self.resume and self.overwrite)
+        check_bound("--overwrite", is_one, "left out with --resume")
         is_known = self.lr_decay in LR_DECAYS
         check_option(self, "lr_decay", is_known, f"one of {', '.join(LR_DECAYS)}")
         self.model_config()
@@ -79,15 +95,15 @@ class TestOptions:
 
     checkpoint: str = argument(text="best_model.pth of a folder that train wrote")
     use_gpu: bool = argument_of(TrainOptions, "use_gpu")
-    seed: int = argument(1337, "has no effect, since decoding is greedy")
+    seed: int = number(1337, "has no effect, since decoding is greedy", SEEDS)
     test_file: str = argument(TEST_FILE, "lines a+b=c")
-    max_gen_len: int = argument(10, "most tokens of an answer, including its end")
-    max_test_examples: int | None = argument(None, "test only this many lines, from the first")
+    max_gen_len: int = number(10, "most tokens of an answer, including its end", Range(1, 1000))
+    max_test_examples: int | None = number(
+        None, "test only this many lines, from the first", COUNTS
+    )
 
     def __post_init__(self) -> None:
-        for name in ("max_gen_len", "max_test_examples"):
-            value = getattr(self, name)
-            check_option(self, name, value is None or value >= 1, "at least 1")
+        check_ranges(self)
 
 
 def count_samples(capacity: int, parameters: int, epochs: int) -> tuple[int, int]:

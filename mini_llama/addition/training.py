@@ -37,7 +37,7 @@ from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.pretraining.log import draw_losses
 from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
-from utils import check_outputs, choose_device, seed_everything
+from utils import check_not_there, check_outputs, choose_device, seed_everything
 
 PROGRESS = "progress.pth"
 PROGRESS_KEYS = {"settings", "model", "optimizer", "history"}
@@ -65,8 +65,6 @@ def run(options: TrainOptions, train_one_epoch: TrainEpoch, evaluate_loss: Evalu
     progress = folder / PROGRESS
     if options.resume:
         state.load(progress)
-    elif progress.exists():
-        print(f"starting over; {progress} is from an interrupted run: --resume continues it")
     records = training_record(options, parameters, len(train))
     while len(state.history) < options.epochs:
         losses = run_epoch(state, datasets, train_one_epoch, evaluate_loss)
@@ -181,8 +179,21 @@ def with_progress_bar(batches: Batches, name: str) -> Loader:
 
 
 def prepare_folders(options: TrainOptions) -> None:
-    """Create the folders that the run writes to. Raises OSError or ValueError for a bad output."""
+    """Create the folders that the run writes to. Raises OSError or ValueError for a bad output, and
+    for one that only --overwrite replaces: a model, or an interrupted run.
+    """
     folder = Path(options.save_dir)
+    found = [name for name in (PROGRESS, MODEL) if (folder / name).exists()]
+    if found == [MODEL] and options.resume:
+        raise ValueError(
+            f"--resume: {folder / MODEL} is there, and no {PROGRESS} to go on from: the run is "
+            "finished; --overwrite replaces it, and another --save_dir keeps it"
+        )
+    if found and not (options.resume or options.overwrite):
+        raise ValueError(
+            f"{folder / found[0]} is there already: --resume goes on with an interrupted run, "
+            "--overwrite replaces it, and another --save_dir keeps it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     outputs: list[str | Path] = [folder / MODEL, folder / CURVE]
     if not options.reuse_files:
@@ -213,9 +224,24 @@ def prepare_additions(options: TrainOptions, parameters: int) -> tuple[list[str]
     except ValueError as error:
         raise ValueError(f"{error}; lower --capacity, or raise --epochs") from None
     train, val = drawn[:n_train], drawn[n_train:]
-    write_additions(train, options.train_file)
-    write_additions(val, options.val_file)
+    for lines, name in ((train, "train_file"), (val, "val_file")):
+        write_again(lines, options, name)
     return train, val
+
+
+def write_again(lines: Sequence[str], options: TrainOptions, name: str) -> None:
+    """Write additions, where the course has them whatever is there. Raises ValueError for another
+    file with other ones, unless --overwrite is given; OSError.
+    """
+    path = getattr(options, name)
+    content = "".join(f"{line}\n" for line in lines).encode()
+    is_same = Path(path).is_file() and Path(path).read_bytes() == content
+    is_course_s = path == getattr(TrainOptions, name)
+    is_resumed = options.resume and (Path(options.save_dir) / PROGRESS).exists()
+    if is_resumed and not (is_same or is_course_s):
+        return  # another run's: resuming refuses it
+    check_not_there(path, options.overwrite or is_same or is_course_s)
+    write_additions(lines, path)
 
 
 def reused_additions(options: TrainOptions, test: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mini_llama.text_files import read_lines, read_text
+
 SEPARATOR = " ||| "
-BOM = b"\xef\xbb\xbf"  # some editors write a byte order mark
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,13 @@ def read_examples(path: str | Path) -> list[Example]:
     Raises OSError if the file cannot be read, ValueError with the line's number if it is empty,
     not UTF-8, or a line is not `LABEL ||| SENTENCE` with an integer label of at least 0.
     """
-    lines = _read_bytes(path).removeprefix(BOM).split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
+    lines = read_lines(_existing(path))
     if not lines:
         raise ValueError(f"{path} is empty; a data file has lines LABEL{SEPARATOR}SENTENCE")
     return [_parse_line(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def _existing(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory, not a data file; give a file")
@@ -40,17 +39,11 @@ def _read_bytes(path: str | Path) -> bytes:
         raise FileNotFoundError(
             f"data file {path} does not exist; check the path, or get it with bash setup.sh"
         )
-    return path.read_bytes()
+    return path
 
 
-def _parse_line(line: bytes, place: str) -> Example:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{place} is not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
-        ) from None
-    parts = split_line(text)
+def _parse_line(line: str, place: str) -> Example:
+    parts = split_line(line)
     if parts is None:
         raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
     label, sentence = parts
@@ -80,13 +73,17 @@ def read_label_names(path: str | Path) -> list[str]:
 
     Raises OSError or ValueError (not a JSON list of at least two different non-empty words).
     """
+    text = read_text(_existing(path))
     try:
-        names = json.loads(_read_bytes(path))
+        names = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); it must be a list of words") from None
     is_words = isinstance(names, list) and all(isinstance(n, str) and n.strip() for n in names)
     if not is_words or len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"{path} must be a JSON list of at least two different label words")
+    for name in names:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise ValueError(f"{path}: label word {name!r} has half of a surrogate pair: no text")
     return names
 
 

@@ -21,5 +21,5 @@ SOURCES = (
 EPILOG = """
 All but assignment and adapters can only mean RMSNorm and causal attention. A file that does not
 record its arithmetic is taken for that, and a line says so; a model of another is refused. An
-existing file DST is replaced when the new one is whole; a folder DST must be new or empty.
+existing file DST is replaced only with --overwrite; a folder DST must be new or empty.
 """

@@ -11,6 +11,7 @@ from mini_llama.checkpoints.foreign import refuse_foreign, remark_on_unknown
 from mini_llama.checkpoints.formats import folder, huggingface, llama2c, meta, torch_file
 from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.record import Checkpoint
+from mini_llama.text_files import check_file
 from utils import REMEDY
 
 FORMATS: tuple[Format, ...] = (
@@ -59,6 +60,9 @@ def recognise(path: str | Path) -> Format:
 
 
 def check_exists(path: str | Path) -> None:
-    """Raise FileNotFoundError, with a remedy, for a checkpoint that is not there."""
+    """Raise FileNotFoundError, with a remedy, for a checkpoint that is not there, and ValueError
+    for a pipe or a device.
+    """
     if not Path(path).exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist; {REMEDY}")
+    check_file(path)

@@ -22,6 +22,7 @@ from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.quantized_elsewhere import method_by_names
 from mini_llama.optional_imports import import_optional
+from mini_llama.text_files import check_file
 from utils import REMEDY, atomic_write
 
 # What torch raises for a file that is cut short, changed, or another kind of zip.
@@ -46,6 +47,7 @@ def read_start(path: Path, count: int) -> bytes:
     """The first bytes of a file; none of a folder. Raises OSError."""
     if path.is_dir():
         return b""
+    check_file(path)
     with open(path, "rb") as file:
         return file.read(count)
 

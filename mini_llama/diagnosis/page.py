@@ -60,9 +60,17 @@ def _kind(finding: Finding) -> str:
     return "pass" if finding.is_accepted else "bad"
 
 
-def check_files(json_file: Path | None, html_file: Path | None, inputs: Sequence[Path]) -> None:
-    """Raise ValueError for a file that cannot be written, or that is an input or the other."""
-    check_outputs([path for path in (json_file, html_file) if path is not None], inputs)
+def check_files(
+    json_file: Path | None,
+    html_file: Path | None,
+    inputs: Sequence[Path],
+    overwrite: bool = False,
+) -> None:
+    """Raise ValueError for a file that cannot be written, or that is an input, the other or,
+    without `overwrite`, there already.
+    """
+    files = [path for path in (json_file, html_file) if path is not None]
+    check_outputs(files, inputs, overwrite)
 
 
 def write_files(reports: Sequence[Report], json_file: Path | None, html_file: Path | None) -> None:

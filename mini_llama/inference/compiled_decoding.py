@@ -264,13 +264,30 @@ def compiler_folder(folder: str) -> Iterator[None]:
             os.environ[COMPILER_FOLDER] = before
 
 
+def home() -> Path:
+    """The user's home folder. Raises ValueError in a container whose user has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ValueError(
+            "compiled code is kept in the home folder, and this user has none: set XDG_CACHE_HOME "
+            "(or HOME) to a folder of your own"
+        ) from None
+
+
 def cache_folder() -> Path:
     """The user's own cache folder. Its files are run as code, so nobody else may write to it.
 
-    Raises ValueError if others can.
+    Raises ValueError if others can, and if it cannot be made.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mini-llama")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache", "mini-llama")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"compiled code cannot be kept in {folder} ({error.strerror}): set XDG_CACHE_HOME to a "
+            "folder of your own"
+        ) from None
     status = folder.stat()
     if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
         raise ValueError(

@@ -3,7 +3,6 @@
 Shapes: B batch of one rank, C context.
 """
 
-import codecs
 import hashlib
 import io
 import itertools
@@ -29,6 +28,7 @@ from mini_llama.pretraining.generated_text import (
     is_generated,
 )
 from mini_llama.pretraining.run_folder import SIDECAR, TOKEN_FILES
+from mini_llama.text_files import check_file, read_chunks
 from mini_llama.tokenization.base import BaseTokenizer
 from utils import atomic_write
 
@@ -55,7 +55,8 @@ def read_documents(paths: Sequence[str | Path], separator: str = "\n\n") -> Iter
         raise ValueError("the document separator is empty; give at least one character")
     separator = separator.replace("\r\n", "\n").replace("\r", "\n")
     files, generated = _text_files(paths), list(filter(is_generated, paths))
-    read = (document for file in files for document in _split(_read_text(file), separator))
+    chunks = (read_chunks(file, _CHUNK) for file in files)
+    read = (document for text in chunks for document in _split(text, separator))
     return itertools.chain(read, *map(generated_documents, generated))
 
 
@@ -89,29 +90,11 @@ def _text_files(paths: Sequence[str | Path]) -> list[Path]:
     for file in files:
         if not file.exists():
             raise FileNotFoundError(f"{file} does not exist; give a text file, or a folder of them")
+        check_file(file)
         if not (file.is_file() and os.access(file, os.R_OK)):
             raise OSError(f"{file} is not a readable file; check its permissions, or leave it out")
     # the same text in training and in validation would flatter the validation loss
     return list({os.path.realpath(file): file for file in files}.values())
-
-
-def _read_text(path: Path) -> Iterator[str]:
-    utf8 = codecs.getincrementaldecoder("utf-8")()
-    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    with open(path, "rb") as file:
-        if file.read(3) != codecs.BOM_UTF8:
-            file.seek(0)
-        chunk = b"-"
-        while chunk:
-            start = file.tell() - len(utf8.getstate()[0])  # of a character split by a chunk
-            chunk = file.read(_CHUNK)
-            try:
-                yield decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-                    f"{start + error.start}; save it as UTF-8, or leave it out"
-                ) from None
 
 
 def _split(chunks: Iterable[str], separator: str) -> Iterator[str]:

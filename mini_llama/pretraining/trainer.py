@@ -139,7 +139,7 @@ class Trainer:
         parts = windows.to(self.process.device).chunk(self.options.accumulation)
         for i, part in enumerate(parts):
             with synchronise(self.loss, i == len(parts) - 1), self.autocast():
-                loss = self.loss(part) * (len(part) / len(windows))
+                loss = self.compute_loss(part) * (len(part) / len(windows))
                 loss.backward()
             total += loss.detach()
         mean = self.process.mean(total)
@@ -158,6 +158,21 @@ class Trainer:
         self.step += 1
         return mean, norm
 
+    def compute_loss(self, windows: torch.Tensor) -> torch.Tensor:
+        """The loss of windows (B, T + 1). Raises ValueError where --compile cannot compile it."""
+        try:
+            return self.loss(windows)
+        except Exception as error:
+            if not self.options.compile or type(error).__module__.partition(".")[0] != "torch":
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = (lines or [type(error).__name__])[0][:200]
+            raise ValueError(
+                f"the model cannot be compiled ({reason}); --compile needs a C++ compiler such as "
+                "g++, and a cache folder (TORCHINDUCTOR_CACHE_DIR) that can be written: or leave "
+                "--compile out"
+            ) from None
+
     @torch.no_grad()
     def evaluate(self, windows: TokenWindows) -> float:
         """Mean loss over the first `eval_batches` batches of validation windows."""
@@ -166,7 +181,7 @@ class Trainer:
         loader = make_loader(windows, self.options.batch_size, self.options.seed, shuffle=False)
         for batch in itertools.islice(loader, self.options.eval_batches):
             with self.autocast():
-                total += self.loss(batch.to(self.process.device)).item() * len(batch)
+                total += self.compute_loss(batch.to(self.process.device)).item() * len(batch)
             count += len(batch)
         return total / count
 

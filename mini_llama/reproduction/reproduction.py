@@ -21,6 +21,12 @@ def reproduce(settings: Settings, runs: Sequence[Run], is_resumed: bool) -> bool
             f"{results.path} has the results of earlier runs: "
             "continue them with --resume, or give another --out"
         )
+    foreign = [name for name in ("runs", "report.html") if (settings.out / name).exists()]
+    if foreign and not results.path.exists():
+        raise ValueError(
+            f"{settings.out / foreign[0]} is there already, and {results.path} is not, so it is "
+            "of no run to go on with: give another --out"
+        )
     results.read()
     settings.out.mkdir(parents=True, exist_ok=True)
     pairs = []

@@ -13,7 +13,8 @@ from mini_llama import bundled
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
 from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
-from mini_llama.command_line import argument, argument_of, check_option
+from mini_llama.bounds import COUNTS, EPOCHS, Range
+from mini_llama.command_line import argument, argument_of, check_ranges, number
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
 
 DATASETS = tuple(BANDS)
@@ -38,8 +39,8 @@ class Settings:
     data: Sequence[str] = argument(
         DATASETS, "data sets to run them on", choices=DATASETS, nargs="+", shown="all"
     )
-    seeds: int = argument(1, "number of seeds for finetune and lora, from 1337 up")
-    epochs: int = argument_of(Options, "epochs", text="epochs of finetune and lora")
+    seeds: int = number(1, "number of seeds for finetune and lora, from 1337 up", Range(1, 1000))
+    epochs: int = argument_of(Options, "epochs", text="epochs of finetune and lora", within=EPOCHS)
     edition: str | None = argument_of(
         Options,
         "edition",
@@ -49,6 +50,7 @@ class Settings:
         Options,
         "max_sentence_len",
         text="in finetune and lora, truncate texts to this many tokens",
+        within=COUNTS,
     )
     mask_padding: bool = argument_of(
         Options, "mask_padding", text="mask padding and read the last real token"
@@ -71,7 +73,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        check_option(self, "seeds", 1 <= self.seeds <= 1000, "from 1 to 1000")
+        check_ranges(self)
 
     @property
     def is_bundled(self) -> bool:

@@ -13,7 +13,7 @@ from mini_llama.assignment.reference_outputs import (
     reference_outputs,
     token_counts,
 )
-from mini_llama.assignment.reviews import BOM, read_label_names
+from mini_llama.assignment.reviews import read_label_names
 from mini_llama.places import DATA
 from mini_llama.submissions.prediction_files import (
     LABEL_WORDS,
@@ -24,6 +24,7 @@ from mini_llama.submissions.prediction_files import (
 from mini_llama.submissions.requirements import ADDITION_MODELS
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected, expect
 from mini_llama.submissions.untrusted_text import decode_text, quoted
+from mini_llama.text_files import BOM
 
 ADDITION_TEST = "addition_test.txt"
 

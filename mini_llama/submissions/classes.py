@@ -117,12 +117,14 @@ class ResultFiles:
     def paths(self) -> list[Path]:
         return [path for path in (self.csv, self.json, self.html) if path is not None]
 
-    def check(self, inputs: Sequence[Path]) -> None:
-        """Raise ValueError for a file that cannot be written, is an input, or is given twice."""
+    def check(self, inputs: Sequence[Path], overwrite: bool = False) -> None:
+        """Raise ValueError for a file that cannot be written, is an input, is given twice or,
+        without `overwrite`, exists.
+        """
         if self.paths:
             from utils import check_outputs  # imports numpy, which the table does not need
 
-            check_outputs(self.paths, inputs)
+            check_outputs(self.paths, inputs, overwrite)
 
     def write(self, grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> None:
         """Write the results, each file atomically; `title` is the page's."""

@@ -32,7 +32,8 @@ def make_submission(
     """Write the required files of `folder` to STUDENT_ID.zip, in a top folder of that name.
 
     The zip is checked first: if the returned problems include an error, nothing is written and an
-    existing zip is unchanged. Raises OSError for a file that cannot be read or written.
+    existing zip is unchanged. Raises OSError for a file that cannot be read or written,
+    ValueError as check_replaceable does.
     """
     files = collect_files(folder, with_imports, expected.requirements)
     content = build_zip(files, student_id)
@@ -42,9 +43,24 @@ def make_submission(
     if not has_errors(problems):
         from utils import atomic_write  # imports numpy, which a check does not need
 
+        check_replaceable(Path(f"{student_id}.zip"), student_id)
         with atomic_write(f"{student_id}.zip", "wb") as file:
             file.write(content)
     return problems
+
+
+def check_replaceable(target: Path, student_id: str) -> None:
+    """Raise ValueError for a file that is no earlier zip of this student, which may be replaced."""
+    if not target.exists():
+        return
+    names: list[str] = []
+    if zipfile.is_zipfile(target):
+        with zipfile.ZipFile(target) as archive:
+            names = archive.namelist()
+    if not names or not all(name.startswith(f"{student_id}/") for name in names):
+        raise ValueError(
+            f"{target} is there already, and no submission of {student_id}: move it away first"
+        )
 
 
 def collect_files(

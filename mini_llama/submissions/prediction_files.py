@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mini_llama.assignment.figures import SPLITS
 from mini_llama.assignment.options import OUTPUT_ENDINGS
-from mini_llama.assignment.reviews import BOM, SEPARATOR, prompt_suffix, split_line
+from mini_llama.assignment.reviews import SEPARATOR, prompt_suffix, split_line
 from mini_llama.submissions.untrusted_text import decode_text, quoted
+from mini_llama.text_files import BOM, read_lines
 
 LABEL_WORDS: Mapping[str, Sequence[str]] = {
     "sst": ("awful", "bad", "average", "good", "excellent"),
@@ -228,12 +229,8 @@ def read_data(folder: str | Path) -> Sentences:
 
 def read_data_file(path: Path) -> list[tuple[str, str]]:
     """The label and sentence of each line of a data file. Raises ValueError as `read_data` does."""
-    try:
-        text = decode_text(path.read_bytes().removeprefix(BOM))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     examples = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         parts = split_line(line)
         if parts is None:
             message = f"{quoted(line)} is not of the form LABEL{SEPARATOR}SENTENCE"

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from config import DEFAULT_EDITION, EDITIONS
-from mini_llama.assignment.reviews import BOM
 from mini_llama.submissions.addition import AdditionTask, read_addition_task
 from mini_llama.submissions.archive import Problem, Submission
 from mini_llama.submissions.imports import follow_imports
@@ -29,6 +28,7 @@ from mini_llama.submissions.requirements import (
     is_checkpoint,
 )
 from mini_llama.submissions.untrusted_text import decode_text, quoted, quoted_list
+from mini_llama.text_files import BOM
 
 GREEDY_TEXT = GENERATED_FILES[0]
 PROMPT_TEXTS = tuple(dict.fromkeys(edition.prompt_text for edition in EDITIONS.values()))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from mini_llama.text_files import check_file
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
 from mini_llama.tokenization.llama2c import Llama2cTokenizer, is_llama2c
@@ -28,6 +29,7 @@ def load_tokenizer(name: str | Path, max_len: int | None = None) -> BaseTokenize
         return TiktokenTokenizer(str(name), max_len)
     path = Path(name)
     path = (_in_folder(path) or path) if path.is_dir() else path
+    check_file(path)
     start = _start(path)
     if start.lstrip().startswith(b"{"):
         return HuggingFaceTokenizer(path, max_len)
@@ -131,9 +133,10 @@ def _bins(folder: Path) -> list[Path]:
 def _start(path: Path) -> bytes:
     """The first bytes of a file, or none of what is not a file that can be read."""
     try:
+        check_file(path)
         with open(path, "rb") as file:
             return file.read(SNIFFED_BYTES)
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 

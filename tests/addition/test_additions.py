@@ -58,7 +58,7 @@ def test_files_are_read_as_lines(tmp_path: Path):
         ("١+٢=٣\n".encode(), "line 1: "),
         (b"1000000000+1000000000=2000000000\n", "at most 19 characters"),
         (b"\n \n", "holds no additions"),
-        (b"\xff\xfe", "is not text in UTF-8"),
+        (b"\xff\xfe", "is UTF-16 by its byte order mark"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, message: str):

@@ -346,8 +346,23 @@ def test_an_older_models_results_do_not_stay(folder: Path):
     checkpoint = str(folder / "best_model" / "best_model.pth")
     addition_run.main(["test", "--checkpoint", checkpoint, "--test_file", str(folder / "test.txt")])
     assert {path.name for path in (folder / "best_model").iterdir()} == FILES | RESULTS
-    addition_run.main(arguments(folder, "--seed", "2"))
+    with pytest.raises(SystemExit) as error:
+        addition_run.main(arguments(folder, "--seed", "2"))
+    assert "best_model.pth is there already: --resume" in str(error.value.code)
+    with pytest.raises(SystemExit) as error:
+        addition_run.main(arguments(folder, "--resume"))
+    assert "the run is finished; --overwrite replaces it" in str(error.value.code)
+    assert {path.name for path in (folder / "best_model").iterdir()} == FILES | RESULTS
+    addition_run.main(arguments(folder, "--seed", "2", "--overwrite"))
     assert {path.name for path in (folder / "best_model").iterdir()} == FILES
+
+
+def test_additions_of_ones_own_are_not_replaced(folder: Path):
+    (folder / "train.txt").write_text("1000+1000=2000\n")
+    with pytest.raises(SystemExit) as error:
+        addition_run.main(arguments(folder))
+    assert "train.txt is there already: --overwrite replaces it" in str(error.value.code)
+    assert (folder / "train.txt").read_text() == "1000+1000=2000\n"
 
 
 def test_reused_files_lose_what_the_test_has(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -326,7 +326,7 @@ def test_bundled_files_stand_in_where_no_real_one_is(tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["--epochs", "0"], "--epochs 0 is not allowed: it must be at least 1"),
-        (["--seeds", "0"], "--seeds 0 is not allowed: it must be from 1 to 1000"),
+        (["--seeds", "0"], "--seeds 0 is not allowed: it must be at least 1 and at most 1000"),
         (["--max_sentence_len", "0"], "--max_sentence_len 0 is not allowed"),
         (["--only", "train"], "invalid choice: 'train'"),
         (["--edition", "fall2023"], "invalid choice: 'fall2023'"),

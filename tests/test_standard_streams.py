@@ -1,0 +1,92 @@
+"""Standard streams that are closed or full, and a working directory that is gone, in a process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+CODE = """
+import sys
+from mini_llama.command_line import one_line_errors
+with one_line_errors("it.py"):
+    file = open(sys.argv[1], "w")
+    assert file.fileno() > 2, "a file took the number of a stream"
+    print("a note", file=sys.stderr)
+    print("an answer")
+    file.write("whole")
+    file.close()
+    sys.exit(int(sys.argv[2]))
+"""
+
+
+def run(folder: Path, redirection: str, status: int = 0, code: str = CODE):
+    script = f'"$0" -c "$1" "$2" "$3" {redirection}'
+    words = ["bash", "-c", script, sys.executable, code, str(folder / "out"), str(status)]
+    return subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("status", [0, 3])
+@pytest.mark.parametrize(
+    ("redirection", "output", "error"),
+    [
+        ("2>&-", "an answer\n", ""),
+        (">&-", "", "a note\n"),
+        ("<&- >&- 2>&-", "", ""),
+        ("<&-", "an answer\n", "a note\n"),
+    ],
+)
+def test_a_closed_stream_is_as_dev_null(tmp_path, redirection, output, error, status):
+    done = run(tmp_path, redirection, status)
+    assert (done.returncode, done.stdout, done.stderr) == (status, output, error)
+    assert (tmp_path / "out").read_text() == "whole"
+
+
+def test_a_full_device_is_one_line(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("asks Linux for a full device")
+    done = run(tmp_path, "> /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "a note\nit.py: error: standard output: No space left on device\n"
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    code = CODE.replace('print("an answer")', 'print("an answer\\n" * 100_000)')
+    done = run(tmp_path, "| head -n 1; exit ${PIPESTATUS[0]}", code=code.replace("exec ", ""))
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    script = f'cd {folder} && rmdir {folder} && exec "$0" "$1" info {ROOT}/data/demo/demo.pt'
+    words = ["bash", "-c", script, sys.executable, str(ROOT / "checkpoint.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and not done.stdout
+    expected = "checkpoint.py: error: the working directory does not exist any more"
+    assert done.stderr.startswith(expected) and done.stderr.count("\n") == 1
+
+
+def test_no_home_is_one_line(monkeypatch):
+    from mini_llama.inference.compiled_decoding import cache_folder
+
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ValueError, match=r"set XDG_CACHE_HOME \(or HOME\)"):
+        cache_folder()
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    from mini_llama.inference.compiled_decoding import cache_folder
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"Not a directory.*set XDG_CACHE_HOME"):
+        cache_folder()
