@@ -58,10 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = args.pop("command")
     with one_line_errors(PROGRAM):
         raise_on_sigterm()
-        if command == "info":
-            info(**args)
-        else:
-            convert(**args)
+        run = info if command == "info" else convert
+        run(**args)
 
 
 def info(path: str) -> None:
