@@ -530,6 +530,11 @@ TOP_P = [
         TOP_P_KEPT,
         TOP_P_KEPT.replace("before <", "before >="),
     ),
+    top_p(
+        "epsilon in place of top-p",
+        "if top_p < 1:",
+        "if top_p < 1:\n        return epsilon_filter(probs, 0.05)\n    if False:",
+    ),
     top_p("no filter", "if top_p < 1:", "if top_p < 0:"),
 ]
 
@@ -603,6 +608,23 @@ S_ROPE = [
         ("frequency[None, :]", "frequency.to(query.dtype)[None, :]"),
         ("cos = angle.cos()", "angle = angle.float()\n    cos = angle.cos()"),
     ),
+    by_student(
+        "rope",
+        "frequencies from 1",
+        ("torch.arange(0, head_dim, 2, device", "torch.arange(2, head_dim + 1, 2, device"),
+    ),
+    by_student("rope", "exponent without its sign", ("(-torch.arange", "(torch.arange")),
+    by_student(
+        "rope",
+        "heads taken for positions",
+        ("    cos = angle.cos()[None, :, None, :]\n", ""),
+        ("    sin = angle.sin()[None, :, None, :]\n", ""),
+        (
+            "        real = x.float()",
+            "        rows = angle[None, None, : x.shape[2]]\n"
+            "        cos, sin = rows.cos(), rows.sin()\n        real = x.float()",
+        ),
+    ),
 ]
 MEAN, VAR = (
     "mean = torch.mean(x, -1, keepdim=True)",
@@ -637,6 +659,12 @@ S_NORM = [
     ),
     by_student(
         "norm", "eps outside the root", (ROOT_OF_VAR, "return (x - mean) / (var.sqrt() + self.eps)")
+    ),
+    by_student("norm", "no root is taken", ("torch.sqrt(var + self.eps)", "(var + self.eps)")),
+    by_student(
+        "norm",
+        "mean square in place of the variance",
+        (VAR, "var = torch.mean(x**2, -1, keepdim=True)"),
     ),
 ]
 SOFTMAX = "weights = self.attn_dropout(torch.softmax(weights, dim=-1))"
@@ -683,6 +711,45 @@ S_ATTENTION = [
     ),
     by_student(
         "attention", "no scale; no dropout", (DOT, ""), (SOFTMAX, "weights = weights.softmax(-1)")
+    ),
+    by_student(
+        "attention", "scaled by the root of another size", (DOT, "/ math.sqrt(self.n_heads)")
+    ),
+    by_student(
+        "attention",
+        "scaled after the softmax",
+        (DOT, ""),
+        (SOFTMAX, f"{SOFTMAX} / self.head_dim**0.5"),
+    ),
+    by_student(
+        "attention",
+        "query and key exchanged",
+        ("torch.matmul(query, key.transpose(2, 3))", "torch.matmul(key, query.transpose(2, 3))"),
+    ),
+    by_student(
+        "attention",
+        "later scores set to 0",
+        (SOFTMAX, f"weights = weights.tril()\n        {SOFTMAX}"),
+    ),
+    *(
+        by_student(
+            "attention",
+            name,
+            (
+                SOFTMAX,
+                f"shown = torch.ones_like(weights){shown}.bool()\n"
+                f"        weights = weights.masked_fill(~shown, -math.inf)\n        {SOFTMAX}",
+            ),
+        )
+        for name, shown in (
+            ("the mask shows the next position", ".tril(1)"),
+            ("the mask hides earlier positions", ".triu()"),
+        )
+    ),
+    by_student(
+        "attention",
+        "dropout in evaluation",
+        (SOFTMAX, "weights = nn.functional.dropout(weights.softmax(-1), self.attn_dropout.p)"),
     ),
 ]
 GATED = "self.w2(gate * torch.sigmoid(gate) * self.w3(x))"
@@ -741,6 +808,26 @@ S_GENERATE = [
     ),
     by_student(
         "generate",
+        "top-p in place of epsilon",
+        ("epsilon=0.05):", "top_p=0.95):"),
+        (
+            "kept = probs * (probs >= epsilon)",
+            "ordered, order = probs.sort(descending=True)\n                "
+            "rests = (ordered.cumsum(-1) - ordered >= top_p).scatter(-1, order, "
+            "ordered.cumsum(-1) - ordered >= top_p)\n"
+            "                kept = probs.masked_fill(rests, 0.0)",
+        ),
+    ),
+    by_student(
+        "generate", "epsilon is compared with logits", ("probs >= epsilon", "logits >= epsilon")
+    ),
+    by_student(
+        "generate",
+        "always the argmax",
+        ("torch.multinomial(kept, num_samples=1)", "kept.argmax()[None, None]"),
+    ),
+    by_student(
+        "generate",
         "multiplied by temperature; no filter",
         ("logits / temperature", "logits * temperature"),
         ("probs >= epsilon", "probs >= 0"),
@@ -785,6 +872,15 @@ S_LORA = [
     by_student(
         "lora", "no scaling in merge_lora_weights", ("child.scaling * torch.mm", "torch.mm")
     ),
+    by_student(
+        "lora",
+        "A and B stored transposed",
+        ("randn(rank, original_layer.in_features)", "randn(original_layer.in_features, rank)"),
+        ("zeros(original_layer.out_features, rank)", "zeros(rank, original_layer.out_features)"),
+        ("self.lora_A.t()", "self.lora_A"),
+        ("self.lora_B.t()", "self.lora_B"),
+        ("torch.mm(child.lora_B, child.lora_A)", "torch.mm(child.lora_A, child.lora_B).t()"),
+    ),
 ]
 SIZE = 'size *= math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])'
 ASKED = 'if group["correct_bias"]:'
@@ -797,6 +893,7 @@ m, v, t = state["m"], state["v"], state["step"]
                     m, v = m / (1 - beta1**t), v / (1 - beta2**t)
                 p.data -= group["lr"] * m / (v.sqrt() + group["eps"])"""
 PLAIN, ALWAYS = CORRECTED.format(asked='group["correct_bias"]'), CORRECTED.format(asked="True")
+KEPT = PLAIN.replace("m, v = m /", 'm, v = state["m"], state["v"] = m /')
 EPS_BY_ROOT = MOVED.replace(
     '(state["v"].sqrt() + group["eps"])', '(state["v"] + group["eps"]).sqrt()'
 )
@@ -818,6 +915,41 @@ S_OPTIMIZER = [
     ),
     by_student(
         "optimizer", "no decay; plain instead of efficient form", (MOVED, PLAIN), (SHRUNK, "pass")
+    ),
+    by_student(
+        "optimizer",
+        "the corrected moments are kept",
+        (MOVED, KEPT),
+    ),
+    by_student(
+        "optimizer",
+        "1-β left out of the moments",
+        ("(1 - beta1) * grad", "grad"),
+        ("(1 - beta2) * grad * grad", "grad**2"),
+    ),
+    by_student(
+        "optimizer",
+        "the gradient is not squared in v",
+        ("(1 - beta2) * grad * grad", "(1 - beta2) * grad"),
+        ('state["v"].sqrt()', 'state["v"].abs().sqrt()'),
+    ),
+    by_student("optimizer", "β1 and β2 exchanged", ("beta1, beta2 = g", "beta2, beta1 = g")),
+    by_student(
+        "optimizer",
+        "all parameters share one t",
+        (COUNTED, 'self.t = getattr(self, "t", 0) + 1\n                state["step"] = self.t\n'),
+    ),
+    by_student("optimizer", "the weight grows by the decay", (SHRUNK, SHRUNK.replace("-=", "+="))),
+    by_student("optimizer", "the step is added", (MOVED, MOVED.replace("-=", "+="))),
+    by_student(
+        "optimizer",
+        "short gradients are scaled up",
+        (
+            'torch.nn.utils.clip_grad_norm_(group["params"], group["max_grad_norm"])',
+            """norm = torch.cat([p.grad.flatten() for p in group["params"]]).norm()
+                for p in group["params"]:
+                    p.grad *= group["max_grad_norm"] / norm""",
+        ),
     ),
     by_student(
         "optimizer",
@@ -880,6 +1012,20 @@ S_CLASSIFIER = [
         "mean pooling; no dropout; no log-softmax",
         (f"self.dropout({CHOSEN})", "hidden.mean(1)"),
         (LOGGED, "return logits"),
+    ),
+    by_student(
+        "classifier",
+        "dropout on the logits",
+        (LOGGED, "return torch.log_softmax(self.dropout(logits), dim=-1)"),
+    ),
+    by_student(
+        "classifier",
+        "final norm left out",
+        (
+            "_, hidden = self.llama(input_ids)",
+            "hidden = self.llama.tok_embeddings(input_ids)\n"
+            "        for layer in self.llama.layers:\n            hidden = layer(hidden)",
+        ),
     ),
     by_student(
         "classifier",

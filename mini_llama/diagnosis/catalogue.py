@@ -10,6 +10,7 @@ from mini_llama.diagnosis.comparison import (
     DRIFT,
     MATCH,
     Answer,
+    Arrays,
     Failures,
     Given,
     distance,
@@ -22,6 +23,7 @@ from mini_llama.diagnosis.mistakes.variants import VARIANTS, Together, combined
 from mini_llama.diagnosis.probes.common import Settings
 from mini_llama.diagnosis.probes.examine import examine
 from mini_llama.diagnosis.probes.optimization import COURSE_TEST
+from mini_llama.diagnosis.probes.parts import ROPE_TEST
 from mini_llama.diagnosis.registry import MISTAKES, Mistake, mistakes_of
 
 Wrong = tuple[tuple[Mistake, ...], Answer]  # mistakes that are made together, and what they give
@@ -37,6 +39,7 @@ class Catalogue:
 
     def __init__(self, component: str, edition: str) -> None:
         self.component, self.settings = component, settings_of(edition)
+        self._first_cases: dict[Together, Arrays] = {}
         self._known_together: dict[Together, Answer] = {}
 
     @cached_property
@@ -67,10 +70,10 @@ class Catalogue:
             for variant in VARIANTS.get(mistake.id, ())
         ]
 
-    def give(self, variant: Variant) -> Given:
-        """What our own modules give with the variant in their place."""
+    def give(self, variant: Variant, most: int | None = None) -> Given:
+        """What our own modules give with the variant in their place, in the first `most` cases."""
         with made(variant):
-            return examine(self.component, self.settings, without=(COURSE_TEST,))
+            return examine(self.component, self.settings, (COURSE_TEST,), most)
 
     def answer(self, variant: Variant) -> Answer:
         return read_answer(self.give(variant))
@@ -90,11 +93,22 @@ class Catalogue:
     def _alike(self, answer: Answer) -> list[Mistake]:
         """The mistake that gives the same, else the mistakes that do together; empty if none do."""
         shown_there = self._showing_where_it_is_off(answer)
-        others = self._in_other_outputs(answer, shown_there), self._together(shown_there)
+        others = self._in_other_outputs(answer, shown_there), self._together(answer, shown_there)
         for wrong in (self.wrong, *others):
             for mistakes, other in wrong:
                 if is_alike(answer, fitting(answer, other)):
                     return [one for one in mistakes_of(self.component) if one in mistakes]
+        return self._on_one_side(answer) if self.component == "rope" else []
+
+    def _on_one_side(self, answer: Answer) -> list[Mistake]:
+        """The mistake that is made with the query, or with the key, alone."""
+        off = self._shown(answer) - {ROPE_TEST}
+        for side in ("query", "key"):
+            if off and not answer.failed and all(name.startswith(side) for name in off):
+                its = {n: a for n, a in answer.arrays.items() if n.startswith(side)}
+                for mistakes, other in self.wrong:
+                    if its.keys() <= other.arrays.keys() and distance(its, other.arrays) <= MATCH:
+                        return list(mistakes)
         return []
 
     def _showing_where_it_is_off(self, answer: Answer) -> list[tuple[Wrong, frozenset[str]]]:
@@ -120,15 +134,27 @@ class Catalogue:
                 both = two[1].arrays | {name: one[1].arrays[name] for name in shown}
                 yield one[0] + two[0], Answer(both)
 
-    def _together(self, candidates: Iterable[tuple[Wrong, frozenset[str]]]) -> Iterator[Wrong]:
+    def _together(
+        self, answer: Answer, candidates: Iterable[tuple[Wrong, frozenset[str]]]
+    ) -> Iterator[Wrong]:
         """Mistakes of one formula made at once, which may cover each other."""
         names = {mistake.name for (mistakes, _), _ in candidates for mistake in mistakes}
         for key, variant in combined(self.component, names):
+            if self._differs_at_once(answer, key, variant):
+                continue
             if key not in self._known_together:
                 self._known_together[key] = self.answer(variant)
-            answer = self._known_together[key]
-            if self.distance(answer) > MATCH:
-                yield tuple(MISTAKES[f"{self.component}: {name}"] for name, _ in key), answer
+            other = self._known_together[key]
+            if self.distance(other) > MATCH:
+                yield tuple(MISTAKES[f"{self.component}: {name}"] for name, _ in key), other
+
+    def _differs_at_once(self, answer: Answer, key: Together, variant: Variant) -> bool:
+        """Whether the first case is enough to tell them apart: there are a thousand variants."""
+        if key not in self._first_cases:
+            self._first_cases[key] = read_answer(self.give(variant, most=1)).arrays
+        first = self._first_cases[key]
+        shared = {name: answer.arrays[name] for name in first.keys() & answer.arrays.keys()}
+        return distance(shared, first) > MATCH
 
 
 def fitting(answer: Answer, other: Answer) -> Answer:

@@ -59,6 +59,7 @@ TOP_P = "top-p sampling: the smallest set of the most probable tokens whose sum 
 GREEDY = "sampling: temperature 0 is the argmax over the vocabulary"
 LORA = "LoRA: y = W x + (alpha/rank)·B(A x), A (rank, in) ~ N(0, 0.02), B (out, rank) = 0, W frozen"
 STEP = "AdamW: p -= lr·sqrt(1-β2^t)/(1-β1^t) · m/(sqrt(v)+eps)"
+MOMENTS = "AdamW: m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²"
 DECAY = "AdamW: after the step p -= lr·weight_decay·p"
 CLIPPING = "AdamW: clipping is by the norm over the group's gradients, before the moments"
 HEAD = "classifier: hidden state of the last column, dropout, linear head, log-softmax"
@@ -489,6 +490,24 @@ _MISTAKES = (
         BOTH,
         "Rotate the key's own features: one name of the query's stands where the key's belongs.",
     ),
+    Mistake(
+        "rope",
+        "frequencies from 1",
+        ANGLE,
+        "The first exponent is 0: use torch.arange(0, head_dim, 2) / head_dim.",
+    ),
+    Mistake(
+        "rope",
+        "exponent without its sign",
+        ANGLE,
+        "Divide 1 by theta to these powers: the exponents are negative.",
+    ),
+    Mistake(
+        "rope",
+        "heads taken for positions",
+        ANGLE,
+        "Positions are dimension 1 of (batch, positions, heads, head_dim): broadcast over heads.",
+    ),
     Mistake("rope", "query and key exchanged", BOTH, "Return the query first, then the key."),
     Mistake(
         "rope",
@@ -501,6 +520,13 @@ _MISTAKES = (
         "the key takes the query's number of heads",
         GQA,
         "Give the key its own shape, key.shape: it may have fewer heads than the query.",
+    ),
+    Mistake("norm", "no root is taken", NORM, "Divide by the square root of (variance + eps)."),
+    Mistake(
+        "norm",
+        "mean square in place of the variance",
+        LAYERNORM,
+        "The variance is the mean of (x - mean)², not of x².",
     ),
     Mistake(
         "norm",
@@ -550,6 +576,48 @@ _MISTAKES = (
         "dropout on the output instead",
         ATTENTION,
         "Apply dropout to the probabilities, not to their product with the values.",
+    ),
+    Mistake(
+        "attention",
+        "scaled by the root of another size",
+        ATTENTION,
+        "Divide the scores by the square root of head_dim, the last dimension of query and key.",
+    ),
+    Mistake(
+        "attention",
+        "scaled after the softmax",
+        ATTENTION,
+        "Divide the scores by math.sqrt(head_dim) before the softmax, not the probabilities.",
+    ),
+    Mistake(
+        "attention",
+        "query and key exchanged",
+        ATTENTION,
+        "The scores are query @ key.transpose(-2, -1): a row for each query.",
+    ),
+    Mistake(
+        "attention",
+        "later scores set to 0",
+        MASK,
+        "Set the scores of later positions to -inf: a score of 0 keeps its share in the softmax.",
+    ),
+    Mistake(
+        "attention",
+        "the mask shows the next position",
+        MASK,
+        "A position sees itself and those before it: mask triu(diagonal=1).",
+    ),
+    Mistake(
+        "attention",
+        "the mask hides earlier positions",
+        MASK,
+        "Hide the upper triangle, triu(diagonal=1): rows are queries, columns keys.",
+    ),
+    Mistake(
+        "attention",
+        "dropout in evaluation",
+        ATTENTION,
+        "Use self.attn_dropout, which model.eval() turns off, or F.dropout with self.training.",
     ),
     Mistake("feed_forward", "gelu in place of silu", SWIGLU, "silu(x) is x · sigmoid(x): F.silu."),
     Mistake("feed_forward", "added instead of multiplied", SWIGLU, "Multiply silu(w1 x) by w3 x."),
@@ -612,6 +680,32 @@ _MISTAKES = (
         TOP_P,
         "Set to 0 what lies outside the nucleus, not what lies in it.",
     ),
+    Mistake(
+        "generate",
+        "epsilon in place of top-p",
+        TOP_P,
+        "This edition's filter is top-p.",
+        "name another --edition",
+    ),
+    Mistake(
+        "generate",
+        "top-p in place of epsilon",
+        EPSILON,
+        "This edition's filter is epsilon.",
+        "name another --edition",
+    ),
+    Mistake(
+        "generate",
+        "epsilon is compared with logits",
+        EPSILON,
+        "Compare epsilon with probabilities: after the softmax.",
+    ),
+    Mistake(
+        "generate",
+        "always the argmax",
+        TEMPERATURE,
+        "Above temperature 0 draw from the probabilities with torch.multinomial.",
+    ),
     Mistake("generate", "argmin for argmax", GREEDY, "Take the largest of the logits: argmax."),
     Mistake(
         "lora",
@@ -627,6 +721,12 @@ _MISTAKES = (
         "The features are x's last dimension: write (x @ A.T) @ B.T.",
     ),
     Mistake("lora", "A B instead of B A", LORA, "Write (x @ A.T) @ B.T: A reads, B writes."),
+    Mistake(
+        "lora",
+        "A and B stored transposed",
+        LORA,
+        "Give lora_A the shape (rank, in) and lora_B (out, rank).",
+    ),
     Mistake("lora", "W x left out", LORA, "Add the result of the original layer."),
     Mistake("lora", "the low-rank term is subtracted", LORA, "Add the low-rank term."),
     Mistake("lora", "rank/alpha instead of alpha/rank", LORA, "Divide alpha by the rank."),
@@ -659,6 +759,38 @@ _MISTAKES = (
         "t does not start at 1",
         STEP,
         "Count the step once, before it is used: t is 1 in the first.",
+    ),
+    Mistake(
+        "optimizer",
+        "the corrected moments are kept",
+        MOMENTS,
+        "Keep m and v as they are: put the corrections into the step size, or into other names.",
+    ),
+    Mistake(
+        "optimizer",
+        "1-β left out of the moments",
+        MOMENTS,
+        "The gradient has the factor 1-β1 in m, and its square 1-β2 in v.",
+    ),
+    Mistake(
+        "optimizer", "the gradient is not squared in v", MOMENTS, "v is of the gradient's square."
+    ),
+    Mistake(
+        "optimizer", "β1 and β2 exchanged", MOMENTS, "β1, the first of betas, is m's; β2 is v's."
+    ),
+    Mistake(
+        "optimizer",
+        "all parameters share one t",
+        STEP,
+        "Count the steps of each parameter: keep t in self.state[p], with m and v.",
+    ),
+    Mistake("optimizer", "the weight grows by the decay", DECAY, "Subtract the decay."),
+    Mistake("optimizer", "the step is added", STEP, "Subtract the step."),
+    Mistake(
+        "optimizer",
+        "short gradients are scaled up",
+        CLIPPING,
+        "Scale only gradients whose norm is above max_grad_norm.",
     ),
     Mistake(
         "optimizer",
@@ -722,6 +854,18 @@ _MISTAKES = (
         "hidden states before the final norm",
         NETWORK,
         "Return the hidden states after self.norm.",
+    ),
+    Mistake(
+        "classifier",
+        "dropout on the logits",
+        HEAD,
+        "Apply dropout to the hidden state, before the head, and nowhere else.",
+    ),
+    Mistake(
+        "classifier",
+        "final norm left out",
+        NETWORK,
+        "Read what self.llama returns, or apply self.llama.norm after its layers.",
     ),
     Mistake(
         "classifier",

@@ -14,11 +14,11 @@ from mini_llama.diagnosis.comparison import (
 )
 from mini_llama.diagnosis.probes.classification import PADDED
 from mini_llama.diagnosis.probes.generation import BATCH, NONE_LEFT, SUMS, TOP_P_REACHED
+from mini_llama.diagnosis.probes.parts import ROPE_TEST
 from mini_llama.diagnosis.registry import Mistake
 from mini_llama.submissions.untrusted_text import one_line
 
 CALLS = "calls: "
-ROPE_TEST = "the course's rope_test"
 MAX_TEXT = 200
 TEXTS = {
     BATCH: "right for one sequence, which is all that the assignment runs; a batch fails",
@@ -98,4 +98,7 @@ def rope_remarks(answer: Answer, catalogue: Catalogue) -> list[str]:
     off = {name for name, size in sizes.items() if size > DRIFT} | answer.failed.keys()
     if off and off <= {"key of fewer heads", "fewer key heads"}:
         found = [EQUAL_HEADS]
+    for side, other in (("query", "key"), ("key", "query")):
+        if off - {ROPE_TEST} and all(n.startswith(side) for n in off - {ROPE_TEST}):
+            found.append(f"it shows in the {side} alone: the {other} is right")
     return found

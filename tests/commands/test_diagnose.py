@@ -90,7 +90,7 @@ def test_the_verdict_is_the_course_s_where_its_own_test_passes(table):
     assert passing.verdict == PASSES and passing.is_accepted and not passing.is_correct
     assert passing.detail == (
         "differs with a large eps, correct_bias=False: correct_bias ignored; plain instead of "
-        "efficient form; right: plain, weight decay, clipping"
+        "efficient form; right: plain, weight decay, clipping, clipping of short gradients"
     )
     assert verdicts["optimizer: decay by the corrected step size"].verdict == PASSES
     for failing in ("no bias correction", "decay without lr"):
@@ -250,7 +250,8 @@ def test_an_exception_of_several_components_is_shown_once(broken):
     assert shown.pop("norm")[0] == "exception"
     assert findings["norm"].where.startswith("llama.py:32: self.copies = self.n_head //")
     assert shown.pop("classifier")[1].endswith(
-        "ids of 0 at its end, share of zeros in training, share of zeros in evaluation"
+        "ids of 0 at its end, share of zeros in training, share of zeros in evaluation, "
+        "equal rows in training"
     )
     examined = {"attention", "feed_forward", "layer", "generate"}
     assert shown == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
@@ -307,7 +308,7 @@ def test_lines_that_are_no_answers_are_passed_over():
 
 def test_command_line(tmp_path, capsys):
     report = tmp_path / "report.json"
-    folder = changed(tmp_path / "me", "rope.py", "theta ** (-torch", "theta ** (torch")
+    folder = changed(tmp_path / "me", "rope.py", "theta ** (-torch", "theta ** (-0.9 * torch")
     (folder / "__pycache__").mkdir()
     assert main([str(folder), "--json", str(report)]) == 1
     printed = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,47 +11,77 @@ import torch.nn.functional as F
 from llama import Attention
 from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 
+HIDDEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "later": lambda seen: seen.tril(),
+    "later, shifted": lambda seen: seen.tril(-1),
+    "later but one": lambda seen: seen.tril(1),
+    "earlier": lambda seen: seen.triu(),
+}
 
-def attended(
-    scale: Callable[[int], float] = math.sqrt,
-    dim: int | None = -1,
-    is_causal: bool | None = None,
-    mask: str = "before",
-    drops: tuple[str, ...] = ("probabilities",),
-    is_tiled: bool = False,
-) -> Variant:
-    """softmax(Q Kᵀ / scale(D)) V, by default as it should be; `drops` names what dropout is of,
-    and `mask` where it is applied: before the softmax, after it, as a product with infinity, or
-    before it with the diagonal ("shifted").
+
+@dataclass(frozen=True)
+class Form:
+    """softmax(Q Kᵀ / scale(shape)) V, by default as it should be: shape is (B, H, T, D).
+
+    `drops` names what dropout is of, or "always"; `hides` one of HIDDEN; `mask` how it is applied:
+    before the softmax with -inf or 0, after it, or as a product with infinity.
     """
+
+    scale: Callable[[torch.Size], float] = lambda shape: math.sqrt(shape[-1])
+    scales_after: bool = False
+    dim: int | None = -1
+    is_causal: bool | None = None
+    hides: str = "later"
+    mask: str = "-inf"
+    drops: tuple[str, ...] = ("probabilities",)
+    is_tiled: bool = False
+    is_exchanged: bool = False
+
+    def __call__(self, attention: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
+        k, v = self.repeated(q.shape[1], k), self.repeated(q.shape[1], v)
+        q, k = (k, q) if self.is_exchanged else (q, k)
+        scale = self.scale(q.shape)
+        scores = q @ k.transpose(-2, -1) / (1 if self.scales_after else scale)  # (B, H, T, T)
+        scores = self.masked(attention, scores)
+        scores = self.dropped(attention, scores, "scores")
+        probabilities = scores.softmax(self.dim) if self.dim is not None else scores
+        probabilities = probabilities / (scale if self.scales_after else 1)
+        if self.mask == "after":
+            probabilities = probabilities * torch.ones_like(scores[0, 0]).tril()
+        mixed = self.dropped(attention, probabilities, "probabilities") @ v
+        return self.dropped(attention, mixed, "output")
+
+    def repeated(self, n_heads: int, heads: torch.Tensor) -> torch.Tensor:
+        repeats = n_heads // heads.shape[1]
+        if self.is_tiled:
+            return heads.repeat(1, repeats, 1, 1)
+        return heads.repeat_interleave(repeats, dim=1)
+
+    def masked(self, attention: Any, scores: torch.Tensor) -> torch.Tensor:
+        seen = HIDDEN[self.hides](torch.ones(scores.shape[-2:], dtype=torch.bool))
+        if self.mask == "product":
+            return scores + (~seen).float() * -math.inf
+        asked = attention.is_causal if self.is_causal is None else self.is_causal
+        asked = asked or self.hides != "later" or self.mask == "0"
+        if self.mask == "after" or not asked:
+            return scores
+        return scores.masked_fill(~seen, float(self.mask))
+
+    def dropped(self, attention: Any, x: torch.Tensor, what: str) -> torch.Tensor:
+        is_on = attention.training or "always" in self.drops
+        return F.dropout(x, attention.dropout, is_on) if what in self.drops else x
+
+
+def attended(**options: Any) -> Variant:
+    """`options`: Form's fields."""
+    form = Form(**options)
 
     def scores_of(
         self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: object = None
     ) -> torch.Tensor:
-        repeats = query.shape[1] // key.shape[1]
-        if is_tiled:
-            key, value = (heads.repeat(1, repeats, 1, 1) for heads in (key, value))
-        else:
-            key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
-        scores = query @ key.transpose(-2, -1) / scale(query.shape[-1])  # (B, H, T, T)
-        late = 1 if mask == "after" else 0
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(-(mask == "shifted"))
-        causal = mask != "before" or (self.is_causal if is_causal is None else is_causal)
-        if mask == "product":
-            scores = scores + (~seen).float() * -math.inf
-        elif causal and not late:
-            scores = scores.masked_fill(~seen, -math.inf)
-        scores = drop(self, scores, "scores" in drops)
-        probabilities = scores.softmax(dim) if dim is not None else scores
-        probabilities = probabilities * seen if late else probabilities
-        mixed = drop(self, probabilities, "probabilities" in drops) @ value
-        return drop(self, mixed, "output" in drops)
+        return form(self, query, key, value)
 
     return (Replacement(Attention, "compute_query_key_value_scores", scores_of),)
-
-
-def drop(attention: Any, x: torch.Tensor, drops: bool) -> torch.Tensor:
-    return F.dropout(x, attention.dropout, attention.training) if drops else x
 
 
 def forward_without_rope(self: Any, x: torch.Tensor, *_: object) -> torch.Tensor:
@@ -63,18 +94,28 @@ def forward_without_rope(self: Any, x: torch.Tensor, *_: object) -> torch.Tensor
 FAMILY = Family(
     attended,
     {
-        "no scale": ({"scale": lambda dim: 1},),
-        "scaled by d": ({"scale": lambda dim: dim},),
-        "multiplied by the root of d": ({"scale": lambda dim: dim**-0.5},),
-        "scaled by the root of dim": ({"scale": lambda dim: math.sqrt(32)},),
+        "no scale": ({"scale": lambda shape: 1},),
+        "scaled by d": ({"scale": lambda shape: shape[-1]},),
+        "multiplied by the root of d": ({"scale": lambda shape: shape[-1] ** -0.5},),
+        "scaled by the root of dim": ({"scale": lambda shape: math.sqrt(shape[1] * shape[3])},),
+        "scaled by the root of another size": (
+            {"scale": lambda shape: math.sqrt(shape[1])},
+            {"scale": lambda shape: math.sqrt(shape[2])},
+        ),
+        "scaled after the softmax": ({"scales_after": True},),
+        "query and key exchanged": ({"is_exchanged": True},),
         "softmax on the wrong axis": ({"dim": -2}, {"dim": 1}, {"dim": 0}),
         "no softmax": ({"dim": None},),
         "causal where the edition is not": ({"is_causal": True},),
         "not causal where the edition is": ({"is_causal": False},),
         "mask after softmax": ({"mask": "after"},),
+        "later scores set to 0": ({"mask": "0"},),
         "0 times infinity in the mask": ({"mask": "product"},),
-        "the mask hides the position itself": ({"mask": "shifted"},),
+        "the mask hides the position itself": ({"hides": "later, shifted"},),
+        "the mask shows the next position": ({"hides": "later but one"},),
+        "the mask hides earlier positions": ({"hides": "earlier"},),
         "no dropout": ({"drops": ()},),
+        "dropout in evaluation": ({"drops": ("probabilities", "always")},),
         "dropout before the softmax": ({"drops": ("scores",)},),
         "dropout on the output as well": ({"drops": ("probabilities", "output")},),
         "dropout on the output instead": ({"drops": ("output",)},),

@@ -16,13 +16,17 @@ def classified(
     drops: str = "train",
     finish: Callable[..., torch.Tensor] = F.log_softmax,
 ) -> Variant:
-    """By default as it should be; `drops`: in training ("train"), "always" or "never"."""
+    """By default as it should be; `drops`: in training ("train"), "always", "never", or
+    then of the logits "too" or "instead".
+    """
 
     def forward(self: Any, input_ids: torch.Tensor) -> torch.Tensor:
         hidden = pool(self.llama(input_ids)[1], input_ids)
-        if drops != "never":
+        if drops not in ("never", "instead"):
             hidden = F.dropout(hidden, self.dropout.p, self.training or drops == "always")
-        return finish(self.classifier_head(hidden), dim=-1)
+        logits = self.classifier_head(hidden)
+        logits = self.dropout(logits) if drops in ("too", "instead") else logits
+        return finish(logits, dim=-1)
 
     return (Replacement(LlamaEmbeddingClassifier, "forward", forward),)
 
@@ -97,6 +101,7 @@ FAMILY = Family(
         "first token": ({"pool": lambda hidden, ids: hidden[:, 0]},),
         "the last token but one": ({"pool": lambda hidden, ids: hidden[:, -2]},),
         "no dropout": ({"drops": "never"},),
+        "dropout on the logits": ({"drops": "too"}, {"drops": "instead"}),
         "dropout in evaluation": ({"drops": "always"},),
         "softmax for log-softmax": ({"finish": F.softmax},),
         "log-softmax over the batch": (
@@ -125,6 +130,9 @@ VARIANTS: Variants = {
     "logits of the first position": (forwarded(logits_of=lambda hidden: hidden[:, [0], :]),),
     "final norm left out of Llama.forward": (forwarded(states_of=without_norm),),
     "hidden states before the final norm": ((Replacement(Llama, "forward", states_before_norm),),),
+    "final norm left out": (
+        classified(pool=lambda hidden, ids: hidden[:, -1].atanh()),  # of the stand-in, tanh
+    ),
     "padding is looked for": (
         classified(pool=lambda hidden, ids: at(hidden, count_of_others(ids, 3))),
         classified(pool=lambda hidden, ids: at(hidden, last_other(ids, 3))),

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from config import EDITIONS
 from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 from mini_llama.inference import sampling
 from mini_llama.inference.sampling import Sampler, top_p_filter
@@ -22,6 +23,8 @@ def keep(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
     return top_p_filter(probs, top_p) if top_p < 1 else probs
 
 
+EPSILON = max(edition.epsilon for edition in EDITIONS.values())
+TOP_PS = sorted({edition.top_p for edition in EDITIONS.values() if edition.top_p < 1})
 Rule = Callable[..., torch.Tensor]
 
 
@@ -39,6 +42,18 @@ def sampled(
 
 def filtered_first(logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1) -> Any:
     return keep(logits.softmax(-1), epsilon, top_p).log().div(temperature).softmax(-1)
+
+
+def logits_above_epsilon(
+    logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1
+) -> Any:
+    logits = logits / temperature
+    logits = logits.masked_fill(logits < epsilon, -torch.inf) if epsilon > 0 else logits
+    return keep(logits.softmax(-1), 0.0, top_p)
+
+
+def most_probable(logits: Any, *_: float, **__: float) -> Any:
+    return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
 
 
 def not_renormalised(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
@@ -71,9 +86,11 @@ def drop_at_epsilon(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.
 
 
 def nucleus(
-    keeps: Callable[..., torch.Tensor], descending: bool = True, maps_back: bool = True
+    keeps: Callable[..., torch.Tensor], descending: bool = True, maps: str = "back"
 ) -> Rule:
-    """Top-p by a rule of the sums before and after each token, in an order."""
+    """Top-p by a rule of the sums before and after each token, in an order; what is kept is mapped
+    "back" to the tokens, or not (""), or only the "mask" is not.
+    """
 
     def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
         probs = keep(probs, epsilon, 1.0)
@@ -81,9 +98,10 @@ def nucleus(
             return probs
         values, order = probs.sort(dim=-1, descending=descending)
         after = values.cumsum(-1)
-        kept = torch.where(keeps(after - values, after, top_p), values, 0.0)
+        is_kept = keeps(after - values, after, top_p)
+        kept = torch.where(is_kept, probs if maps == "mask" else values, 0.0)
         kept = kept / kept.sum(-1, keepdim=True)
-        return kept.scatter(-1, order, kept) if maps_back else kept
+        return kept.scatter(-1, order, kept) if maps == "back" else kept
 
     return choose
 
@@ -113,6 +131,21 @@ FAMILY = Family(
         "multiplied by temperature": ({"heat": lambda logits, temperature: logits * temperature},),
         "temperature ignored": ({"heat": lambda logits, temperature: logits},),
         "no filter": ({"choose": lambda probs, epsilon, top_p: probs},),
+        "epsilon in place of top-p": (
+            {
+                "choose": lambda probs, epsilon, top_p: keep(
+                    probs, EPSILON if top_p < 1 else epsilon, 1
+                )
+            },
+        ),
+        "top-p in place of epsilon": tuple(
+            {
+                "choose": lambda probs, epsilon, top_p, p=p: keep(
+                    probs, 0, p if epsilon > 0 else top_p
+                )
+            }
+            for p in TOP_PS
+        ),
         "no renormalisation": ({"choose": not_renormalised},),
         "> against ≥": ({"choose": drop_at_epsilon}, {"choose": kept_where(torch.gt)}),
         "nothing left is not handled": ({"choose": kept_where(torch.ge)},),
@@ -133,8 +166,10 @@ FAMILY = Family(
             {"choose": nucleus(lambda before, after, p: after < p, descending=False)},
         ),
         "ranks taken for token ids": (
-            {"choose": nucleus(lambda before, after, p: before < p, maps_back=False)},
-            {"choose": nucleus(lambda before, after, p: or_first(after < p), maps_back=False)},
+            {"choose": nucleus(lambda before, after, p: before < p, maps="")},
+            {"choose": nucleus(lambda before, after, p: or_first(after < p), maps="")},
+            {"choose": nucleus(lambda before, after, p: before < p, maps="mask")},
+            {"choose": nucleus(lambda before, after, p: or_first(after < p), maps="mask")},
         ),
         "tokens outside the nucleus are kept": (
             {"choose": nucleus(lambda before, after, p: before >= p)},
@@ -145,6 +180,8 @@ FAMILY = Family(
 VARIANTS: Variants = {
     **FAMILY.variants,
     "epsilon before temperature": (probabilities(filtered_first),),
+    "epsilon is compared with logits": (probabilities(logits_above_epsilon),),
+    "always the argmax": (probabilities(most_probable),),
     "argmax of the wrong axis": (
         greedy(lambda logits: logits.argmax(dim=0)[:, None]),
         greedy(lambda logits: logits.argmax(dim=0, keepdim=True)),

@@ -43,6 +43,20 @@ def swapped_merged_weight(self: Any) -> torch.Tensor:
     return self.original_layer.weight + self.scaling * (self.lora_A @ self.lora_B)
 
 
+def transpose(layer: Any) -> None:
+    layer.lora_A, layer.lora_B = (
+        torch.nn.Parameter(matrix.T.contiguous()) for matrix in (layer.lora_A, layer.lora_B)
+    )
+
+
+def transposed_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self.original_layer(x) + self.scaling * (x @ self.lora_A @ self.lora_B)
+
+
+def transposed_merged_weight(self: Any) -> torch.Tensor:
+    return self.original_layer.weight + self.scaling * (self.lora_A @ self.lora_B).T
+
+
 def low_rank(
     update: Callable[[torch.Tensor, Any], torch.Tensor] = lambda x, layer: (
         x @ layer.lora_A.T @ layer.lora_B.T
@@ -95,6 +109,13 @@ VARIANTS: Variants = {
             *changed(swap),
             Replacement(LoRALayer, "forward", swapped_forward),
             Replacement(LoRALayer, "merged_weight", swapped_merged_weight),
+        ),
+    ),
+    "A and B stored transposed": (
+        (
+            *changed(transpose),
+            Replacement(LoRALayer, "forward", transposed_forward),
+            Replacement(LoRALayer, "merged_weight", transposed_merged_weight),
         ),
     ),
     "W is not frozen": (changed(lambda layer: layer.original_layer.requires_grad_(True)),),

@@ -9,7 +9,7 @@ from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant
 
 
 def normed(
-    is_centred: bool | None = None,
+    is_centred: bool | str | None = None,
     correction: int = 0,
     eps: str = "inside",
     gain: bool = True,
@@ -17,17 +17,19 @@ def normed(
     dim: int | tuple[int, ...] = -1,
 ) -> Variant:
     """Both norms, by default as they should be: the mean is subtracted where there is a bias,
-    unless `is_centred` says otherwise; `eps` stands "inside" the root, "outside" or nowhere ("").
+    unless `is_centred` says otherwise ("late": after the square is taken); `eps` stands "inside"
+    the root, "outside" or nowhere (""), or there is "no root".
     """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         subtracts = hasattr(self, "bias") if is_centred is None else is_centred
-        if subtracts:
-            x = x - x.mean(dim, keepdim=True)
-        summed = x.square().sum(dim, keepdim=True)
+        centred = x - x.mean(dim, keepdim=True) if subtracts else x
+        x, squared = centred, (x if is_centred == "late" else centred).square()
+        summed = squared.sum(dim, keepdim=True)
         square = summed / (x.numel() // summed.numel() - correction)
-        inside, outside = {"inside": (self.eps, 0), "outside": (0, self.eps), "": (0, 0)}[eps]
-        x = x / ((square + inside).sqrt() + outside)
+        inside, outside = {"outside": (0, self.eps), "": (0, 0)}.get(eps, (self.eps, 0))
+        root = square + inside if eps == "no root" else (square + inside).sqrt()
+        x = x / (root + outside)
         x = x * self.weight if gain else x
         return x + self.bias if bias and hasattr(self, "bias") else x
 
@@ -43,6 +45,8 @@ FAMILY = Family(
         "unbiased variance": ({"correction": 1},),
         "eps outside the root": ({"eps": "outside"},),
         "eps left out": ({"eps": ""},),
+        "no root is taken": ({"eps": "no root"},),
+        "mean square in place of the variance": ({"is_centred": "late"},),
         "no gain": ({"gain": False},),
         "no bias": ({"bias": False},),
         "RMSNorm in place of LayerNorm": ({"is_centred": False},),

@@ -1,7 +1,8 @@
 """Mistakes in AdamW."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,68 +11,107 @@ import optimizer
 from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant, Variants
 from optimizer import AdamW, clip_scale
 
-MAX_GRAD_NORM = 0.9  # the probe's
 
-
-def multiply(gradient: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+def multiply(gradient: torch.Tensor, scale: torch.Tensor | None, _: object) -> torch.Tensor:
     return gradient if scale is None else gradient * scale
 
 
-def update(
-    decay: str = "after",
-    coupled: bool = False,
-    correction: str = "as asked",
-    eps: str = "efficient",
-    clip: Callable[..., torch.Tensor] = multiply,
-    clips_step: bool = False,
-    late: int = 0,
-) -> Variant:
-    """The update of one parameter, by default as it should be.
+@dataclass(frozen=True)
+class Form:
+    """How one parameter is updated, by default as it should be.
 
-    `decay`: after, before, without lr, never, by the step; `correction`: as asked, always, never,
-    first alone, second alone, no root, reversed; `eps`: which form of the step it stands in;
-    `late`: what t counts from.
+    `decay`: after, before, without lr, never, by the step, coupled, negative; `correction`: as
+    asked, always, never, first alone, second alone, no root, reversed; `eps`: which form of the
+    step it stands in; `clips_step`: the step is clipped, not the gradient; `late`: what t counts
+    from; `moments`: as they should be, kept corrected, unweighted, not squared, exchanged betas,
+    or a shared count of steps.
     """
 
-    def update_parameter(self: Any, p: Any, group: dict, scale: Any) -> None:
-        lr, weight_decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
-        g = p.grad if clips_step else clip(p.grad, scale)
-        g = g + weight_decay * p if coupled else g
-        state = self.state[p]
-        state["step"] = state.get("step", 0) + 1
-        t = state["step"] + late
-        m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
-        v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
-        asked = group["correct_bias"] and correction != "never"
-        corrects = not asked if correction == "reversed" else asked or correction == "always"
-        first, second = (1 - beta1**t, 1 - beta2**t) if corrects else (1, 1)
-        first = 1 if correction == "second alone" else first
-        second = 1 if correction == "first alone" else second
-        second = second**2 if correction == "no root" else second
+    decay: str = "after"
+    correction: str = "as asked"
+    eps: str = "efficient"
+    clip: Callable[..., torch.Tensor] = multiply
+    clips_step: bool = False
+    late: int = 0
+    moments: str = ""
+    sign: int = 1
+
+    def __call__(self, optimizer: Any, p: Any, group: dict, scale: Any) -> None:
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        g = p.grad if self.clips_step else self.clip(p.grad, scale, group["max_grad_norm"])
+        g = g + weight_decay * p if self.decay == "coupled" else g
+        state = optimizer.state[p]
+        counted = optimizer.__dict__ if self.moments == "shared count" else state
+        counted["t"] = counted.get("t", 0) + 1
+        first, second = self.corrections(group, counted["t"] + self.late)
+        m, v = self.moved(state, g, group["betas"])
+        if self.moments == "kept corrected":
+            state["m"], state["v"] = m / first, v / second
         shrink = {
             "without lr": weight_decay,
             "never": 0,
+            "coupled": 0,
+            "negative": -lr * weight_decay,
             "by the step": lr * weight_decay * math.sqrt(second) / first,
-        }.get(decay, lr * weight_decay)
-        if decay == "before":
+        }.get(self.decay, lr * weight_decay)
+        if self.decay == "before":
             p.mul_(1 - shrink)
-        if eps == "plain":
-            step = lr * (m / first) / ((v / second).sqrt() + group["eps"])
-        elif eps == "inside":
-            step = lr * math.sqrt(second) / first * m / (v + group["eps"]).sqrt()
-        elif eps == "plain inside":
-            step = lr * (m / first) / (v / second + group["eps"]).sqrt()
-        else:
-            step = lr * math.sqrt(second) / first * m / (v.sqrt() + group["eps"])
-        p.sub_(clip(step, scale) if clips_step else step)
-        if decay != "before" and not coupled:
+        step = lr * self.sign * self.quotient(m, v, group["eps"], (first, second))
+        p.sub_(self.clip(step, scale, None) if self.clips_step else step)
+        if self.decay != "before":
             p.mul_(1 - shrink)
+
+    def corrections(self, group: dict, t: int) -> tuple[float, float]:
+        """What m and v are divided by."""
+        asked = group["correct_bias"] and self.correction != "never"
+        corrects = not asked if self.correction == "reversed" else asked
+        if not (corrects or self.correction == "always"):
+            return 1.0, 1.0
+        beta1, beta2 = group["betas"][::-1] if self.moments == "exchanged" else group["betas"]
+        first = 1.0 if self.correction == "second alone" else 1 - beta1**t
+        second = 1.0 if self.correction == "first alone" else 1 - beta2**t
+        return first, second**2 if self.correction == "no root" else second
+
+    def moved(self, state: dict, g: torch.Tensor, betas: tuple) -> tuple:
+        """m and v after this gradient, which the state keeps."""
+        beta1, beta2 = betas[::-1] if self.moments == "exchanged" else betas
+        share1, share2 = (1, 1) if self.moments == "unweighted" else (1 - beta1, 1 - beta2)
+        squared = g if self.moments == "not squared" else g**2
+        state["m"] = beta1 * state.get("m", 0) + share1 * g
+        state["v"] = beta2 * state.get("v", 0) + share2 * squared
+        return state["m"], state["v"].abs()
+
+    def quotient(
+        self, m: torch.Tensor, v: torch.Tensor, eps: float, corrections: tuple[float, float]
+    ) -> torch.Tensor:
+        first, second = corrections
+        if self.eps == "plain":
+            return m / first / ((v / second).sqrt() + eps)
+        if self.eps == "plain inside":
+            return m / first / (v / second + eps).sqrt()
+        size = math.sqrt(second) / first
+        return size * m / ((v + eps).sqrt() if self.eps == "inside" else v.sqrt() + eps)
+
+
+def update(**options: Any) -> Variant:
+    """`options`: Form's fields."""
+    form = Form(**options)
+
+    def update_parameter(self: Any, p: Any, group: dict, scale: Any) -> None:
+        form(self, p, group, scale)
 
     return (Replacement(AdamW, "_update", update_parameter),)
 
 
-def clip_alone(gradient: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    return gradient if scale is None else multiply(gradient, clip_scale([gradient], MAX_GRAD_NORM))
+def always_scaled(gradients: Sequence[torch.Tensor], max_norm: float | None) -> Any:
+    """Short gradients are made longer, too."""
+    if max_norm is None:
+        return None
+    return max_norm / torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
+
+
+def clip_alone(g: torch.Tensor, scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
+    return g if scale is None else g * clip_scale([g], max_norm)
 
 
 FAMILY = Family(
@@ -86,18 +126,35 @@ FAMILY = Family(
         "correct_bias ignored": ({"correction": "always"},),
         "correct_bias reversed": ({"correction": "reversed"},),
         "t does not start at 1": ({"late": 1},),
-        "coupled decay": ({"coupled": True},),
+        "coupled decay": ({"decay": "coupled"},),
         "decay before the step": ({"decay": "before"},),
         "decay without lr": ({"decay": "without lr"},),
         "decay by the corrected step size": ({"decay": "by the step"},),
         "no decay": ({"decay": "never"},),
-        "clipping after the moments, or none": ({"clips_step": True}, {"clip": lambda g, scale: g}),
+        "clipping after the moments, or none": ({"clips_step": True}, {"clip": lambda g, *_: g}),
         "each parameter clipped by itself": ({"clip": clip_alone},),
     },
     most=4,
 )
+# Rarer: two of all of them are made together, no more.
+RARE: dict[str, tuple[dict[str, Any], ...]] = {
+    "the corrected moments are kept": (
+        {"moments": "kept corrected", "eps": "plain", "correction": "always"},
+        {"moments": "kept corrected", "eps": "plain"},
+        {"moments": "kept corrected"},
+    ),
+    "1-β left out of the moments": ({"moments": "unweighted"},),
+    "the gradient is not squared in v": ({"moments": "not squared"},),
+    "β1 and β2 exchanged": ({"moments": "exchanged"},),
+    "all parameters share one t": ({"moments": "shared count"},),
+    "the weight grows by the decay": ({"decay": "negative"},),
+    "the step is added": ({"sign": -1},),
+}
+ALL = Family(update, {**FAMILY.options, **RARE})
+FAMILIES = (FAMILY, ALL)
 VARIANTS: Variants = {
-    **FAMILY.variants,
+    **ALL.variants,
+    "short gradients are scaled up": ((Replacement(optimizer, "clip_scale", always_scaled),),),
     "clipping after the moments, or none": (
         (Replacement(optimizer, "clip_scale", lambda gradients, max_norm: None),),
         update(clips_step=True),

@@ -110,6 +110,13 @@ def viewed_as_the_query(q: torch.Tensor, k: torch.Tensor, right: Callable[..., t
     return query, key.reshape(q.shape)
 
 
+def rotated_along_the_heads(q: torch.Tensor, k: torch.Tensor, right: Callable[..., tuple]) -> tuple:
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        return right(x.transpose(1, 2), x.transpose(1, 2))[0].transpose(1, 2)
+
+    return rotated(q), rotated(k)
+
+
 def tables(
     exponents: Callable[[int], torch.Tensor] = lambda dim: torch.arange(0, dim, 2) / dim,
     first: int = 0,
@@ -156,6 +163,8 @@ ANGLES = Family(
     {
         "positions from 1": ({"first": 1},),
         "exponent without the 2": ({"exponents": lambda dim: torch.arange(dim // 2) / dim},),
+        "frequencies from 1": ({"exponents": lambda dim: torch.arange(2, dim + 2, 2) / dim},),
+        "exponent without its sign": ({"exponents": lambda dim: -torch.arange(0, dim, 2) / dim},),
         "exponent without head_dim": ({"exponents": lambda dim: torch.arange(0, dim, 2)},),
         "not in float32": ({"dtype": torch.bfloat16}, {"dtype": torch.float16}),
     },
@@ -178,6 +187,7 @@ VARIANTS: Variants = {
     "key only": (rotated_only(query=False, key=True),),
     "the key is computed from the query": (paired(lambda q, k, right: (right(q, k)[0],) * 2),),
     "query and key exchanged": (paired(lambda q, k, right: right(q, k)[::-1]),),
+    "heads taken for positions": (paired(rotated_along_the_heads),),
     "theta is ignored": (theta_ignored(),),
     "the key takes the query's number of heads": (
         *(paired(f) for f in (as_wide_as_the_query, shaped_as_the_query, viewed_as_the_query)),

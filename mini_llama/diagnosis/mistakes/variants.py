@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "attention": (attention.FAMILY,),
     "generate": (generate.FAMILY,),
     "lora": (lora.FAMILY,),
-    "optimizer": (optimizer.FAMILY,),
+    "optimizer": optimizer.FAMILIES,
     "classifier": (classifier.FAMILY,),
 }
 

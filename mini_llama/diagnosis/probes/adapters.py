@@ -55,7 +55,13 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
     def adapted() -> nn.Module:
         net = Projections()
         fill(net, *PROJECTIONS, "w1")
-        return call(modules, find(modules.lora, "apply_lora"), net, RANK, ALPHA)
+        return returned("apply_lora", net, RANK, ALPHA)
+
+    def returned(name: str, net: nn.Module, *options: float) -> nn.Module:
+        result = call(modules, find(modules.lora, name), net, *options)
+        if result is None:
+            modules.note(f"{name} returns nothing: the model is changed in place")
+        return net if result is None else result
 
     def applied() -> Values:
         net = adapted()
@@ -65,7 +71,7 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
     def merged() -> Values:
         net = adapted()
         fill(net, "lora_A", "lora_B")
-        net = call(modules, find(modules.lora, "merge_lora_weights"), net)
+        net = returned("merge_lora_weights", net)
         return {"merged": net.compute_query(draw("x", 2, 3, 12))}
 
     return {

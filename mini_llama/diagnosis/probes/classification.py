@@ -19,6 +19,7 @@ from mini_llama.diagnosis.probes.common import (
     Values,
     fill,
     find,
+    flags,
     make_config,
     replaced,
     share,
@@ -31,7 +32,7 @@ PADDED = "padded rows"
 # What a classifier may read of its configuration: run_llama.py's options.
 OPTIONS = dict(
     num_labels=N_LABELS,
-    pretrained_model_path="",
+    pretrained_model_path=__file__,  # a file that is there
     option="finetune",
     hidden_size=32,
     lora_rank=4,
@@ -39,6 +40,11 @@ OPTIONS = dict(
     use_gpu=False,
     batch_size=2,
     max_sentence_len=None,
+    epochs=5,
+    lr=2e-5,
+    seed=1337,
+    data_dir=".",
+    label_names=["a", "b", "c"],
 )
 
 
@@ -59,7 +65,7 @@ def known_network(llama: Any) -> Any:
     fill(find(llama, "tok_embeddings"), "weight")
     fill(find(llama, "output"), "weight")
     for layer in find(llama, "layers"):
-        stand_in(layer, lambda x: x.flip(-1) + 1)
+        stand_in(layer, lambda x: 3 * x.flip(-1) + 0.1)  # both signs
     stand_in(find(llama, "norm"), lambda x: x.tanh())
     return llama.eval()
 
@@ -107,7 +113,11 @@ def probe_classifier(modules: Modules, settings: Settings) -> Cases:
         for mode, when in (("train", "in training"), ("eval", "in evaluation")):
             getattr(model, mode)()(tokens.repeat(50, 1))
             values[f"share of zeros {when}"] = share(inputs[-1] == 0)
-        return values
+        with torch.no_grad():
+            for parameter in head_of(model).parameters():  # equal rows, unless some are dropped
+                parameter.copy_(torch.arange(1.0, N_LABELS + 1) if parameter.ndim == 1 else 0.0)
+        output = model.train()(tokens.repeat(50, 1))
+        return values | {"equal rows in training": flags((output == output[:1]).all())}
 
     within = torch.tensor([[1, 0, 6, 4, 5], [6, 5, 0, 2, 7]])
     at_the_end = torch.tensor([[1, 2, 6, 4, 0], [6, 5, 7, 0, 0]])

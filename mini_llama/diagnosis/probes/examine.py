@@ -42,8 +42,10 @@ MAX_TEXT = 500
 USED = " is installed here, and "  # what missing_modules.py says of one that is used
 
 
-def examine(component: str, settings: Settings, without: Collection[str] = ()) -> dict[str, Any]:
-    """What a probe gives in all cases but those of `without`.
+def examine(
+    component: str, settings: Settings, without: Collection[str] = (), most: int | None = None
+) -> dict[str, Any]:
+    """What a probe gives in the first `most` cases, or all, but for those of `without`.
 
     {"values": name → {"shape", "numbers"}, "failed": case → failure, "notes": texts}; where
     nothing was measured, the first failure besides: {"missing": what}, {"unwritten": True,
@@ -56,7 +58,7 @@ def examine(component: str, settings: Settings, without: Collection[str] = ()) -
         cases = PROBES[component](modules, settings)
     except BaseException as error:  # a module that calls sys.exit when it is imported, too
         return failure_of(error)
-    for name, case in cases.items():
+    for name, case in list(cases.items())[:most]:
         if name in without:
             continue
         torch.default_generator.manual_seed(0)  # ten times as fast as torch.manual_seed

@@ -39,6 +39,9 @@ class Table:
         self.model.double()  # the plain path: see __init__.py
         filters = {"epsilon": settings.epsilon, "top_p": settings.top_p}
         self.options = accepted(find(self.model, "generate"), **filters)
+        asked = {"epsilon"} if settings.epsilon > 0 else {"top_p"} if settings.top_p < 1 else set()
+        if asked and not asked & self.options.keys():
+            self.options = {}  # by its own default: another filter, or the same by another name
         self.sums: list[bool] = []
 
     def run(self, table: torch.Tensor, idx: torch.Tensor, new: int, **more: float) -> torch.Tensor:
@@ -49,6 +52,10 @@ class Table:
         )
         result: Any = self.model.generate(idx, new, **(self.options | more))
         expected = (idx.shape[0], idx.shape[1] + new)
+        size = getattr(result, "shape", ())
+        if len(size) == 2 and size[0] == expected[0] and idx.shape[1] < size[1] < expected[1]:
+            n = size[1] - idx.shape[1]
+            raise ResultError(f"generate stopped after {n} of {new} new tokens, by itself")
         if not isinstance(result, torch.Tensor) or tuple(result.shape) != expected:
             got = tuple(getattr(result, "shape", [])) or type(result).__name__
             what = f"generate gave {got}, not {expected}"
@@ -87,7 +94,7 @@ class Table:
 def probe_generate(modules: Modules, settings: Settings) -> Cases:
     table = Table(modules, settings)
     probs = torch.tensor([0.38, 0.25, 0.16, 0.09, 0.06, 0.03, 0.02, 0.01])
-    rows = torch.stack([probs.roll(5 * i + 2).log() for i in range(8)])
+    rows = torch.stack([probs.roll(5 * i + 2).log() + 2.5 for i in range(8)])  # of both signs
     idx = torch.arange(8)[:, None].expand(8, 3)
 
     def greedy() -> Values:

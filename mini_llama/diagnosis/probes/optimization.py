@@ -51,6 +51,7 @@ def probe_optimizer(modules: Modules, settings: Settings) -> Cases:
     }
     if settings.clips:
         asked["clipping"] = {"max_grad_norm": MAX_GRAD_NORM}
+        asked["clipping of short gradients"] = {"max_grad_norm": 1000 * MAX_GRAD_NORM}
 
     def trained(name: str) -> Values:
         return {name: train(**asked[name])}

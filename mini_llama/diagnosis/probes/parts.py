@@ -30,6 +30,7 @@ from mini_llama.diagnosis.probes.common import (
     takes,
 )
 
+ROPE_TEST = "the course's rope_test"
 ROPE_MARK = 0.8  # what stands in for a rotation multiplies by it
 PROJECTIONS = ("compute_query", "compute_key", "compute_value", "compute_output")
 CLOSE = (
@@ -65,14 +66,14 @@ def probe_rope(modules: Modules, settings: Settings) -> Cases:
 
     def course_test() -> Values:
         rotated = turn(2 * torch.ones(1, 2, 2, 4), 3 * torch.ones(1, 2, 2, 4))
-        return {"the course's rope_test": torch.stack(rotated)}
+        return {ROPE_TEST: torch.stack(rotated)}
 
     cases: Cases = {"rotation": rotation, "fewer key heads": fewer_key_heads}
     if takes(signature_of(rotate), "theta"):
         cases["theta 100"] = other_theta
     half = query.bfloat16(), key.bfloat16()
     cases["bfloat16 input"] = lambda: bfloat16_input(turn(*half), turn(*(x.float() for x in half)))
-    return cases | {"the course's rope_test": course_test}
+    return cases | {ROPE_TEST: course_test}
 
 
 def bfloat16_input(rotated: tuple, exact: tuple) -> Values:
