@@ -13,6 +13,7 @@ from tests.helpers import ROOT
 
 # What the components are made of; the rest of the project is not examined.
 MODULES = "base_llama classifier config llama lora optimizer rope tokenizer utils".split()
+MODULES += "addition_data_generation addition_lib addition_run".split()
 
 
 STUDENT = ROOT / "tests" / "student"
@@ -140,6 +141,9 @@ FILES = {
     "lora": "lora.py",
     "optimizer": "optimizer.py",
     "classifier": "classifier.py",
+    "addition_data": "addition_data_generation.py",
+    "train_one_epoch": "addition_run.py",
+    "evaluate_loss": "addition_run.py",
 }
 
 EXPONENTS = "torch.arange(0, head_dim, 2, device=device).float() / head_dim"
@@ -536,6 +540,128 @@ TOP_P = [
         "if top_p < 1:\n        return epsilon_filter(probs, 0.05)\n    if False:",
     ),
     top_p("no filter", "if top_p < 1:", "if top_p < 0:"),
+]
+
+
+def addition(component: str, name: str, old: str, new: str) -> Plant:
+    return edit(component, name, old, new, edition="spring2026")
+
+
+TRAIN_LOSS = "loss = answer_loss(model, inputs.to(device), targets.to(device))"
+LOSSES = "losses = [answer_loss(model, x.to(device), y.to(device)) for x, y in loader]"
+ENTROPY = '__import__("torch").nn.functional.cross_entropy(logits.mT, y, ignore_index=-1)'
+ASIDE = "y.masked_fill({}, -1)"
+LOSS_FORMS = {
+    "the question carries loss as well": ENTROPY,
+    "the question carries loss, the answer none": ENTROPY.replace(
+        "y,", f"{ASIDE.format('(x == 12).cumsum(1) > 0')},"
+    ),
+    "= itself carries loss": ENTROPY.replace("y,", f"{ASIDE.format('(y == 12).cumsum(1) == 0')},"),
+    "the answer's first digit carries no loss": ENTROPY.replace(
+        "y,", f"{ASIDE.format('(x == 12) | ((x == 12).cumsum(1) == 0)')},"
+    ),
+    "the answer's end carries no loss": ENTROPY.replace(
+        "y,", f"{ASIDE.format('(y == 0) | ((x == 12).cumsum(1) == 0)')},"
+    ),
+    "the loss is summed, not averaged": ENTROPY.replace(
+        "y, ", f"{ASIDE.format('(x == 12).cumsum(1) == 0')}, reduction='sum', "
+    ),
+    "the mean is over the question as well": (
+        f"({ENTROPY[:-1]}, reduction='none') * ((x == 12).cumsum(1) > 0)).mean()"
+    ),
+    "softmax before cross-entropy": ENTROPY.replace("logits", "logits.softmax(-1)").replace(
+        "y,", f"{ASIDE.format('(x == 12).cumsum(1) == 0')},"
+    ),
+}
+PAIRS_DRAWN = "drawn = drawn[~np.isin(drawn, taken)][:n]"
+TEXTS = 'return [f"{a}+{b}={a + b}" for a, b in zip(first, second, strict=True)]'
+BY_HAND = """\
+return [
+        f"{{a}}+{{b}}={{a + b}}"
+        for a, b in {pairs}
+    ]"""
+TWO = "((random.randint({low}, {high}), random.randint({low}, {high})) for _ in range(n))"
+ADDITION = [
+    *(
+        addition(
+            "train_one_epoch",
+            name,
+            TRAIN_LOSS,
+            f"loss = (lambda x, y, logits: {form})"
+            "(inputs, targets, model(inputs, targets=targets)[0])",
+        )
+        for name, form in LOSS_FORMS.items()
+    ),
+    *(
+        addition(
+            "evaluate_loss",
+            name,
+            LOSSES,
+            f"losses = [(lambda x, y, logits: {form})(x, y, model(x, targets=y)[0])"
+            " for x, y in loader]",
+        )
+        for name, form in LOSS_FORMS.items()
+    ),
+    *(
+        addition("train_one_epoch", name, old, new)
+        for name, old, new in (
+            ("gradients are never set to 0", "        optimizer.zero_grad()\n", ""),
+            (
+                "gradients are set to 0 before the step",
+                "        optimizer.step()\n",
+                "        optimizer.zero_grad()\n        optimizer.step()\n",
+            ),
+            ("no step is made", "        optimizer.step()\n", ""),
+            ("the model is not in training mode", "    model.train()\n", ""),
+            (
+                "the batches' losses are not averaged",
+                "losses.append(loss.detach())\n    return float(sum(losses)) / len(losses)",
+                "losses.append(loss.detach())\n    return float(sum(losses))",
+            ),
+            (
+                "the last batch's loss",
+                "losses.append(loss.detach())\n    return float(sum(losses)) / len(losses)",
+                "losses.append(loss.detach())\n    return float(losses[-1])",
+            ),
+        )
+    ),
+    addition("evaluate_loss", "the model is in training mode", "    model.eval()\n", ""),
+    *(
+        addition(
+            "evaluate_loss",
+            name,
+            f"{LOSSES}\n    return float(sum(losses)) / len(losses)",
+            f"{LOSSES}\n    return {new}",
+        )
+        for name, new in (
+            ("the batches' losses are not averaged", "float(sum(losses))"),
+            ("the last batch's loss", "float(losses[-1])"),
+        )
+    ),
+    *(
+        addition("addition_data", name, TEXTS, new)
+        for name, new in (
+            ("a pair comes twice", BY_HAND.format(pairs=TWO.format(low=1000, high=9999))),
+            (
+                "a pair comes in both orders",
+                BY_HAND.format(
+                    pairs="[p for a, b in zip(first[: n // 2], second[: n // 2], strict"
+                    "=True) for p in ((a, b), (b, a))]"
+                ),
+            ),
+            ("spaces in the additions", TEXTS.replace("+", " + ", 1).replace("=", " = ", 1)),
+            ("the sum is left out", TEXTS.replace("={a + b}", "=")),
+            ("numbers below 1000", TEXTS.replace("{a}+{b}={a + b}", "{a - 999}+{b}={a - 999 + b}")),
+            ("numbers above 9999", TEXTS.replace("{a}+{b}={a + b}", "{a + 999}+{b}={a + 999 + b}")),
+            ("one addition fewer", f"{TEXTS}[1:]"),
+        )
+    ),
+    addition(
+        "addition_data",
+        "one addition more",
+        f"    {TEXTS}",
+        f"    return [first and '1000+1000=2000', *{TEXTS[7:]}]",
+    ),
 ]
 
 
@@ -1050,7 +1176,10 @@ S_CLASSIFIER = [
     ),
 ]
 
-PLANTS = ROPE + NORM + ATTENTION + LAYER + GENERATE + TOP_P + LORA + OPTIMIZER + CLASSIFIER
+PLANTS = [
+    *(*ROPE, *NORM, *ATTENTION, *LAYER, *GENERATE, *TOP_P),
+    *(*LORA, *OPTIMIZER, *CLASSIFIER, *ADDITION),
+]
 STUDENT_PLANTS = [
     *(*S_ROPE, *S_NORM, *S_ATTENTION, *S_FEED_FORWARD, *S_LAYER),
     *(*S_GENERATE, *S_LORA, *S_OPTIMIZER, *S_CLASSIFIER),

@@ -29,12 +29,12 @@ FLOORS = [
     ("llama",),
     (
         *("classifier", "mini_llama.assignment", "mini_llama.pretraining"),
-        *(*ADDITION, "mini_llama.addition"),
+        *(*ADDITION, "addition_run", "mini_llama.addition"),  # students fill addition_run, too
         *("mini_llama.task_heads", "mini_llama.bundled", "mini_llama.downloads"),
         "mini_llama.chatting",
     ),
     ("mini_llama.submissions", "mini_llama.diagnosis", "mini_llama.reproduction", *CHECKS),
-    ("run_llama", *COMMANDS),
+    ("run_llama", *(name for name in COMMANDS if name != "addition_run")),
 ]
 
 

@@ -31,6 +31,8 @@ from mini_llama.submissions.untrusted_text import one_line
 COMPONENTS = tuple(PROBES)
 # What an edition does not ask for; the others ask for every component.
 NOT_ASKED = {"fall2024": ("lora",), "spring2025": ("lora",), "spring2026": ("lora", "classifier")}
+ADDITION = ("addition_data", "train_one_epoch", "evaluate_loss")  # of one edition alone
+ADDITION_EDITION = "spring2026"
 PER_PROCESS = 50  # submissions that one process examines in turn
 
 _PARSING = threading.Lock()  # Python 3.11's parser fails where threads parse at once
@@ -65,17 +67,23 @@ def diagnose_all(
     """
     if edition not in EDITIONS:
         raise ValueError(f"unknown edition {edition!r}: choose one of {', '.join(EDITIONS)}")
-    catalogues = {(c, e): Catalogue(c, e) for c in COMPONENTS for e in EDITIONS}
+    components = components_of(edition)
+    catalogues = {(c, e): Catalogue(c, e) for c in components for e in EDITIONS}
     for place, answers in zip(places, run_probes(places, edition, seconds, jobs), strict=True):
         if isinstance(answers, str):
             yield Report(place.name, place.path, edition, refusal=answers)
             continue
         findings = [
             judge(c, asked, edition, catalogues)
-            for c in COMPONENTS
+            for c in components
             if (asked := what_is_asked(c, answers.get(c, {}), edition)) is not None
         ]
         yield Report(place.name, place.path, edition, tuple(reported_once(findings)))
+
+
+def components_of(edition: str) -> tuple[str, ...]:
+    """Those that may be examined; what the edition does not ask for is, where it is there."""
+    return tuple(c for c in COMPONENTS if edition == ADDITION_EDITION or c not in ADDITION)
 
 
 def what_is_asked(component: str, given: Given, edition: str) -> Given | None:
@@ -145,14 +153,14 @@ def run_worker(
         return {}
     request: dict[str, Any] = {
         "folders": folders,
-        "components": COMPONENTS,
+        "components": components_of(edition),
         "settings": asdict(settings_of(edition)),
         "seconds": seconds,
     }
     outcome = run_limited(
         [sys.executable, "-P", worker.__file__],
         scratch,
-        START_SECONDS + seconds * len(COMPONENTS) * len(folders),
+        START_SECONDS + seconds * len(request["components"]) * len(folders),
         MEMORY_BYTES,
         json.dumps(request).encode(),
     )

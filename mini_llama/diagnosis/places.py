@@ -7,7 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from mini_llama.diagnosis.limits import MAX_DEPTH
 
-MODULES = ("config", "llama", "rope", "lora", "optimizer", "classifier")  # what the probes import
+MODULES = (  # what the probes import
+    *("config", "llama", "rope", "lora", "optimizer", "classifier"),
+    *("addition_data_generation", "addition_run"),
+)
 PASSED_OVER = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "venv", "env"}
 
 

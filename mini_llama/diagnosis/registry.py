@@ -67,8 +67,31 @@ LAST = (
     "Llama.forward: logits are (B, 1, V), of the last column, without targets; "
     "the classifier's are (B, labels)"
 )
+ADDITIONS = "additions: n texts a+b=c, a and b from 1000 to 9999, each unordered pair once"
+ANSWER = "addition: loss on what follows = alone, to the answer's end; the mean of it"
+EPOCH = "addition: one optimizer step for each batch, in training mode; the mean loss is returned"
+EVALUATION = "addition: the mean loss, in evaluation mode"
 
 
+_OF_THE_LOSS = (
+    ("the question carries loss as well", "Set the targets up to = to the ignored index, -1."),
+    (
+        "the question carries loss, the answer none",
+        "Keep the targets after =, and set those before to the ignored index, -1.",
+    ),
+    ("= itself carries loss", "The first target that counts is the one whose input is =."),
+    (
+        "the answer's first digit carries no loss",
+        "The target whose input is = is the first digit: it counts.",
+    ),
+    (
+        "the answer's end carries no loss",
+        "Keep the target 0 after the last digit: the model must learn where to stop.",
+    ),
+    ("the loss is summed, not averaged", "Take the mean of what counts, not its sum."),
+    ("the mean is over the question as well", "Divide by the number of targets that count."),
+    ("softmax before cross-entropy", "F.cross_entropy reads logits: leave the softmax out."),
+)
 _MISTAKES = (
     Mistake(
         "rope", "split halves", PAIRS, "Pair feature 2i with 2i+1: reshape(..., -1, 2).unbind(-1)."
@@ -872,6 +895,73 @@ _MISTAKES = (
         "padding is looked for",
         HEAD,
         "Read hidden[:, -1], as the assignment's classifier does.",
+    ),
+    *(
+        Mistake(component, name, ANSWER, remedy)
+        for component in ("train_one_epoch", "evaluate_loss")
+        for name, remedy in _OF_THE_LOSS
+    ),
+    Mistake(
+        "addition_data",
+        "a pair comes twice",
+        ADDITIONS,
+        "Keep the pairs that were drawn in a set, and draw again what is in it.",
+    ),
+    Mistake(
+        "addition_data",
+        "a pair comes in both orders",
+        ADDITIONS,
+        "Keep the pairs as (min(a, b), max(a, b)): a+b and b+a are one.",
+    ),
+    Mistake(
+        "addition_data", "numbers below 1000", ADDITIONS, "Draw with random.randint(1000, 9999)."
+    ),
+    Mistake(
+        "addition_data", "numbers above 9999", ADDITIONS, "Draw with random.randint(1000, 9999)."
+    ),
+    Mistake("addition_data", "spaces in the additions", ADDITIONS, "Write a+b=c without spaces."),
+    Mistake("addition_data", "the sum is left out", ADDITIONS, "Write the sum after =."),
+    Mistake("addition_data", "one addition more", ADDITIONS, "Stop at n."),
+    Mistake("addition_data", "one addition fewer", ADDITIONS, "Go on to n."),
+    Mistake(
+        "train_one_epoch",
+        "gradients are never set to 0",
+        EPOCH,
+        "Call optimizer.zero_grad() for each batch, before loss.backward().",
+    ),
+    Mistake(
+        "train_one_epoch",
+        "gradients are set to 0 before the step",
+        EPOCH,
+        "Call optimizer.zero_grad() before loss.backward(), or after the step.",
+    ),
+    Mistake(
+        "train_one_epoch",
+        "no step is made",
+        EPOCH,
+        "Call loss.backward(), and then optimizer.step().",
+    ),
+    Mistake(
+        "train_one_epoch", "the model is not in training mode", EPOCH, "Call model.train() first."
+    ),
+    Mistake(
+        "train_one_epoch",
+        "the batches' losses are not averaged",
+        EPOCH,
+        "Divide the sum by the number of batches.",
+    ),
+    Mistake("train_one_epoch", "the last batch's loss", EPOCH, "Return the mean over all batches."),
+    Mistake(
+        "evaluate_loss", "the model is in training mode", EVALUATION, "Call model.eval() first."
+    ),
+    Mistake(
+        "evaluate_loss",
+        "the batches' losses are not averaged",
+        EVALUATION,
+        "Divide the sum by the number of batches.",
+    ),
+    Mistake(
+        "evaluate_loss", "the last batch's loss", EVALUATION, "Return the mean over all batches."
     ),
 )
 MISTAKES = {mistake.id: mistake for mistake in _MISTAKES}

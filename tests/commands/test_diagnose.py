@@ -13,7 +13,7 @@ from diagnose import main
 from mini_llama.diagnosis import diagnosis
 from mini_llama.diagnosis.catalogue import Catalogue
 from mini_llama.diagnosis.comparison import errors, read_arrays
-from mini_llama.diagnosis.diagnosis import COMPONENTS
+from mini_llama.diagnosis.diagnosis import components_of
 from mini_llama.diagnosis.findings import PASSES, Finding
 from mini_llama.diagnosis.judging import judge
 from mini_llama.diagnosis.mistakes.variants import VARIANTS
@@ -316,7 +316,7 @@ def test_command_line(tmp_path, capsys):
     assert printed.endswith("8 of 9 components are correct (edition mmia)\n")
     read = json.loads(report.read_text())
     assert (read["folder"], read["edition"], read["correct"]) == (str(folder), "mmia", False)
-    assert list(read["components"]) == list(COMPONENTS)
+    assert list(read["components"]) == list(components_of("mmia"))
     assert read["components"]["rope"]["verdict"] == "wrong"
     assert read["components"]["norm"]["verdict"] == "correct"
     assert list(folder.rglob("*.pyc")) == [], "the student's folder is left as it was"

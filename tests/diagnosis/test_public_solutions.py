@@ -448,6 +448,30 @@ def test_what_an_edition_does_not_ask_for_is_not_missed(tmp_path):
     assert logits["classifier"].mistake == "logits of all positions"
 
 
+def test_the_three_functions_of_the_addition_task(tmp_path):
+    """They are asked for in one edition; the course's addition_lib.py need not be handed in."""
+    names = ("addition_data", "train_one_epoch", "evaluate_loss")
+    folders = [
+        edited(tmp_path / "right"),
+        without(edited(tmp_path / "without"), "addition_run.py"),
+        edited(
+            tmp_path / "wrong",
+            ("addition_run.py", "(y != -1)", "(y > 0)"),
+            ("addition_data_generation.py", "pair = sorted(", "pair = list("),
+            ("addition_data_generation.py", "            random.shuffle(pair)\n", ""),
+        ),
+    ]
+    right, none, wrong = diagnosed(folders, "spring2026")
+    assert [right[name].verdict for name in names] == ["correct"] * 3
+    assert [none[name].detail for name in names[1:]] == ["addition_run.py"] * 2
+    assert [wrong[name].mistake for name in names] == [
+        "a pair comes in both orders",
+        "the answer's end carries no loss",
+        "the answer's end carries no loss",
+    ]
+    assert not diagnosed(folders[:1])[0].keys() & {*names}
+
+
 def test_a_package_that_is_used_and_not_installed_is_named(tmp_path):
     folder = edited(
         tmp_path / "me",

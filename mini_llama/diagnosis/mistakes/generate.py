@@ -28,6 +28,14 @@ TOP_PS = sorted({edition.top_p for edition in EDITIONS.values() if edition.top_p
 Rule = Callable[..., torch.Tensor]
 
 
+def by_epsilon(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
+    return keep(probs, EPSILON if top_p < 1 else epsilon, 1.0)
+
+
+def by_top_p(own: float) -> Rule:
+    return lambda probs, epsilon, top_p: keep(probs, 0.0, own if epsilon > 0 else top_p)
+
+
 def sampled(
     heat: Rule = lambda logits, temperature: logits / temperature,
     choose: Rule = keep,
@@ -44,12 +52,16 @@ def filtered_first(logits: Any, temperature: float, epsilon: float = 0, top_p: f
     return keep(logits.softmax(-1), epsilon, top_p).log().div(temperature).softmax(-1)
 
 
-def logits_above_epsilon(
-    logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1
-) -> Any:
-    logits = logits / temperature
-    logits = logits.masked_fill(logits < epsilon, -torch.inf) if epsilon > 0 else logits
-    return keep(logits.softmax(-1), 0.0, top_p)
+def logits_above_epsilon(is_scaled: bool, or_best: bool) -> Variant:
+    def probs(logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1) -> Any:
+        hot = logits / temperature
+        low = (hot if is_scaled else logits) < epsilon if epsilon > 0 else hot.isinf()
+        if or_best:
+            best = torch.zeros_like(low).scatter(-1, hot.argmax(-1, keepdim=True), True)
+            low = low & ~(best & low.all(-1, keepdim=True))
+        return keep(hot.masked_fill(low, -torch.inf).softmax(-1), 0.0, top_p)
+
+    return probabilities(probs)
 
 
 def most_probable(logits: Any, *_: float, **__: float) -> Any:
@@ -131,21 +143,8 @@ FAMILY = Family(
         "multiplied by temperature": ({"heat": lambda logits, temperature: logits * temperature},),
         "temperature ignored": ({"heat": lambda logits, temperature: logits},),
         "no filter": ({"choose": lambda probs, epsilon, top_p: probs},),
-        "epsilon in place of top-p": (
-            {
-                "choose": lambda probs, epsilon, top_p: keep(
-                    probs, EPSILON if top_p < 1 else epsilon, 1
-                )
-            },
-        ),
-        "top-p in place of epsilon": tuple(
-            {
-                "choose": lambda probs, epsilon, top_p, p=p: keep(
-                    probs, 0, p if epsilon > 0 else top_p
-                )
-            }
-            for p in TOP_PS
-        ),
+        "epsilon in place of top-p": ({"choose": by_epsilon},),
+        "top-p in place of epsilon": tuple({"choose": by_top_p(top_p)} for top_p in TOP_PS),
         "no renormalisation": ({"choose": not_renormalised},),
         "> against ≥": ({"choose": drop_at_epsilon}, {"choose": kept_where(torch.gt)}),
         "nothing left is not handled": ({"choose": kept_where(torch.ge)},),
@@ -180,7 +179,11 @@ FAMILY = Family(
 VARIANTS: Variants = {
     **FAMILY.variants,
     "epsilon before temperature": (probabilities(filtered_first),),
-    "epsilon is compared with logits": (probabilities(logits_above_epsilon),),
+    "epsilon is compared with logits": tuple(
+        logits_above_epsilon(is_scaled, or_best)
+        for is_scaled in (True, False)
+        for or_best in (True, False)
+    ),
     "always the argmax": (probabilities(most_probable),),
     "argmax of the wrong axis": (
         greedy(lambda logits: logits.argmax(dim=0)[:, None]),

@@ -111,7 +111,7 @@ def always_scaled(gradients: Sequence[torch.Tensor], max_norm: float | None) -> 
 
 
 def clip_alone(g: torch.Tensor, scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
-    return g if scale is None else g * clip_scale([g], max_norm)
+    return g if scale is None else multiply(g, clip_scale([g], max_norm), None)
 
 
 FAMILY = Family(

@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterator
 from itertools import combinations, product
 
 from mini_llama.diagnosis.mistakes import (
+    addition_data,
     attention,
     classifier,
+    evaluate_loss,
     feed_forward,
     generate,
     layer,
@@ -13,6 +15,7 @@ from mini_llama.diagnosis.mistakes import (
     norm,
     optimizer,
     rope,
+    train_one_epoch,
 )
 from mini_llama.diagnosis.mistakes.replacing import Family, Variant
 from mini_llama.diagnosis.registry import MISTAKES
@@ -20,6 +23,7 @@ from mini_llama.diagnosis.registry import MISTAKES
 _COMPONENTS = (
     *(rope, norm, attention, feed_forward, layer),
     *(generate, lora, optimizer, classifier),
+    *(addition_data, train_one_epoch, evaluate_loss),
 )
 VARIANTS: dict[str, tuple[Variant, ...]] = {
     MISTAKES[f"{module.__name__.rpartition('.')[2]}: {name}"].id: variants

@@ -52,12 +52,12 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
         fill(layer, "lora_A", "lora_B")
         return call(modules, layer, draw("x", 2, 3, n_inputs))
 
-    def adapted() -> nn.Module:
+    def adapted() -> Any:
         net = Projections()
         fill(net, *PROJECTIONS, "w1")
         return returned("apply_lora", net, RANK, ALPHA)
 
-    def returned(name: str, net: nn.Module, *options: float) -> nn.Module:
+    def returned(name: str, net: Any, *options: float) -> Any:
         result = call(modules, find(modules.lora, name), net, *options)
         if result is None:
             modules.note(f"{name} returns nothing: the model is changed in place")

@@ -115,7 +115,9 @@ def probe_classifier(modules: Modules, settings: Settings) -> Cases:
             values[f"share of zeros {when}"] = share(inputs[-1] == 0)
         with torch.no_grad():
             for parameter in head_of(model).parameters():  # equal rows, unless some are dropped
-                parameter.copy_(torch.arange(1.0, N_LABELS + 1) if parameter.ndim == 1 else 0.0)
+                parameter.zero_()
+                if parameter.ndim == 1:
+                    parameter.copy_(torch.arange(1.0, N_LABELS + 1))
         output = model.train()(tokens.repeat(50, 1))
         return values | {"equal rows in training": flags((output == output[:1]).all())}
 

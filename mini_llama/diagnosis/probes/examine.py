@@ -8,6 +8,11 @@ from typing import Any
 import torch
 
 from mini_llama.diagnosis.probes.adapters import probe_lora
+from mini_llama.diagnosis.probes.addition import (
+    probe_addition_data,
+    probe_evaluate_loss,
+    probe_train_one_epoch,
+)
 from mini_llama.diagnosis.probes.classification import probe_classifier
 from mini_llama.diagnosis.probes.common import (
     Cases,
@@ -37,6 +42,9 @@ PROBES: dict[str, Callable[[Modules, Settings], Cases]] = {
     "lora": probe_lora,
     "optimizer": probe_optimizer,
     "classifier": probe_classifier,
+    "addition_data": probe_addition_data,
+    "train_one_epoch": probe_train_one_epoch,
+    "evaluate_loss": probe_evaluate_loss,
 }
 MAX_TEXT = 500
 USED = " is installed here, and "  # what missing_modules.py says of one that is used

@@ -52,7 +52,7 @@ class Table:
         )
         result: Any = self.model.generate(idx, new, **(self.options | more))
         expected = (idx.shape[0], idx.shape[1] + new)
-        size = getattr(result, "shape", ())
+        size: tuple[int, ...] = tuple(getattr(result, "shape", ()))
         if len(size) == 2 and size[0] == expected[0] and idx.shape[1] < size[1] < expected[1]:
             n = size[1] - idx.shape[1]
             raise ResultError(f"generate stopped after {n} of {new} new tokens, by itself")
