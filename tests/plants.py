@@ -233,7 +233,7 @@ NORM = [
     ),
 ]
 
-ENABLE_GQA = "enable_gqa=key.shape[1] != query.shape[1],"
+ENABLE_GQA = "enable_gqa=bool(key.shape[1] != query.shape[1]),"
 BLOCKWISE = "        return F.scaled_dot_product_attention(\n            query,"
 HEADS = """        key, value = (
             t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value)
@@ -505,7 +505,7 @@ CLASSIFIER = [
     ),
 ]
 
-TOP_P_KEPT = "ordered = torch.where(before < top_p, ordered, 0.0)"
+TOP_P_KEPT = "ordered = torch.where(before < max(top_p, SMALLEST), ordered, 0.0)"
 TOP_P_BACK = "kept = torch.zeros_like(probs).scatter_(-1, ids, ordered)"
 FIRST = "(torch.arange(ordered.shape[-1]) == 0)"
 DESCENDING = "probs.sort(dim=-1, descending=True, stable=True)"

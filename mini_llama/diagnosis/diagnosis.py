@@ -107,19 +107,25 @@ def run_probes(
 ) -> Iterator[Answers | str]:
     """For each place what each component gives, or why it is not examined.
 
-    A process examines several; what it did not come to, because one ended it, is run by itself.
-    Raises ValueError if no process can run.
+    A process examines several. Raises ValueError if no process can run.
     """
     size = max(1, min(PER_PROCESS, -(-len(places) // jobs)))
     chunks = [places[i : i + size] for i in range(0, len(places), size)]
     with ThreadPoolExecutor(jobs) as pool:
-        for chunk, answers in zip(
-            chunks, pool.map(lambda c: run_chunk(c, edition, seconds), chunks), strict=True
-        ):
-            for place, answer in zip(chunk, answers, strict=True):
-                if not answer and len(chunk) > 1:
-                    (answer,) = run_chunk([place], edition, seconds)
-                yield answer
+        for answers in pool.map(lambda chunk: run_to_the_end(chunk, edition, seconds), chunks):
+            yield from answers
+
+
+def run_to_the_end(places: Sequence[Place], edition: str, seconds: float) -> list[Answers | str]:
+    """Where one of them ended the process, it is run by itself, and what came after it again."""
+    answers = run_chunk(places, edition, seconds)
+    left = [i for i, answer in enumerate(answers) if not answer]
+    if left and len(places) > 1:
+        again = run_to_the_end([places[left[0]]], edition, seconds)
+        again += run_to_the_end([places[i] for i in left[1:]], edition, seconds)
+        for i, answer in zip(left, again, strict=True):
+            answers[i] = answer
+    return answers
 
 
 def run_chunk(places: Sequence[Place], edition: str, seconds: float) -> list[Answers | str]:

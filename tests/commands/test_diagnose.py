@@ -164,7 +164,7 @@ def broken(tmp_path_factory) -> dict[str, Findings]:
     folders = [changed(folder / name, *edit) for name, edit in BROKEN.items() if edit[1]]
     folders.append(Path(shutil.copytree(STUDENT, folder / "no file")))
     (folder / "no file" / "classifier.py").unlink()
-    found = diagnosis.diagnose(folders, seconds=2.0)
+    found = diagnosis.diagnose(folders, seconds=4.0)
     return {name: by_component(findings) for name, findings in zip(BROKEN, found, strict=True)}
 
 
@@ -192,7 +192,7 @@ def test_a_student_s_own_solution_is_correct(broken):
         (
             "loop",
             "feed_forward",
-            "feed_forward  endless loop: killed after 2.0 seconds",
+            "feed_forward  endless loop: killed after 4.0 seconds",
         ),
         ("no class", "optimizer", "optimizer     missing: AdamW in optimizer.py"),
         (
@@ -294,9 +294,10 @@ def test_code_that_means_harm_spoils_only_its_own_report(tmp_path):
     folder = Path(shutil.copytree(STUDENT, tmp_path / "me"))
     (folder / "lora.py").write_text(HOSTILE)
     (folder / "linked.py").symlink_to("/etc/passwd")
-    (findings,) = diagnosis.diagnose([folder])
+    findings, *others = diagnosis.diagnose([folder, STUDENT, STUDENT])
     assert [f.verdict for f in findings[:6]] == ["correct"] * 6
     assert not any(f.is_correct for f in findings[6:])
+    assert all(f.is_correct for found in others for f in found) and len(others) == 2
 
 
 def test_lines_that_are_no_answers_are_passed_over():

@@ -55,13 +55,7 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
     def adapted() -> Any:
         net = Projections()
         fill(net, *PROJECTIONS, "w1")
-        return returned("apply_lora", net, RANK, ALPHA)
-
-    def returned(name: str, net: Any, *options: float) -> Any:
-        result = call(modules, find(modules.lora, name), net, *options)
-        if result is None:
-            modules.note(f"{name} returns nothing: the model is changed in place")
-        return net if result is None else result
+        return changed(modules, "apply_lora", net, RANK, ALPHA)
 
     def applied() -> Values:
         net = adapted()
@@ -71,7 +65,7 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
     def merged() -> Values:
         net = adapted()
         fill(net, "lora_A", "lora_B")
-        net = returned("merge_lora_weights", net)
+        net = changed(modules, "merge_lora_weights", net)
         return {"merged": net.compute_query(draw("x", 2, 3, 12))}
 
     return {
@@ -81,6 +75,14 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
         "apply_lora": applied,
         "merge_lora_weights": merged,
     }
+
+
+def changed(modules: Modules, name: str, net: Any, *options: float) -> Any:
+    """What the function makes of the net, which it may change in place and not return."""
+    result = call(modules, find(modules.lora, name), net, *options)
+    if result is None:
+        modules.note(f"{name} returns nothing: the model is changed in place")
+    return net if result is None else result
 
 
 def parameter_of(value: Any) -> torch.Tensor:
