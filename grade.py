@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_EDITION,
         help="whose required files, figures and reference outputs apply (%(default)s)",
     )
-    add("--data", metavar="DIR", type=Path, help="folder of the gold data (the project's data/)")
+    add("--data", metavar="DIR", type=Path, help="folder of the data files (the project's data/)")
     add(
         "--reference",
         metavar="DIR",

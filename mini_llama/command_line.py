@@ -219,13 +219,18 @@ def one_line_errors(program: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         sys.exit(f"{program}: error: {visible(describe(error))}")
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error) and not isinstance(error, MemoryError):
+        if not is_out_of_memory(error):
             raise
         remedy = "lower --batch_size, or cut long texts (--max_sentence_len, --context)"
         sys.exit(f"{program}: error: out of memory: {remedy}")
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is of a lack of memory, on the CPU or on a GPU."""
+    return isinstance(error, MemoryError) or "memory" in str(error)
 
 
 def describe(error: Exception) -> str:

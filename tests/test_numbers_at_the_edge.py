@@ -10,12 +10,14 @@ import pytest
 
 from addition_data_generation import DataOptions
 from mini_llama.addition.options import TestOptions, TrainOptions
+from mini_llama.assignment.options import Options
+from mini_llama.chatting import ChatOptions
 from mini_llama.command_line import flag_of, make_parser, parse_given
 from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.reproduction.runs import Settings
 from tests.helpers import ROOT
 
-OPTIONS = (PretrainOptions, TrainOptions, TestOptions, DataOptions, Settings)
+OPTIONS = (Options, ChatOptions, PretrainOptions, TrainOptions, TestOptions, DataOptions, Settings)
 EDGES = ("0", "1e-50", "1e50", "nan", "inf", "-inf", str(2**63), "-1", "5e-324")
 
 

@@ -25,6 +25,11 @@ class EncodedExamples:
     rows: list[list[int]]
     pad_id: int
 
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all rows."""
+        return sum(map(len, self.rows))
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -25,8 +25,10 @@ from mini_llama.assignment.batches import (
 )
 from mini_llama.assignment.metrics import accuracy
 from mini_llama.assignment.options import Options
-from mini_llama.assignment.scoring import Progress, predict, write_results
+from mini_llama.assignment.progress import TRAINING, Progress
+from mini_llama.assignment.scoring import predict, predict_splits, write_results
 from mini_llama.assignment.task import Task, announce, classifier_config, prepare
+from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
@@ -45,6 +47,8 @@ RESUME_FIELDS = (
     "lora_rank",
     "lora_alpha",
     "lora_targets",
+    "text_column",
+    "label_column",
 )
 PROGRESS_KEYS = {"settings", "parameters", "optimizer", "epochs_done", "best_accuracy"}
 
@@ -62,14 +66,23 @@ def run(options: Options) -> None:
     model = build(options, task)
     check_free_disk(options.checkpoint_path, model)
     splits = {
-        split: encode_examples(examples, task.tokenizer)
-        for split, examples in (("train", task.train), ("dev", task.dev), ("test", task.test))
+        split: encode_examples(examples, task.tokenizer) for split, examples in task.splits.items()
     }
-    train(options, task, model, splits)
-    best = load_classifier(options.checkpoint_path).to(task.device)
-    print(f"load model from {options.checkpoint_path}")
-    write_results(best, {split: splits[split] for split in ("dev", "test")}, options)
+    scored = {split: splits[split] for split in options.scored}
+    work = options.epochs * work_of_epoch(splits)
+    with Progress(work + sum(encoded.tokens for encoded in scored.values())) as progress:
+        train(options, task, model, splits, progress)
+        best = load_classifier(options.checkpoint_path).to(task.device)
+        with progress.aside():
+            print(f"load model from {options.checkpoint_path}")
+        predictions = predict_splits(best, scored, options, progress)
+    write_results(scored, predictions, options, task.labels.written)
     progress_path(options).unlink(missing_ok=True)
+
+
+def work_of_epoch(splits: Mapping[str, EncodedExamples]) -> int:
+    """One epoch in Progress's unit: training, and the accuracies on train and dev."""
+    return (TRAINING + 1) * splits["train"].tokens + splits["dev"].tokens
 
 
 def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
@@ -77,11 +90,26 @@ def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
     model = LlamaEmbeddingClassifier(classifier_config(options, task))
     announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.option == "lora":
+        check_rank(model.llama, options)
         lora.apply_lora(model.llama, options.lora_rank, options.lora_alpha, options.lora_targets)
         check_adapters(model)
-        adapters, trainable, percentage = lora.count_lora_parameters(model)
-        print(f"LoRA: {adapters} of {trainable} trainable parameters ({percentage:.1f}%)")
+        trained = sum(parameter.numel() for parameter in trainable_parameters(model).values())
+        every = sum(parameter.numel() for parameter in model.parameters())
+        share = f"{100 * trained / every:.1f} %"
+        print(f"LoRA: trains {trained:,} of {every:,} parameters ({share})")
     return model.to(task.device)
+
+
+def check_rank(llama: torch.nn.Module, options: Options) -> None:
+    """Raise ValueError for adapters of a higher rank than the layers that they are added to."""
+    shapes = [
+        min(layer.weight.shape)
+        for name, layer in llama.named_modules()
+        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in options.lora_targets
+    ]
+    if shapes:
+        bound = f"at most {max(shapes)}, the full rank of the layers in --lora_targets"
+        check_bound(f"--lora_rank {options.lora_rank}", options.lora_rank <= max(shapes), bound)
 
 
 def check_adapters(model: LlamaEmbeddingClassifier) -> None:
@@ -120,6 +148,7 @@ def train(
     task: Task,
     model: LlamaEmbeddingClassifier,
     splits: Mapping[str, EncodedExamples],
+    progress: Progress,
 ) -> None:
     """Train the remaining epochs; the best one is saved to options.checkpoint_path."""
     parameters = trainable_parameters(model)
@@ -131,34 +160,42 @@ def train(
         epochs_done, best_accuracy = load_progress(options, settings, parameters, optimizer)
     elif progress_path(options).exists():
         print(f"{progress_path(options)} is of an interrupted run: --resume would go on with it")
+    progress.leave_out(epochs_done * work_of_epoch(splits))
     for epoch in range(epochs_done, options.epochs):
         shuffle = seed_epoch(options.seed, epoch)
         batches = make_batches(
             splits["train"], options.batch_size, shuffle, by_length=options.mask_padding
         )
-        loss = train_epoch(model, batches, optimizer, options, epoch)
+        loss = train_epoch(model, batches, optimizer, options, epoch, progress)
         train_accuracy, dev_accuracy = (
-            evaluate(model, splits[split], options, f"eval {split}") for split in ("train", "dev")
+            evaluate(model, splits[split], options, f"epoch {epoch} eval {split}", progress)
+            for split in ("train", "dev")
         )
-        if dev_accuracy > best_accuracy:
-            if epoch == 0:  # an older run's state does not fit the checkpoint that is written next
-                progress_path(options).unlink(missing_ok=True)
-            best_accuracy = dev_accuracy
-            save_best(options, model, {"epoch": epoch, "dev_accuracy": dev_accuracy} | facts)
-        save_progress(options, settings, parameters, optimizer, epoch + 1, best_accuracy)
-        prefix = "LoRA epoch" if options.option == "lora" else "epoch"
-        print(
-            f"{prefix} {epoch}: train loss :: {loss:.3f}, train acc :: {train_accuracy:.3f}, "
-            f"dev acc :: {dev_accuracy:.3f}",
-            flush=True,
-        )
+        is_best = dev_accuracy > best_accuracy
+        best_accuracy = max(best_accuracy, dev_accuracy)
+        with progress.aside():
+            if is_best:
+                if epoch == 0:  # an older run's state does not fit the checkpoint written next
+                    progress_path(options).unlink(missing_ok=True)
+                save_best(options, model, {"epoch": epoch, "dev_accuracy": dev_accuracy} | facts)
+            save_progress(options, settings, parameters, optimizer, epoch + 1, best_accuracy)
+            prefix = "LoRA epoch" if options.option == "lora" else "epoch"
+            print(
+                f"{prefix} {epoch}: train loss :: {loss:.3f}, train acc :: {train_accuracy:.3f}, "
+                f"dev acc :: {dev_accuracy:.3f}",
+                flush=True,
+            )
 
 
 def evaluate(
-    model: LlamaEmbeddingClassifier, encoded: EncodedExamples, options: Options, description: str
+    model: LlamaEmbeddingClassifier,
+    encoded: EncodedExamples,
+    options: Options,
+    description: str,
+    progress: Progress,
 ) -> float:
     """The model's accuracy on examples."""
-    predictions = predict(model, encoded, options, description)
+    predictions = predict(model, encoded, options, description, progress)
     return accuracy([example.label for example in encoded.examples], predictions)
 
 
@@ -168,13 +205,13 @@ def train_epoch(
     optimizer: AdamW,
     options: Options,
     epoch: int,
+    progress: Progress,
 ) -> float:
     """One pass over the training batches; the mean over them of summed NLL / batch_size."""
     model.train()
     device = model.classifier_head.weight.device
-    progress = Progress(batches, f"train {epoch}")
     losses: list[float] = []
-    for batch in progress:
+    for batch in progress.over(batches, f"epoch {epoch} train", TRAINING):
         lengths = batch.lengths.to(device) if options.mask_padding else None
         with autocast(device, options.dtype):
             log_probs = model(batch.tokens.to(device), lengths=lengths)  # (B, num_labels)
@@ -188,10 +225,14 @@ def train_epoch(
         if not math.isfinite(progress.loss):
             raise ValueError(
                 f"the loss is {progress.loss} in epoch {epoch}, batch {len(losses)}: "
-                f"lower --lr {options.lr}; what earlier epochs saved is kept"
+                f"lower --lr {options.lr}{_or_alpha(options)}; what earlier epochs saved is kept"
             )
         losses.append(progress.loss)
     return float(np.mean(losses))
+
+
+def _or_alpha(options: Options) -> str:
+    return f" or --lora_alpha {options.lora_alpha}" if options.option == "lora" else ""
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -256,6 +297,7 @@ def resume_settings(
     settings["lora_targets"] = list(options.lora_targets)
     settings["norm"], settings["attention"] = model.llama.config.norm, model.llama.config.attention
     settings["num_labels"] = task.num_labels
+    settings["label_words"] = task.labels.names if task.labels.are_words else None
     for name, path in (
         ("pretrained_model_path", options.pretrained_model_path),
         ("tokenizer", task.tokenizer.model_path),

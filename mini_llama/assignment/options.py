@@ -18,11 +18,22 @@ from config import (
     NORMS,
     QUANTIZATIONS,
     Edition,
-    check_sampling,
 )
-from mini_llama.command_line import argument, check_option
+from mini_llama.assignment.table_files import is_table
+from mini_llama.bounds import (
+    BATCH_SIZES,
+    COUNTS,
+    EPOCHS,
+    LEARNING_RATES,
+    SEEDS,
+    WIDTHS,
+    Range,
+    check_bound,
+)
+from mini_llama.command_line import argument, check_option, check_ranges, number
 
 OPTIONS = ("generate", "prompt", "finetune", "lora")
+NO_FILE = ("", "none")
 # The assignment's rule for prediction files: what the names end in, by option.
 OUTPUT_ENDINGS = {"prompt": "prompting", "finetune": "finetuning", "lora": "lora"}
 
@@ -36,12 +47,19 @@ class AssignmentOptions:
         "generate text, classify by prompt, or train a classifier: all weights or LoRA",
         choices=OPTIONS,
     )
-    train: str = argument("data/cfimdb-train.txt", "training data, lines LABEL ||| SENTENCE")
+    train: str = argument(
+        "data/cfimdb-train.txt",
+        "training data: lines LABEL ||| SENTENCE, or CSV, TSV or JSON",
+    )
     dev: str = argument("data/cfimdb-dev.txt", "development data")
-    test: str = argument("data/cfimdb-test.txt", "test data")
+    test: str = argument(
+        "data/cfimdb-test.txt",
+        "test data; there are none beside your own --train or --dev, or with none",
+    )
     label_names: str = argument(
         "data/cfimdb-label-mapping.json",
-        "JSON list of label words; a label is the index of its word",
+        "JSON list of label words; a label is its word or index; without it, words in your own "
+        "data make up the list",
         flag="label-names",
     )
     pretrained_model_path: str = argument(
@@ -50,14 +68,18 @@ class AssignmentOptions:
         "or Meta's",
         flag="pretrained-model-path",
     )
-    max_sentence_len: int | None = argument(
-        None, "keep at most this many tokens of a text, BOS and EOS not counted"
+    max_sentence_len: int | None = number(
+        None, "keep at most this many tokens of a text, BOS and EOS not counted", COUNTS
     )
-    seed: int = argument(1337, "seeds python, numpy and torch")
-    epochs: int = argument(5, "passes over the training data")
-    batch_size: int = argument(8, "examples a batch; in the default mode predictions depend on it")
-    lr: float = argument(2e-5, "learning rate of AdamW")
-    hidden_dropout_prob: float = argument(0.3, "dropout before the classifier head")
+    seed: int = number(1337, "seeds python, numpy and torch", SEEDS)
+    epochs: int = number(5, "passes over the training data", EPOCHS)
+    batch_size: int = number(
+        8, "examples a batch; in the default mode predictions depend on it", BATCH_SIZES
+    )
+    lr: float = number(2e-5, "learning rate of AdamW", LEARNING_RATES)
+    hidden_dropout_prob: float = number(
+        0.3, "dropout before the classifier head", Range(0, 1, is_half_open=True)
+    )
     use_gpu: bool = argument(False, "run on CUDA, or on Apple's MPS where there is no CUDA")
     generated_sentence_low_temp_out: str = argument(
         "generated-sentence-temp-0.txt", "file for the text at temperature 0"
@@ -73,8 +95,51 @@ class AssignmentOptions:
         "cfimdb-test-prompting-output.txt",
         "predictions for --test; ends in test-{prompting,finetuning,lora}-output.txt",
     )
-    lora_rank: int = argument(LORA_RANK, "rank of the adapters")
-    lora_alpha: float = argument(LORA_ALPHA, "the adapters are scaled by alpha/rank")
+    lora_rank: int = number(LORA_RANK, "rank of the adapters", WIDTHS)
+    lora_alpha: float = number(
+        LORA_ALPHA, "the adapters are scaled by alpha/rank", Range(0, 10**6, is_open=True)
+    )
+
+    def _check(self, name: str, holds: bool, bound: str) -> None:
+        check_option(self, name, holds, bound)
+
+    def _check_output_names(self) -> None:
+        """At once, not after hours of training."""
+        if self.option not in OUTPUT_ENDINGS:
+            return
+        for split in self.scored:
+            value = getattr(self, f"{split}_out")
+            ending = f"{split}-{OUTPUT_ENDINGS[self.option]}-output.txt"
+            self._check(f"{split}_out", value.endswith(ending), f"a name that ends in {ending}")
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The data files by split; there may be no test data, and in option prompt no training
+        data.
+        """
+        files = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {split: path for split, path in files.items() if path not in NO_FILE}
+
+    @property
+    def scored(self) -> list[str]:
+        """The splits that predictions are written for."""
+        return [split for split in self.splits if split != "train"]
+
+    @property
+    def has_label_names(self) -> bool:
+        """Whether --label-names belongs to the data: its default is of the default data."""
+        is_default = self.label_names == default_of("label_names")
+        return not (is_default and self.is_own)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the data are others than the default's."""
+        split = "train" if "train" in self.splits else "dev"
+        return self.splits[split] != default_of(split)
+
+    @property
+    def dataset(self) -> str:
+        return dataset_of(self.train)
 
 
 @dataclass(frozen=True)
@@ -94,11 +159,15 @@ class Options(AssignmentOptions):
     attention: str | None = argument(
         None, "attention mask, whatever the edition says", choices=ATTENTIONS
     )
-    epsilon: float | None = argument(
-        None, "drop tokens less probable than this when sampling; 0 keeps all (edition's)"
+    epsilon: float | None = number(
+        None,
+        "drop tokens less probable than this when sampling; 0 keeps all (edition's)",
+        Range(0, 1),
     )
-    top_p: float | None = argument(
-        None, "sample from the most probable tokens that reach this together (edition's)"
+    top_p: float | None = number(
+        None,
+        "sample from the most probable tokens that reach this together (edition's)",
+        Range(0, 1, is_open=True),
     )
     mask_padding: bool = argument(
         False,
@@ -134,10 +203,28 @@ class Options(AssignmentOptions):
     prompt_text: str | None = argument(
         None, "text to continue; an empty one means BOS alone (edition's)"
     )
-    max_new_tokens: int = argument(75, "tokens to generate")
-    temperature: float = argument(1.0, "temperature of the second generated text")
+    prompts: str | None = argument(
+        None,
+        "generate: continue each text of a file, one a line, or JSON lines with a prompt or text",
+        metavar="FILE",
+    )
+    question: str | None = argument(
+        None,
+        "prompt: what follows each text, in your language, with {labels} for the label words "
+        "(default: 'Is this movie {labels}? This movie is ')",
+    )
+    text_column: str | None = argument(
+        None, "column of the texts in CSV, TSV or JSON (one named text, sentence, review, …)"
+    )
+    label_column: str | None = argument(
+        None, "column of the labels (one named label, sentiment, class, …)"
+    )
+    max_new_tokens: int = number(75, "tokens to generate", Range(1, 10**6))
+    temperature: float = number(
+        1.0, "temperature of the second generated text", Range(0, float("inf"), is_half_open=True)
+    )
     stop_at_eos: bool = argument(False, "end a text at the first EOS")
-    num_samples: int = argument(1, "texts to draw at --temperature")
+    num_samples: int = number(1, "texts to draw at --temperature", Range(1, 10**4))
     lora_targets: tuple[str, ...] = argument(
         LORA_TARGETS, "linear layers that get adapters, separated by commas"
     )
@@ -151,14 +238,7 @@ class Options(AssignmentOptions):
     resume: bool = argument(False, "go on after the last finished epoch of an interrupted run")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lora_rank", "max_new_tokens", "num_samples"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        if self.max_sentence_len is not None:
-            self._check("max_sentence_len", self.max_sentence_len >= 1, "at least 1")
-        self._check("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
-        self._check("lr", 0 <= self.lr < float("inf"), "at least 0")
-        self._check("hidden_dropout_prob", 0 <= self.hidden_dropout_prob < 1, "in [0, 1)")
-        self._check("lora_alpha", 0 < self.lora_alpha < float("inf"), "above 0")
+        check_ranges(self)
         trains = self.option in ("finetune", "lora")
         self._check(
             "quantize",
@@ -174,31 +254,34 @@ class Options(AssignmentOptions):
         self._check("adapters", is_used, "left out, but for --option generate and prompt")
         is_plain = not (self.adapters and self.quantize)
         self._check("adapters", is_plain, "left out: quantized weights take no adapters")
+        for name, of in (("prompts", "generate"), ("question", "prompt")):
+            is_used = getattr(self, name) is None or self.option == of
+            self._check(name, is_used, f"left out, but for --option {of}")
+        is_one = self.prompts is None or self.prompt_text is None
+        self._check("prompts", is_one, "left out with --prompt_text")
+        is_line = self.question is None or len(self.question.splitlines()) == 1
+        check_bound(f"--question {self.question!r}", is_line, "one line, not empty")
         packs = not (self.compile and self.quantize == "nf4")
         self._check("quantize", packs, "int8 with --compile")
-        check_sampling(
-            self.temperature, self.epsilon or 0.0, 1.0 if self.top_p is None else self.top_p
-        )
+        self._check_data()
         self._check_output_names()
 
-    def _check(self, name: str, holds: bool, bound: str) -> None:
-        check_option(self, name, holds, bound)
-
-    def _check_output_names(self) -> None:
-        """At once, not after hours of training."""
-        if self.option not in OUTPUT_ENDINGS:
+    def _check_data(self) -> None:
+        if self.option == "generate":
             return
-        for split in ("dev", "test"):
-            value = getattr(self, f"{split}_out")
-            ending = f"{split}-{OUTPUT_ENDINGS[self.option]}-output.txt"
-            self._check(f"{split}_out", value.endswith(ending), f"a name that ends in {ending}")
+        needed = ("dev",) if self.option == "prompt" else ("train", "dev")
+        for name in needed:
+            check_bound(f"--{name} {getattr(self, name)!r}", name in self.splits, "a data file")
+        for name in ("text_column", "label_column"):
+            is_used = getattr(self, name) is None or any(map(is_table, self.splits.values()))
+            self._check(name, is_used, "left out, but for CSV, TSV and JSON files")
 
     @property
     def inputs(self) -> list[str]:
         """Files that the run reads, without a tokenizer that is found by itself."""
-        texts = [] if self.option == "generate" else [self.train, self.dev, self.test]
+        texts = [] if self.option == "generate" else self.splits.values()
         names = [] if self.option == "generate" else [self.label_names]
-        others = [path for path in (self.tokenizer, self.adapters) if path]
+        others = [path for path in (self.tokenizer, self.adapters, self.prompts) if path]
         return [self.pretrained_model_path, *texts, *names, *others]
 
     @property
@@ -207,15 +290,15 @@ class Options(AssignmentOptions):
         return EDITIONS[self.edition or DEFAULT_EDITION]
 
     @property
-    def dataset(self) -> str:
-        """Short name of the data set: data/sst-train.txt → sst."""
-        return Path(self.train).stem.removesuffix("-train") or "data"
-
-    @property
     def checkpoint_path(self) -> Path:
         """The file of the best model; its default name has option, data, epochs and rate."""
         default = f"{self.option}-{self.dataset}-{self.epochs}-{self.lr}.pt"
         return Path(self.checkpoint_out or default)
+
+
+def dataset_of(train: str) -> str:
+    """Short name of a data set: data/sst-train.txt → sst."""
+    return Path(train).stem.removesuffix("-train") or "data"
 
 
 def default_of(name: str) -> Any:

@@ -8,9 +8,9 @@ from utils import atomic_write
 
 
 def write_predictions(
-    path: str | Path, examples: Sequence[Example], predictions: Sequence[int]
+    path: str | Path, examples: Sequence[Example], predictions: Sequence[int | str]
 ) -> None:
-    """Write the label predicted for every example, atomically. Raises OSError."""
+    """Write the label predicted for every example, index or word, atomically. Raises OSError."""
     with atomic_write(path) as file:
         for example, guess in zip(examples, predictions, strict=True):
             file.write(f"{guess}{SEPARATOR}{example.sentence}\n")

@@ -7,8 +7,9 @@ from mini_llama.assignment.adapters import load_adapters
 from mini_llama.assignment.batches import EncodedExamples, encode_examples
 from mini_llama.assignment.graded_run import report_predictions
 from mini_llama.assignment.options import Options
+from mini_llama.assignment.progress import Progress
 from mini_llama.assignment.reviews import with_prompt
-from mini_llama.assignment.scoring import write_results
+from mini_llama.assignment.scoring import predict_splits, write_results
 from mini_llama.assignment.task import announce, classifier_config, prepare
 from utils import seed_everything
 
@@ -21,18 +22,22 @@ def run(options: Options) -> None:
     """
     seed_everything(options.seed)
     task = prepare(options)
-    assert task.label_names is not None  # only training may go without them
+    names = task.labels.names
+    assert names is not None  # only training may go without them
     config = classifier_config(options, task)
-    model = LlamaZeroShotClassifier(config, task.tokenizer, task.label_names)
+    model = LlamaZeroShotClassifier(config, task.tokenizer, names)
     announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.adapters:
         load_adapters(model.llama, options.adapters)
     model.to(task.device)
     splits = {}
-    for split, examples in (("dev", task.dev), ("test", task.test)):
-        splits[split] = encode_examples(with_prompt(examples, task.label_names), task.tokenizer)
+    for split in options.scored:
+        asked = with_prompt(task.splits[split], names, options.question)
+        splits[split] = encode_examples(asked, task.tokenizer)
         warn_of_lost_questions(split, splits[split], task.tokenizer.max_len)
-    predictions = write_results(model, splits, options)
+    with Progress(sum(encoded.tokens for encoded in splits.values())) as progress:
+        predictions = predict_splits(model, splits, options, progress)
+    write_results(splits, predictions, options, task.labels.written)
     report_predictions(model.llama, task.tokenizer, options, splits, predictions)
 
 

@@ -1,6 +1,7 @@
 """Files of labelled film reviews, and the zero-shot question that follows a review.
 
-A file has one example a line, `LABEL ||| SENTENCE`, in UTF-8.
+The assignment's files have one example a line, `LABEL ||| SENTENCE`, in UTF-8; table_files.py
+reads others.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from mini_llama.text_files import read_lines, read_text
 
 SEPARATOR = " ||| "
+DEFAULT_QUESTION = "Is this movie {labels}? This movie is "
 
 
 @dataclass(frozen=True)
@@ -19,19 +21,38 @@ class Example:
     label: int
 
 
+@dataclass(frozen=True)
+class Record:
+    """A labelled text as its file has it; `place` is "FILE line N"."""
+
+    label: str
+    text: str
+    place: str
+
+
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a data file, in order, sentences stripped.
 
     Raises OSError if the file cannot be read, ValueError with the line's number if it is empty,
     not UTF-8, or a line is not `LABEL ||| SENTENCE` with an integer label of at least 0.
     """
-    lines = read_lines(_existing(path))
+    return [Example(record.text, _index(record)) for record in read_labelled_lines(path)]
+
+
+def read_labelled_lines(path: str | Path) -> list[Record]:
+    """The lines `LABEL ||| SENTENCE` of a data file, label and sentence stripped.
+
+    Raises OSError, and ValueError with the line's number for a file that is empty, not UTF-8, or
+    of other lines.
+    """
+    lines = read_lines(existing(path))
     if not lines:
         raise ValueError(f"{path} is empty; a data file has lines LABEL{SEPARATOR}SENTENCE")
     return [_parse_line(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _existing(path: str | Path) -> Path:
+def existing(path: str | Path) -> Path:
+    """The path of a data file. Raises OSError if it is not there."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory, not a data file; give a file")
@@ -42,14 +63,23 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _parse_line(line: str, place: str) -> Example:
+def _parse_line(line: str, place: str) -> Record:
     parts = split_line(line)
     if parts is None:
         raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
-    label, sentence = parts
-    if not (label.isascii() and label.isdigit() and len(label) < 10):
-        raise ValueError(f"{place}: label {label[:20]!r} is not an integer of at least 0")
-    return Example(sentence, int(label))
+    return Record(*parts, place)
+
+
+def is_index(label: str) -> bool:
+    """Whether a label is written as an integer of at least 0."""
+    return label.isascii() and label.isdigit() and len(label) < 10
+
+
+def _index(record: Record) -> int:
+    if not is_index(record.label):
+        what = f"label {record.label[:20]!r} is not an integer of at least 0"
+        raise ValueError(f"{record.place}: {what}")
+    return int(record.label)
 
 
 def split_line(line: str) -> tuple[str, str] | None:
@@ -58,22 +88,12 @@ def split_line(line: str) -> tuple[str, str] | None:
     return (label.strip(), sentence.strip()) if separator else None
 
 
-def check_labels(path: str | Path, examples: Sequence[Example], num_labels: int) -> None:
-    """Raise ValueError, with the line's number, for the first label not below `num_labels`."""
-    for number, example in enumerate(examples, 1):
-        if example.label >= num_labels:
-            raise ValueError(
-                f"{path} line {number}: label {example.label} is out of range: there are "
-                f"{num_labels} labels, 0 to {num_labels - 1}; check --label-names and the data"
-            )
-
-
 def read_label_names(path: str | Path) -> list[str]:
     """The label words of a JSON list; a label is the index of its word.
 
     Raises OSError or ValueError (not a JSON list of at least two different non-empty words).
     """
-    text = read_text(_existing(path))
+    text = read_text(existing(path))
     try:
         names = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -87,16 +107,20 @@ def read_label_names(path: str | Path) -> list[str]:
     return names
 
 
-def prompt_suffix(label_names: Sequence[str]) -> str:
-    """The question that makes a language model answer with a label word; it ends with a space."""
+def prompt_suffix(label_names: Sequence[str], question: str | None = None) -> str:
+    """The question that makes a language model answer with a label word: the assignment's, which
+    ends with a space, or `question` with the words in the place of {labels}.
+    """
     if len(label_names) == 2:
         choices = " or ".join(label_names)
     else:
         choices = ", ".join(label_names[:-1]) + f", or {label_names[-1]}"
-    return f"Is this movie {choices}? This movie is "
+    return (DEFAULT_QUESTION if question is None else question).replace("{labels}", choices)
 
 
-def with_prompt(examples: Sequence[Example], label_names: Sequence[str]) -> list[Example]:
-    """The same examples, each sentence followed by the zero-shot question."""
-    suffix = prompt_suffix(label_names)
+def with_prompt(
+    examples: Sequence[Example], label_names: Sequence[str], question: str | None = None
+) -> list[Example]:
+    """The same examples, each sentence followed by a space and the zero-shot question."""
+    suffix = prompt_suffix(label_names, question)
     return [Example(f"{example.sentence} {suffix}", example.label) for example in examples]

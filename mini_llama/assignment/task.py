@@ -1,7 +1,7 @@
 """What is checked and read before any work: device, output files, data, labels, tokenizer."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +9,16 @@ import torch
 
 from classifier import ClassifierConfig
 from llama import Llama
-from mini_llama.assignment.options import Options, default_of
-from mini_llama.assignment.reviews import (
-    Example,
-    check_labels,
-    read_examples,
-    read_label_names,
+from mini_llama.assignment.labels import (
+    Labels,
+    are_indices,
+    label_set,
+    named_labels,
+    own_labels,
 )
+from mini_llama.assignment.options import Options
+from mini_llama.assignment.reviews import Example, Record, read_label_names
+from mini_llama.assignment.table_files import Columns, read_records
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.checkpoints.reading import check_exists, recognise
 from mini_llama.threads import describe_threads
@@ -26,34 +29,40 @@ from utils import check_outputs, choose_device
 
 @dataclass(frozen=True)
 class Task:
-    """The data of one run, read and checked."""
+    """The data of one run, read and checked: examples by split, of which "dev" is always there."""
 
     device: torch.device
     tokenizer: BaseTokenizer
-    train: list[Example]
-    dev: list[Example]
-    test: list[Example]
-    num_labels: int
-    label_names: list[str] | None
+    splits: dict[str, list[Example]]
+    labels: Labels
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels.written)
+
+    @property
+    def label_names(self) -> list[str] | None:
+        return self.labels.names
 
 
 def prepare(options: Options, outputs: Sequence[str | Path] = ()) -> Task:
     """Check all that can be checked without a model: GPU, output files, data, labels, tokenizer.
 
-    `outputs` are written besides the two prediction files. Raises OSError or ValueError with one
-    line that says what to do.
+    `outputs` are written besides the prediction files. Raises OSError or ValueError with one line
+    that says what to do.
     """
-    device, tokenizer = prepare_model(options, [options.dev_out, options.test_out, *outputs])
-    splits = {}
-    for split in ("train", "dev", "test"):
-        path = getattr(options, split)
-        splits[split] = read_examples(path)
-        print(f"load {len(splits[split])} data from {path}")
-    label_names = _label_names(options, splits["train"])
-    num_labels = len(label_names or _distinct_labels(splits["train"]))
-    for split, examples in splits.items():
-        check_labels(getattr(options, split), examples, num_labels)
-    return Task(device, tokenizer, **splits, num_labels=num_labels, label_names=label_names)
+    written = [getattr(options, f"{split}_out") for split in options.scored]
+    device, tokenizer = prepare_model(options, [*written, *outputs])
+    columns = Columns(options.text_column, options.label_column)
+    records = {}
+    for split, path in options.splits.items():
+        records[split] = read_records(path, columns)
+        print(f"load {len(records[split])} data from {path}")
+    labels = _labels(options, records)
+    splits = {split: labels.examples(found) for split, found in records.items()}
+    if "train" in splits:
+        _warn_of_absent(options.train, labels, splits["train"])
+    return Task(device, tokenizer, splits, labels)
 
 
 def prepare_model(
@@ -72,23 +81,27 @@ def prepare_model(
     return device, load_tokenizer(tokenizer_path, options.max_sentence_len)
 
 
-def _label_names(options: Options, train: Sequence[Example]) -> list[str] | None:
-    """The label words; None if training needs none: the default file is of another data set, and
-    the labels are then those of the training file.
+def _labels(options: Options, records: Mapping[str, Sequence[Record]]) -> Labels:
+    """The classes: those of the label words, or, where their default file is of another data set,
+    those that the data themselves have.
     """
-    is_default = options.label_names == default_of("label_names")
-    if options.option != "prompt" and is_default and options.train != default_of("train"):
-        return None
-    names = read_label_names(options.label_names)
-    absent = sorted(set(range(len(names))) - set(_distinct_labels(train)))
-    if absent:
-        words = ", ".join(f"{label} ({names[label]})" for label in absent)
-        print(f"warning: {options.train} has no example of label {words}", file=sys.stderr)
-    return names
+    found = label_set(record for split in records.values() for record in split)
+    if not options.has_label_names:
+        defining = found if options.option == "prompt" else label_set(records["train"])
+        if options.option != "prompt" or not are_indices(defining):
+            return own_labels(defining, found)
+        if not Path(options.label_names).exists():
+            what = f"the labels of {options.dev} are indices, and --option prompt asks for words"
+            raise ValueError(f"{what}: name a JSON list of them with --label-names")
+    return named_labels(read_label_names(options.label_names), found, options.label_names)
 
 
-def _distinct_labels(examples: Sequence[Example]) -> list[int]:
-    return sorted({example.label for example in examples})
+def _warn_of_absent(path: str, labels: Labels, train: Sequence[Example]) -> None:
+    """Warn of label words without an example to train on."""
+    absent = sorted(set(range(len(labels.written))) - {example.label for example in train})
+    if absent and labels.names is not None:
+        words = ", ".join(f"{label} ({labels.names[label]})" for label in absent)
+        print(f"warning: {path} has no example of label {words}", file=sys.stderr)
 
 
 def classifier_config(options: Options, task: Task) -> ClassifierConfig:

@@ -13,7 +13,7 @@ from mini_llama import bundled
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
 from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
-from mini_llama.bounds import COUNTS, EPOCHS, Range
+from mini_llama.bounds import COUNTS, EPOCHS, Range, check_bound
 from mini_llama.command_line import argument, argument_of, check_ranges, number
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
 
@@ -36,8 +36,15 @@ class Settings:
     only: Sequence[str] = argument(
         OPTIONS, "options to run", choices=OPTIONS, nargs="+", shown="all"
     )
-    data: Sequence[str] = argument(
+    datasets: Sequence[str] = argument(
         DATASETS, "data sets to run them on", choices=DATASETS, nargs="+", shown="all"
+    )
+    data: Sequence[str] = argument(
+        (),
+        "folder of the data files (default: data, else the bundled data); sst and cfimdb mean "
+        "--datasets",
+        nargs="+",
+        metavar="DIR",
     )
     seeds: int = number(1, "number of seeds for finetune and lora, from 1337 up", Range(1, 1000))
     epochs: int = argument_of(Options, "epochs", text="epochs of finetune and lora", within=EPOCHS)
@@ -68,17 +75,33 @@ class Settings:
         "tokenizer",
         text="tokenizer of the checkpoint, if it is not found automatically",
     )
-    data_dir: str | None = argument(
-        None, "folder of the data files (default: data, else the bundled data)"
-    )
+    data_dir: str | None = argument(None, "the older name of --data DIR", metavar="DIR")
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        given = " ".join(self.data)
+        is_one = not self.data or self._names_sets or (len(self.data) == 1 and not self.data_dir)
+        check_bound(f"--data {given}", is_one, "one folder, without --data_dir beside it")
+
+    @property
+    def _names_sets(self) -> bool:
+        """Whether --data has names of data sets, which --datasets took over."""
+        return set(self.data) <= set(DATASETS)
+
+    @property
+    def chosen(self) -> Sequence[str]:
+        """The data sets to run on."""
+        return self.data if self.data and self._names_sets else self.datasets
+
+    @property
+    def data_folder(self) -> str | None:
+        """The folder of the data files, if one was named."""
+        return self.data_dir if self._names_sets else self.data[0]
 
     @property
     def is_bundled(self) -> bool:
         """Whether the bundled model and data are used: no real file exists, and none was given."""
-        named = {"pretrained_model_path": self.pretrained_model_path, "train": self.data_dir}
+        named = {"pretrained_model_path": self.pretrained_model_path, "train": self.data_folder}
         given = {name: value for name, value in named.items() if value is not None}
         data = Path(default_of("train")).parent
         is_real = any((data / f"{dataset}-train.txt").exists() for dataset in DATASETS)
@@ -148,7 +171,7 @@ def make_runs(settings: Settings) -> list[Run]:
             runs.append(_generate(settings))
             continue
         for dataset in DATASETS:
-            if dataset in settings.data:
+            if dataset in settings.chosen:
                 count = settings.seeds if option in TRAINED else 1
                 runs += [_classify(settings, option, dataset, seed) for seed in range(count)]
     return runs
@@ -191,7 +214,7 @@ def _classify(settings: Settings, option: str, dataset: str, seed: int) -> Run:
 
 
 def _data_arguments(settings: Settings, name: str) -> list[str]:
-    given = settings.data_dir or Path(default_of("train")).parent
+    given = settings.data_folder or Path(default_of("train")).parent
     folder = bundled.FOLDER if settings.is_bundled else Path(given)
     arguments = []
     for split in ("train", *SPLITS):

@@ -12,6 +12,7 @@ import torch
 from classifier import ClassifierConfig, LlamaZeroShotClassifier, load_classifier
 from mini_llama.assignment.batches import encode_examples
 from mini_llama.assignment.options import Options
+from mini_llama.assignment.progress import Progress
 from mini_llama.assignment.reviews import Example, read_label_names, with_prompt
 from mini_llama.assignment.scoring import score
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
@@ -35,7 +36,9 @@ def find_worst_examples(
     tokenizer = load_tokenizer(path, options.max_sentence_len)
     model, examples = _classifier(options, gold, tokenizer)
     model = model.to(choose_device(options.use_gpu))
-    scores = score(model, encode_examples(examples, tokenizer), options, "worst")
+    encoded = encode_examples(examples, tokenizer)
+    with Progress(encoded.tokens) as progress:
+        scores = score(model, encoded, options, "worst", progress)
     probabilities = torch.softmax(scores.float(), dim=-1)  # (N, num_labels)
     wrong = [
         Misclassified(

@@ -175,7 +175,7 @@ def test_padding_is_never_written(folder: Path) -> None:
 def test_a_text_cannot_command_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file has the text as it is."""
     text = "red \x1b[31m, back \r, right to left \u202e\n\tend"
-    monkeypatch.setattr(completion, "complete", lambda *_: [text])
+    monkeypatch.setattr(completion.Writer, "texts", lambda *_: [text])
     printed = generate()
     assert read_text(LOW) == text
     assert "red \\x1b[31m, back \\r, right to left \\u202e\n\tend\n" in printed

@@ -204,7 +204,7 @@ def test_the_printed_lines_are_those_of_the_assignment(whole: Result) -> None:
     ]
     patterns += [r"load model from model\.pt: rmsnorm, causal attention.*"]
     if whole.option == "lora":
-        patterns += [r"LoRA: \d+ of \d+ trainable parameters \(\d+\.\d%\)"]
+        patterns += [r"LoRA: trains [\d,]+ of [\d,]+ parameters \(\d+\.\d %\)"]
     saved = rf"save the model to {re.escape(whole.checkpoint.name)}"
     for epoch in range(EPOCHS):
         patterns += [
@@ -214,6 +214,10 @@ def test_the_printed_lines_are_those_of_the_assignment(whole: Result) -> None:
     patterns += [rf"load model from {re.escape(whole.checkpoint.name)}"]
     for split in ("dev", "test"):
         patterns += [rf"{split} acc :: {number}", rf"{split} macro F1 :: {number}"]
+    patterns += [
+        f"wrote {split} predictions to {output_name(whole.option, split)}"
+        for split in ("dev", "test")
+    ]
     assert re.fullmatch("\n".join(patterns), "\n".join(whole.lines))
 
 
@@ -566,13 +570,14 @@ def test_adapters_that_would_learn_nothing_are_refused(
 
 
 @pytest.mark.parametrize("whole", ["lora"], indirect=True)
-def test_the_printed_number_of_lora_parameters(whole: Result) -> None:
+def test_the_printed_number_of_parameters_that_lora_trains(whole: Result) -> None:
+    """Adapters and head, of these and the model, whose two embeddings are one tensor or two."""
     saved = load_plain(next(whole.folder.glob("*.adapters.pt")))
-    adapters = sum(tensor.numel() for tensor in saved["adapters"].values())
-    trainable = adapters + 2 * 32 + 2  # the head
-    share = 100 * adapters / trainable
-    line = f"LoRA: {adapters} of {trainable} trainable parameters ({share:.1f}%)"
-    assert line in whole.lines
+    trained = sum(tensor.numel() for tensor in saved["adapters"].values()) + 2 * 32 + 2
+    base = load_pretrained(whole.folder / "model.pt")
+    every = trained + sum({p.data_ptr(): p.numel() for p in base.parameters()}.values())
+    share = 100 * trained / every
+    assert f"LoRA: trains {trained:,} of {every:,} parameters ({share:.1f} %)" in whole.lines
 
 
 # Interruption

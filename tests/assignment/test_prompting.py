@@ -205,7 +205,8 @@ def test_the_printed_lines_are_those_of_the_assignment(folder: Path) -> None:
         f"load {count} data from data/sst-{split}.txt" for split, count in COUNTS.items()
     ]
     assert lines[3].startswith("load model from model.pt: ")
-    assert lines[4:] == [*score_lines("sst", "dev"), *score_lines("sst", "test")]
+    written = [f"wrote {split} predictions to {output('sst', split)}" for split in ("dev", "test")]
+    assert lines[4:] == [*score_lines("sst", "dev"), *score_lines("sst", "test"), *written]
 
 
 def test_an_accuracy_on_placeholder_labels_is_said_to_mean_nothing(folder: Path) -> None:
@@ -214,7 +215,7 @@ def test_an_accuracy_on_placeholder_labels_is_said_to_mean_nothing(folder: Path)
     dev_lines, test_accuracy = score_lines("cfimdb", "dev"), score_lines("cfimdb", "test")[0]
     assert lines[:3] == [*dev_lines, test_accuracy]
     assert test_accuracy == f"test acc :: {guesses.count(0) / len(guesses):.3f}"
-    (warning,) = lines[3:]
+    (warning,) = lines[3:-2]
     assert "test" in warning
     assert "label 0" in warning
     assert "placeholder" in warning

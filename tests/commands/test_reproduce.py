@@ -308,6 +308,23 @@ def test_flags_reach_the_runs(here: Path):
         assert options.epochs == (2 if is_trained else 5)
 
 
+@pytest.mark.parametrize(
+    ("given", "folder", "datasets"),
+    [
+        ({"data": ["d"]}, "d", {"sst", "cfimdb"}),
+        ({"data": ["./sst"], "datasets": ["cfimdb"]}, "sst", {"cfimdb"}),
+        ({"data": ["sst"]}, "data", {"sst"}),
+        ({"data": ["sst", "cfimdb"], "data_dir": "d"}, "d", {"sst", "cfimdb"}),
+        ({"datasets": ["sst"], "data_dir": "d"}, "d", {"sst"}),
+    ],
+)
+def test_data_is_a_folder_or_as_before_names_of_data_sets(given, folder: str, datasets: set):
+    runs = make_runs(Settings(Path("x"), pretrained_model_path="m.pt", **given))
+    assert {run_.dataset for run_ in runs} == {None, *datasets}
+    folders = {str(Path(run_.options.train).parent) for run_ in runs if run_.dataset}
+    assert folders == {folder}
+
+
 def test_bundled_files_stand_in_where_no_real_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = make_runs(Settings(Path("x")))
@@ -330,6 +347,9 @@ def test_bundled_files_stand_in_where_no_real_one_is(tmp_path, monkeypatch):
         (["--max_sentence_len", "0"], "--max_sentence_len 0 is not allowed"),
         (["--only", "train"], "invalid choice: 'train'"),
         (["--edition", "fall2023"], "invalid choice: 'fall2023'"),
+        (["--datasets", "imdb"], "invalid choice: 'imdb'"),
+        (["--data", "a", "b"], "--data a b is not allowed: it must be one folder"),
+        (["--data", "a", "--data_dir", "b"], "without --data_dir"),
         (["--seeds", "x"], "invalid int value: 'x'"),
     ],
 )
