@@ -213,13 +213,19 @@ def check_outputs(
 
     Call it before long work, so that the result is not lost to a wrong path.
     """
+    check_distinct(outputs, inputs)
+    for path in map(Path, outputs):
+        _check_writable(path)
+        check_not_there(path, overwrite)
+
+
+def check_distinct(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> None:
+    """Raise ValueError unless every output differs from the other outputs and from the inputs."""
     taken = {Path(path).resolve(): f"the input {path}" for path in inputs}
     for path in map(Path, outputs):
         if path.resolve() in taken:
             raise ValueError(f"{path} is {taken[path.resolve()]} as well; give two names")
         taken[path.resolve()] = f"the output {path}"
-        _check_writable(path)
-        check_not_there(path, overwrite)
 
 
 def _check_writable(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Self-contained HTML pages: jinja2 templates with one frame, style and policy.
 
-Every value is escaped, and the policy (Content-Security-Policy) forbids scripts and requests.
+Every value is escaped, and the policy (Content-Security-Policy) forbids requests, and scripts but
+for one of ours that a page names by its hash.
 """
 
 from collections.abc import Callable

@@ -2,14 +2,12 @@
 
 import io
 import os
-import stat
-import struct
 import unicodedata
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -17,38 +15,33 @@ from mini_llama.submissions.layout import Layout, find_layout
 from mini_llama.submissions.requirements import (
     CLUTTER_FOLDERS,
     ENVIRONMENT_MARKS,
+    IDENTIFYING_NAMES,
     MACOS,
     MEBIBYTE,
     REQUIRED_NAMES,
     find_clutter,
 )
 from mini_llama.submissions.untrusted_text import one_line, quoted, quoted_list, shorten
-
-MAX_ZIP_BYTES = 4096 * MEBIBYTE  # read in chunks; an edition's own limit is smaller
-MAX_RECORDS = 50_000  # generous, for zips that contain a virtual environment
-MAX_ENTRIES = 1000
-CHUNK_BYTES = MEBIBYTE
-MAX_FILE_BYTES = 10 * MEBIBYTE
-MAX_TOTAL_BYTES = 50 * MEBIBYTE
-MAX_RATIO = 100  # text reaches 3 to 10; deflate ends at 1032
-RATIO_FREE_BYTES = MEBIBYTE  # below this size a high ratio is repetitive text, not a bomb
-
-DIRECTORY_RECORD = b"PK\x01\x02"
-LOCAL_HEADER_BYTES = 30  # without the name, whose length may differ from the directory's
-ENCRYPTED_FLAG = 0x1
-UTF8_FLAG = 0x800
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks the others without a bound
-PLAIN_KINDS = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on a system without file modes
-# All that zipfile raises on damaged input, found by fuzzing.
-UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
+from mini_llama.submissions.zip_files import (
+    LOCAL_HEADER_BYTES,
+    MAX_ENTRIES,
+    MAX_FILE_BYTES,
+    MAX_RECORDS,
+    MAX_TOTAL_BYTES,
+    TOO_MANY,
+    UNREADABLE,
+    content_fault,
+    name_fault,
+    open_archive,
+    read_entry,
+    stored_name,
 )
+
+MAX_DEPTH = 3  # of zips in zips
+MAX_INNER_ZIPS = 20
+MAX_INNER_BYTES = 256 * MEBIBYTE  # they are unpacked in memory
+N_LARGEST = 3
+Entry = tuple[str, zipfile.ZipInfo]  # with its name in the submission
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,8 @@ class Problem:
 @dataclass(frozen=True)
 class Submission:
     """The contents of a zip or folder: `names` of all files, the contents of the `files` that could
-    be read, and the `problems` of the zip itself. `size` is the zip's, in bytes.
+    be read, and the `problems` of the zip itself. `size` is the zip's, in bytes, and `largest` are
+    its largest entries, clutter included, each with its compressed size.
     """
 
     top: str
@@ -78,6 +72,7 @@ class Submission:
     files: Mapping[str, bytes]
     problems: tuple[Problem, ...]
     size: int = field(default=0, compare=False)
+    largest: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
@@ -85,30 +80,65 @@ def has_errors(problems: Iterable[Problem]) -> bool:
     return any(problem.severity == "error" for problem in problems)
 
 
-def read_submission(path: str | Path) -> Submission:
-    """`parse_submission` of a file. Raises OSError if `path` is no file or cannot be read."""
+def read_submission(path: str | Path, entries: Mapping[str, str] | None = None) -> Submission:
+    """`parse_submission` of a file; `entries` are those of a class's zip that are one submission,
+    each with its name there.
+
+    Raises OSError if `path` is no file or cannot be read.
+    """
     path = Path(path)
     if not path.is_file():  # a pipe or a device might never end
         raise FileNotFoundError(f"{path} is not a file: check the path")
     with path.open("rb") as file:
-        return _parse(file, path.stat().st_size)
+        return _parse(file, path.stat().st_size, Budget(), entries)
 
 
 def parse_submission(data: bytes) -> Submission:
     """Read the files of a zip. Never raises for bad content, which is listed in `problems`."""
-    return _parse(io.BytesIO(data), len(data))
+    return _parse(io.BytesIO(data), len(data), Budget())
 
 
-def _parse(file: BinaryIO, size: int) -> Submission:
+@dataclass
+class Budget:
+    """What is left to unpack of the zips within a submission, at all depths together."""
+
+    depth: int = 0
+    zips: int = MAX_INNER_ZIPS
+    size: int = MAX_INNER_BYTES
+
+
+def _parse(
+    file: BinaryIO, size: int, budget: Budget, chosen: Mapping[str, str] | None = None
+) -> Submission:
     try:
-        archive = _open_archive(file, size)
+        archive = open_archive(file, size, None if chosen else MAX_RECORDS)
     except ValueError as error:
         return Submission("", (), {}, (_fatal("zip", str(error)),), size)
     problems = list(_check_overlaps(archive))
-    entries = _named_entries(archive, problems)
+    infos = archive.infolist()
+    sizes = tuple((stored_name(info), info.compress_size) for info in infos)
+    largest = tuple(sorted(sizes, key=lambda pair: -pair[1])[:N_LARGEST])
+    named = [(stored_name(info), info) for info in infos]
+    if chosen is not None:
+        named = [(chosen[name], info) for name, info in named if name in chosen]
+        size = sum(info.compress_size for _, info in named)
+    elif inner := find_inner_zips([name for name, _ in named]):
+        message = f"is a zip around {quoted_list(inner)}: submit what is in it"
+        problems.append(Problem("warning", "zip", message))
+    if inner := find_inner_zips([name for name, _ in named]):
+        opened = {name: partial(_unpack, archive, info) for name, info in named if name in inner}
+        return _parse_inner(opened, problems, size, budget)
+    found = _parse_entries(archive, named, problems)
+    return replace(found, size=size, largest=largest)
+
+
+def _parse_entries(
+    archive: zipfile.ZipFile, named: Sequence[Entry], problems: list[Problem]
+) -> Submission:
+    entries = _safe_entries(named, problems)
     if len(entries) > MAX_ENTRIES:
         problems.append(_fatal("zip", TOO_MANY))
-        return Submission("", (), {}, tuple(problems), size)
+        return Submission("", (), {}, tuple(problems))
     names = [name for name, _ in entries]
     problems += _check_collisions(names)
     infos = {name: info for name, info in entries if not name.endswith("/")}
@@ -118,36 +148,7 @@ def _parse(file: BinaryIO, size: int) -> Submission:
     problems += _check_layout(layout, names)
     chosen = {name: infos[path] for name, path in layout.paths.items()}
     files = _read_files(archive, chosen, problems)
-    return Submission(layout.top, tuple(chosen), files, tuple(problems), size)
-
-
-TOO_MANY = f"holds more than {MAX_ENTRIES} entries: zip only the required files"
-
-
-def _open_archive(file: BinaryIO, size: int) -> zipfile.ZipFile:
-    """Raises ValueError for anything but a zip, and for one beyond the bounds."""
-    if size > MAX_ZIP_BYTES:
-        raise ValueError(f"is larger than {MAX_ZIP_BYTES:,} bytes: zip only the required files")
-    # Counted in the raw bytes: zipfile builds an object for every entry before it can count them,
-    # and the number in the zip's header may be false.
-    if count_occurrences(file, DIRECTORY_RECORD) > MAX_RECORDS:
-        raise ValueError(TOO_MANY)
-    try:
-        return zipfile.ZipFile(file)
-    except UNREADABLE as error:
-        raise ValueError(
-            f"is not a zip file, or it is damaged ({error}): make it or upload it again"
-        ) from error
-
-
-def count_occurrences(file: BinaryIO, mark: bytes) -> int:
-    """How often `mark` occurs in a file."""
-    count, rest = 0, b""
-    while chunk := file.read(CHUNK_BYTES):
-        chunk = rest + chunk
-        count += chunk.count(mark)
-        rest = chunk[max(0, len(chunk) - len(mark) + 1) :]
-    return count
+    return Submission(layout.top, tuple(chosen), files, tuple(problems))
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
@@ -166,38 +167,136 @@ def _fatal(where: str, message: str) -> Problem:
     return Problem("error", where, message, is_fatal=True)
 
 
+# --- zips in a zip or folder ---
+
+
+def find_inner_zips(names: Collection[str]) -> list[str]:
+    """The zips among the files, if no file beside them shows that this is the submission."""
+    clutter = {name for name in names if CLUTTER_FOLDERS & {*name.split("/")[:-1]}}
+    files = [name for name in names if name not in clutter and not name.endswith("/")]
+    if any(name.rpartition("/")[2] in IDENTIFYING_NAMES for name in files):
+        return []
+    bases = {name: name.rpartition("/")[2] for name in files}
+    zips = [name for name, base in bases.items() if base.casefold().endswith(".zip")]
+    return [name for name in zips if not bases[name].startswith("._")]
+
+
+Opener = Callable[[Budget], Submission]
+
+
+def _parse_inner(
+    openers: Mapping[str, Opener], problems: list[Problem], size: int, budget: Budget
+) -> Submission:
+    """Read the submission that is in one or several zips."""
+    if budget.depth == MAX_DEPTH:
+        message = f"holds zips nested more than {MAX_DEPTH} deep: submit the innermost"
+        return Submission("", (), {}, (*problems, _fatal("zip", message)), size)
+    found: dict[str, Submission] = {}
+    for name, opener in openers.items():
+        budget.zips -= 1
+        if fault := name_fault(name):
+            return Submission("", (), {}, (*problems, _fatal(name, fault)), size)
+        if budget.zips < 0:
+            message = f"holds more than {MAX_INNER_ZIPS} zips, which are not all opened"
+            return Submission("", (), {}, (*problems, _fatal("zip", message)), size)
+        budget.depth += 1
+        found[name] = opener(budget)
+        budget.depth -= 1
+    return _joined(found, problems, size)
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Submission:
+    """The submission in a zip that is an entry of another."""
+    fault = content_fault(info)
+    if not fault and info.file_size > budget.size:
+        fault = f"unpacks to {info.file_size:,} bytes, more than the {budget.size:,} allowed"
+    if fault:
+        return Submission("", (), {}, (_fatal(stored_name(info), fault),))
+    budget.size -= info.file_size
+    try:
+        data = read_entry(archive, info)
+    except UNREADABLE as error:
+        message = f"cannot be unpacked ({error}): make the zip again"
+        return Submission("", (), {}, (_fatal(stored_name(info), message),))
+    return _parse(io.BytesIO(data), len(data), budget)
+
+
+def _joined(found: Mapping[str, Submission], problems: list[Problem], size: int) -> Submission:
+    """One submission of several zips: the one with most code, and what the others add to it."""
+
+    def n_code(name: str) -> int:
+        names = found[name].names
+        return sum(n in REQUIRED_NAMES and n.endswith(".py") for n in names)
+
+    first, *others = sorted(found, key=n_code, reverse=True)
+    names, files = [*found[first].names], dict(found[first].files)
+    problems += found[first].problems
+    rivals = [name for name in others if n_code(name) and n_code(first)]
+    if rivals:
+        message = f"{len(rivals) + 1} zips in it hold code, {quoted_list([first, *rivals])}"
+        problems.append(Problem("error", "zip", f"{message}: {quoted(first)} is read"))
+    for other in others:
+        problems += found[other].problems
+        if other not in rivals:
+            more = [name for name in found[other].names if name not in names]
+            names += more
+            files |= {n: data for n, data in found[other].files.items() if n in more}
+    size = found[first].size if not others else size
+    largest = found[first].largest
+    return Submission(found[first].top, tuple(names), files, tuple(problems), size, largest)
+
+
 # --- folders ---
 
 
-def read_folder(path: str | Path) -> Submission:
+def read_folder(path: str | Path, files: Mapping[str, str] | None = None) -> Submission:
     """Read an unpacked submission, within the bounds of a zip. Links are not followed; hidden
-    files, caches and virtual environments are skipped.
+    files, caches and virtual environments are skipped. `files` are those of a class's folder that
+    are one submission, each with its name there.
 
     Raises OSError if the folder itself cannot be read.
     """
     path = Path(path)
     problems: list[Problem] = []
-    entries: dict[str, os.DirEntry[str]] = {}
-    for entry in _walk(path):
+    entries: dict[str, Path] = {}
+    listed = ((path / name, new) for name, new in files.items()) if files else _listed(path)
+    for entry, name in listed:
         if len(entries) == MAX_ENTRIES:
             message = f"holds more than {MAX_ENTRIES} files: name the folder of one submission"
             problems.append(_fatal("folder", message))
             break
-        entries[Path(entry.path).relative_to(path).as_posix()] = entry
+        entries[name] = entry
+    if inner := [n for n in find_inner_zips(entries) if _is_plain(entries[n])]:
+        openers = {name: partial(_open_inner, entries[name]) for name in inner}
+        return _parse_inner(openers, problems, 0, Budget())
     clutter = find_clutter(entries)
     layout = find_layout([name for name in entries if name not in clutter])
     problems += _check_misplaced(layout)
-    files: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     left = MAX_TOTAL_BYTES
     for name in sorted(layout.paths, key=_reading_order):
         entry = entries[layout.paths[name]]
-        size = entry.stat(follow_symlinks=False).st_size
+        size = entry.lstat().st_size
         if fault := _entry_fault(name, entry, size, left):
             problems.append(fault)
         else:
-            files[name] = Path(entry.path).read_bytes()
-            left -= len(files[name])
-    return Submission("", tuple(layout.paths), files, tuple(problems))
+            contents[name] = entry.read_bytes()
+            left -= len(contents[name])
+    return Submission("", tuple(layout.paths), contents, tuple(problems))
+
+
+def _open_inner(path: Path, budget: Budget) -> Submission:
+    with path.open("rb") as file:
+        return _parse(file, path.stat().st_size, budget)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _listed(path: Path) -> Iterator[tuple[Path, str]]:
+    for entry in _walk(path):
+        yield Path(entry.path), Path(entry.path).relative_to(path).as_posix()
 
 
 def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
@@ -218,10 +317,10 @@ def _reading_order(name: str) -> bool:
     return not (name in REQUIRED_NAMES or name.endswith(".py"))
 
 
-def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Problem | None:
-    if fault := _name_fault(os.fsencode(name).decode("utf-8", errors="replace")):
+def _entry_fault(name: str, entry: Path, size: int, left: int) -> Problem | None:
+    if fault := name_fault(os.fsencode(name).decode("utf-8", errors="replace")):
         return _fatal(name, fault)
-    if not entry.is_file(follow_symlinks=False):
+    if not _is_plain(entry):
         return _fatal(name, "is a symbolic link or a special file: put the file itself there")
     bound = min(MAX_FILE_BYTES, left)
     if size > bound:  # not fatal: the other files can be read
@@ -233,17 +332,14 @@ def _entry_fault(name: str, entry: os.DirEntry[str], size: int, left: int) -> Pr
 # --- names ---
 
 
-def _named_entries(
-    archive: zipfile.ZipFile, problems: list[Problem]
-) -> list[tuple[str, zipfile.ZipInfo]]:
+def _safe_entries(named: Sequence[Entry], problems: list[Problem]) -> list[Entry]:
     """The entries with safe names, without clutter."""
     entries = []
     n_macos = 0
-    for info in archive.infolist():
-        name = _stored_name(info)
+    for name, info in named:
         if MACOS.search(name) and ".." not in name.split("/"):
             n_macos += 1
-        elif fault := _name_fault(name):
+        elif fault := name_fault(name):
             problems.append(_fatal(name, fault))
         else:
             entries.append((name, info))
@@ -257,34 +353,6 @@ def _named_entries(
         message = f"should not be submitted, leave out: {quoted_list(places)}"
         problems.append(Problem("warning", "zip", message))
     return [(name, info) for name, info in entries if name not in clutter]
-
-
-def _stored_name(info: zipfile.ZipInfo) -> str:
-    """The name as stored in the zip, with U+FFFD for bytes that are not UTF-8."""
-    name = info.orig_filename  # `filename` is cut at a NUL and has no backslash on Windows
-    if info.flag_bits & UTF8_FLAG:
-        return name
-    # macOS writes UTF-8 without setting the flag; zipfile then decodes it as code page 437.
-    return name.encode("cp437").decode("utf-8", errors="replace")
-
-
-def _name_fault(name: str) -> str | None:
-    parts = name.removesuffix("/").split("/")
-    return _first_fault(
-        ("\ufffd" in name, "its name is not UTF-8: rename the file"),
-        (not name.isprintable(), "its name has control characters: rename the file"),
-        ("\\" in name, "its name has a backslash: paths in a zip use /"),
-        (":" in name, "its name has a colon, like a drive letter: zip the folder itself"),
-        (name.startswith("/"), "its path is absolute: zip the folder itself"),
-        (
-            any(part in ("", ".", "..") for part in parts),
-            "its path has an empty, '.' or '..' part: paths must be TOP/FILE",
-        ),
-    )
-
-
-def _first_fault(*checks: tuple[bool, str]) -> str | None:
-    return next((fault for is_faulty, fault in checks if is_faulty), None)
 
 
 def _check_collisions(names: Collection[str]) -> Iterator[Problem]:
@@ -339,7 +407,7 @@ def _read_files(
     left = MAX_TOTAL_BYTES
     for path in sorted(entries, key=_reading_order):
         info = entries[path]
-        if fault := _content_fault(info):
+        if fault := content_fault(info):
             problems.append(_fatal(path, fault))
             continue
         if info.file_size > MAX_FILE_BYTES:
@@ -357,41 +425,8 @@ def _read_files(
             problems.append(Problem("error", "zip", message))
             break
         try:
-            files[path] = _read_entry(archive, info)
+            files[path] = read_entry(archive, info)
         except UNREADABLE as error:
             message = f"cannot be unpacked ({error}): make the zip again"
             problems.append(_fatal(path, message))
     return files
-
-
-def _content_fault(info: zipfile.ZipInfo) -> str | None:
-    """Bounds apply to the size that an entry claims, which `_read_entry` enforces."""
-    largest = max(RATIO_FREE_BYTES, MAX_RATIO * info.compress_size)
-    return _first_fault(
-        (
-            stat.S_IFMT(info.external_attr >> 16) not in PLAIN_KINDS,
-            "is a symbolic link or a special file: put the file itself into the zip",
-        ),
-        (
-            bool(info.flag_bits & ENCRYPTED_FLAG),
-            "is encrypted: make the zip without a password",
-        ),
-        (
-            info.compress_type not in METHODS,
-            f"is compressed with method {info.compress_type}: only stored (0) and deflate (8)",
-        ),
-        (
-            info.file_size > largest,
-            f"unpacks to more than {MAX_RATIO} times its size in the zip, like a zip bomb",
-        ),
-    )
-
-
-def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    with archive.open(info) as file:
-        # With a size, zipfile unpacks no more than that and compares the CRC at the claimed end;
-        # without one it unpacks everything before it truncates.
-        data = file.read(info.file_size + 1)
-    if len(data) != info.file_size:
-        raise ValueError(f"{len(data):,} bytes where the directory claims {info.file_size:,}")
-    return data

@@ -1,78 +1,38 @@
-"""Find a class's submissions, grade them in parallel and write the results."""
+"""Grade a class's submissions in parallel and write the results."""
 
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mini_llama.submissions.answer_key import AnswerKey
-from mini_llama.submissions.grading import Grade, flag_identical_outputs, grade_submission
+from mini_llama.diagnosis.limits import SECONDS
+from mini_llama.submissions.answer_key import AnswerKey, read_answer_key
+from mini_llama.submissions.feedback import FeedbackFolder
+from mini_llama.submissions.finding import Source, find_submissions
+from mini_llama.submissions.grading import (
+    Grade,
+    flag_identical_outputs,
+    grade_submission,
+    read_source,
+)
+from mini_llama.submissions.options import GradeOptions
 from mini_llama.submissions.report import csv_text, json_text
-from mini_llama.submissions.requirements import IDENTIFYING_NAMES
-from mini_llama.submissions.student_code import RunPlan
-from mini_llama.submissions.untrusted_text import quoted_list
+from mini_llama.submissions.rubric import Rubric, award, read_rubric
+from mini_llama.submissions.student_code import RunPlan, make_plan
+from mini_llama.submissions.terminal import screen_of_output, table
 
-CODE = ("run_llama.py", "llama.py", "classifier.py", "optimizer.py")
-
-# --- finding submissions ---
+BYTE_ORDER_MARK = "\ufeff"  # Excel takes a CSV file without one for the system's old code page
 
 
-def find_submissions(paths: Sequence[Path]) -> dict[str, Path]:
-    """Submissions by name: that of the zip or folder, or the whole path if two share a name.
-
-    Raises ValueError for a missing path and for a folder with nothing to grade.
-    """
-    found = [submission for path in paths for submission in _submissions_in(path)]
-    if not found:
-        raise ValueError(f"{quoted_list(map(str, paths))}: no zip and no folder to grade")
-    found = list(dict.fromkeys(found))
-    names = Counter(_short_name(path) for path in found)
-    unique = {path: _short_name(path) for path in found if names[_short_name(path)] == 1}
-    return {unique.get(path, str(path)): path for path in found}
-
-
-def _short_name(path: Path) -> str:
-    return path.name.removesuffix(".zip") or str(path)
-
-
-def _submissions_in(path: Path) -> Iterator[Path]:
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: check the path")
-    is_one = not path.is_dir() or any((path / name).exists() for name in IDENTIFYING_NAMES)
-    if is_one or _is_repository(path):
-        yield path
-        return
-    others = []
-    for entry in sorted(path.iterdir()):
-        if entry.is_dir() or entry.suffix.casefold() == ".zip":
-            if not entry.name.startswith((".", "__")):
-                yield entry
-        elif not entry.name.startswith("."):
-            others.append(entry.name)
-    if others:
-        print(f"skipped, neither zips nor folders: {quoted_list(others)}", file=sys.stderr)
-
-
-def _is_repository(path: Path) -> bool:
-    """Whether exactly one of several subfolders has code and there is no zip: src/ next to data/,
-    for example, is one submission, not two.
-    """
-    folders = [entry for entry in path.iterdir() if entry.is_dir()]
-    with_code = [
-        folder
-        for folder in folders
-        if any((folder / name).is_file() or any(folder.glob(f"*/{name}")) for name in CODE)
-    ]
-    has_zips = any(entry.suffix.casefold() == ".zip" for entry in path.iterdir())
-    return len(with_code) == 1 and len(folders) > 1 and not has_zips
+class UsageError(ValueError):
+    """Options that contradict each other: exit status 2."""
 
 
 # --- grading a class ---
 
 
 def grade_class(
-    submissions: dict[str, Path],
+    submissions: Mapping[str, Source],
     answer_key: AnswerKey,
     plan: RunPlan | None = None,
     jobs: int | None = None,
@@ -105,37 +65,81 @@ def _grade_alone(work: tuple, name: str) -> Grade:
         return Grade(name, refusal="cannot be graded: it crashed the process that read it")
 
 
-@dataclass(frozen=True)
-class ResultFiles:
-    """The files that results are written to; None for those not wanted."""
+def diagnose_class(
+    grades: Sequence[Grade],
+    submissions: Mapping[str, Source],
+    edition: str,
+    seconds: float,
+    jobs: int | None = None,
+) -> list[Grade]:
+    """Add what diagnose.py finds in each submission that could be graded."""
+    from mini_llama.submissions.examining import examine
 
-    csv: Path | None = None
-    json: Path | None = None
-    html: Path | None = None
+    found = list(grades)
+    places = [i for i, grade in enumerate(grades) if grade.refusal is None]
+    read = [read_source(submissions[grades[i].name]) for i in places]
+    for i, examination in zip(places, examine(read, edition, seconds, jobs), strict=True):
+        found[i] = replace(found[i], examination=examination)
+    return found
 
-    @property
-    def paths(self) -> list[Path]:
-        return [path for path in (self.csv, self.json, self.html) if path is not None]
 
-    def check(self, inputs: Sequence[Path], overwrite: bool = False) -> None:
-        """Raise ValueError for a file that cannot be written, is an input, is given twice or,
-        without `overwrite`, exists.
-        """
-        if self.paths:
-            from utils import check_outputs  # imports numpy, which the table does not need
+# --- the command ---
 
-            check_outputs(self.paths, inputs, overwrite)
 
-    def write(self, grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> None:
-        """Write the results, each file atomically; `title` is the page's."""
-        if self.csv is not None:
-            _write(self.csv, csv_text(grades, answer_key))
-        if self.json is not None:
-            _write(self.json, json_text(grades, answer_key))
-        if self.html is not None:
-            from mini_llama.submissions.page import html_page  # imports jinja2
+def grade_paths(paths: Sequence[Path], options: GradeOptions) -> int:
+    """Grade what is at these paths, print the table and write the results; the exit status is 1 if
+    a submission was refused.
 
-            _write(self.html, html_page(grades, answer_key, title))
+    Raises ValueError or OSError for data or files that cannot be used, UsageError for a rubric
+    that needs another option.
+    """
+    from utils import check_outputs  # imports numpy
+
+    check_outputs(options.result_files, paths, options.overwrite)
+    submissions = find_submissions(paths)
+    answer_key = read_answer_key(options.edition, options.data, options.reference)
+    rubric = read_rubric(options.rubric, answer_key) if options.rubric else None
+    if rubric:
+        check_needs(rubric, options)
+    feedback = FeedbackFolder(options.feedback, options.overwrite) if options.feedback else None
+    if feedback:
+        feedback.check(submissions, paths)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(options.edition, options.limits, Path(folder)) if options.run else None
+        grades = grade_class(submissions, answer_key, plan, options.jobs)
+    if options.diagnose:
+        seconds, jobs = min(options.seconds, SECONDS), options.jobs
+        grades = diagnose_class(grades, submissions, options.edition, seconds, jobs)
+    if rubric:
+        grades = [replace(grade, points=award(rubric, grade)) for grade in grades]
+    print(table(grades, answer_key, screen_of_output()), flush=True)
+    title = f"Grades: {', '.join(path.name or str(path) for path in paths[:3])}"
+    write_results(options, grades, answer_key, title)
+    if feedback:
+        feedback.write(grades, answer_key)
+    return int(any(grade.refusal is not None for grade in grades))
+
+
+def check_needs(rubric: Rubric, options: GradeOptions) -> None:
+    """Raise UsageError for a section whose points no submission could get."""
+    given = {"--run": options.run, "--diagnose": options.diagnose}
+    for section, flag in rubric.needs.items():
+        if not given[flag]:
+            raise UsageError(f"--rubric {options.rubric}: [{section}] needs {flag}")
+
+
+def write_results(
+    options: GradeOptions, grades: Sequence[Grade], answer_key: AnswerKey, title: str
+) -> None:
+    """Write the results, each file atomically; `title` is the page's."""
+    if options.csv is not None:
+        _write(options.csv, BYTE_ORDER_MARK + csv_text(grades, answer_key))
+    if options.json is not None:
+        _write(options.json, json_text(grades, answer_key))
+    if options.html is not None:
+        from mini_llama.submissions.page import html_page  # imports jinja2
+
+        _write(options.html, html_page(grades, answer_key, title))
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,10 +4,10 @@ Nothing is written, and submitted code is run only with a RunPlan (student_code.
 """
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from config import EDITIONS
 from mini_llama.assignment.agreement import Agreement
@@ -23,6 +23,8 @@ from mini_llama.submissions.archive import (
     read_folder,
     read_submission,
 )
+from mini_llama.submissions.examining import NOT_EXAMINED, Examination
+from mini_llama.submissions.finding import Part, Source
 from mini_llama.submissions.rules import GREEDY_TEXT, check_submission
 from mini_llama.submissions.student_code import Check, RunPlan, run_checks
 from mini_llama.submissions.untrusted_text import one_line, quoted_list, shorten
@@ -33,6 +35,7 @@ INDEPENDENT_RUNS = "independent runs differ in 83 to 391 of 1,101 lines"
 DIFFERENT_PER_MINORITY = 83 / 812
 # With 7 differences expected, two runs are equal with probability e^-7, once in a thousand times.
 MIN_EXPECTED_DIFFERENCES = 7.0
+LATE = "handed in late, says the file's name"
 MAX_PROBLEMS = 50  # of one submission; a zip can have a thousand
 
 
@@ -59,8 +62,21 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Points:
+    """What a rubric gives for one thing: `awarded` of the `possible` points."""
+
+    name: str
+    awarded: float
+    possible: float
+
+
+@dataclass(frozen=True)
 class Grade:
-    """The findings on one submission; `refusal` is the reason if it could not be graded."""
+    """The findings on one submission; `refusal` is the reason if it could not be graded.
+
+    `remarks` are its own; `shared` are those that name other submissions. `missing` are the
+    required files that are not there.
+    """
 
     name: str
     size: int = 0
@@ -71,6 +87,10 @@ class Grade:
     checks: tuple[Check, ...] = ()
     remarks: tuple[str, ...] = ()
     experiments: tuple[Experiment, ...] = ()
+    shared: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    examination: Examination = NOT_EXAMINED
+    points: tuple[Points, ...] = ()
 
     @property
     def status(self) -> str:
@@ -80,22 +100,34 @@ class Grade:
 
 
 def grade_submission(
-    path: Path, name: str, answer_key: AnswerKey, plan: RunPlan | None = None
+    source: Source, name: str, answer_key: AnswerKey, plan: RunPlan | None = None
 ) -> Grade:
-    """Grade a zip or folder; with a `plan`, also run its code. Never raises."""
+    """Grade a submission; with a `plan`, also run its code. Never raises."""
+    path = source.path if isinstance(source, Part) else source
     try:
-        submission = read_folder(path) if path.is_dir() else read_submission(path)
-        size = path.stat().st_size if path.is_file() else sum(map(len, submission.files.values()))
-        if refusal := _refusal(submission):
+        submission = read_source(source)
+        size = submission.size or sum(map(len, submission.files.values()))
+        if refusal := find_refusal(submission):
             return Grade(name, size, refusal)
         grade = grade_files(submission, name, size, answer_key)
+        if isinstance(source, Part) and source.is_late:
+            grade = replace(grade, remarks=(*grade.remarks, LATE))
         return replace(grade, checks=run_checks(submission, plan)) if plan else grade
     except Exception as error:  # one bad submission must not stop the class
-        message = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}".replace(f"{path.parent}{os.sep}", "")
         return Grade(name, refusal=one_line(shorten(f"cannot be graded: {message}", 300)))
 
 
-def _refusal(submission: Submission) -> str | None:
+def read_source(source: Source) -> Submission:
+    """Read a zip, a folder or a part of one. Raises OSError if it cannot be read."""
+    if not isinstance(source, Part):
+        return read_folder(source) if source.is_dir() else read_submission(source)
+    read = read_folder if source.path.is_dir() else read_submission
+    return read(source.path, dict(source.files) or None)
+
+
+def find_refusal(submission: Submission) -> str | None:
+    """Why a submission cannot be graded, None if it can."""
     faults = [problem for problem in submission.problems if problem.is_fatal]
     if not faults and not submission.names:
         return "holds no files"
@@ -120,7 +152,17 @@ def grade_files(submission: Submission, name: str, size: int, answer_key: Answer
     agreements = tuple(compare_with_references(checked.comparable, text, answer_key))
     remarks = tuple(_check_prompt(text, answer_key))
     experiments = tuple(checked.addition.experiments.values()) if checked.addition else ()
-    return Grade(name, size, None, tuple(problems), outputs, agreements, (), remarks, experiments)
+    missing = tuple(n for n in answer_key.expected.names if n not in submission.names)
+    return Grade(
+        name,
+        size,
+        problems=tuple(problems),
+        outputs=outputs,
+        agreements=agreements,
+        remarks=remarks,
+        experiments=experiments,
+        missing=missing,
+    )
 
 
 def read_text(submission: Submission) -> str:
@@ -195,9 +237,7 @@ def flag_identical_outputs(grades: Sequence[Grade]) -> list[Grade]:
             if others := tuple(other for other in names if other != name):
                 shared[name][others].append(file)
     return [
-        replace(
-            grade, remarks=(*grade.remarks, *_identical_remarks(shared[grade.name], grade.outputs))
-        )
+        replace(grade, shared=tuple(_identical_remarks(shared[grade.name], grade.outputs)))
         for grade in grades
     ]
 

@@ -1,12 +1,16 @@
 """The results of grading as one HTML page, from templates/grades.html."""
 
+import base64
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from mini_llama.assignment.figures import BANDS
 from mini_llama.command_line import visible
-from mini_llama.html_page import render
+from mini_llama.html_page import TEMPLATES, render
 from mini_llama.submissions.answer_key import AnswerKey
 from mini_llama.submissions.grading import Grade, Output
 from mini_llama.submissions.report import (
@@ -18,7 +22,10 @@ from mini_llama.submissions.report import (
     checks_cell,
     counts,
     details,
+    diagnosis_cell,
+    extras,
     figure_notes,
+    points_cell,
     scored_files,
     size_cell,
     split_name,
@@ -53,7 +60,7 @@ class Row:
 
 
 def html_page(grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> str:
-    """A self-contained page, without scripts."""
+    """A self-contained page; its only script, which sorts the table, is allowed by its hash."""
     pairs = [split_name(file, answer_key) for file in scored_files(answer_key)]
     groups = list(Counter(data for data, _ in pairs).items())
     columns = ["submission", "status", "size", "errors", "warnings"]
@@ -64,9 +71,12 @@ def html_page(grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> str
     if answer_key.has_addition:
         groups.append(("", 1))
         columns.append("addition")
-    if any(grade.checks for grade in grades):
+    more = extras(grades, answer_key)
+    added = {"checks": more.checks, "diagnosis": more.diagnosis, "points": bool(more.points)}
+    for name in (name for name, is_there in added.items() if is_there):
         groups.append(("", 1))
-        columns.append("checks")
+        columns.append(name)
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     return render(
         "grades.html",
         visible,
@@ -77,17 +87,20 @@ def html_page(grades: Sequence[Grade], answer_key: AnswerKey, title: str) -> str
         legend=". ".join([LEGEND, *figure_notes(answer_key)]),
         groups=groups,
         columns=columns,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         rows=[
-            _row(i, grade, answer_key, len(columns), len(grades) == 1)
-            for i, grade in enumerate(grades)
+            _row(i, grade, answer_key, columns, len(grades) == 1) for i, grade in enumerate(grades)
         ],
     )
 
 
-def _row(index: int, grade: Grade, answer_key: AnswerKey, n_columns: int, is_alone: bool) -> Row:
+def _row(
+    index: int, grade: Grade, answer_key: AnswerKey, columns: Sequence[str], is_alone: bool
+) -> Row:
     cells = [Cell(grade.status, KINDS[grade.status])]
     if grade.refusal is not None:  # spans all other columns
-        cells.append(Cell(grade.refusal, "reason", span=n_columns - 2))
+        cells.append(Cell(grade.refusal, "reason", span=len(columns) - 2))
         return Row(index, grade.name, cells, ())
     cells += [Cell(size_cell(grade)), *(Cell(str(count)) for count in counts(grade))]
     outputs = {output.file: output for output in grade.outputs}
@@ -96,9 +109,14 @@ def _row(index: int, grade: Grade, answer_key: AnswerKey, n_columns: int, is_alo
         cells += [Cell(text, KINDS[verdict]) for verdict, text in agreement_cells(grade)]
     if answer_key.has_addition:
         cells.append(Cell(addition_cell(grade)))
-    if len(cells) + 1 < n_columns:
+    if "checks" in columns:
         is_good = all(check.verdict == "pass" for check in grade.checks)
         cells.append(Cell(checks_cell(grade), "" if is_good else "low"))
+    if "diagnosis" in columns:
+        is_good = all(verdict.is_accepted for verdict in grade.examination.verdicts)
+        cells.append(Cell(diagnosis_cell(grade), "" if is_good else "low"))
+    if "points" in columns:
+        cells.append(Cell(points_cell(grade)))
     return Row(index, grade.name, cells, tuple(details(grade, is_alone)))
 
 

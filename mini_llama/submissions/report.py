@@ -1,7 +1,6 @@
-"""The results of grading as a table for the terminal, as CSV and as JSON.
+"""The results of grading in the words that all reports share, and as CSV and JSON.
 
-All student text, names included, is untrusted: the terminal gets printable ASCII only, and
-spreadsheets no formulas.
+All student text, names included, is untrusted: spreadsheets get no formulas.
 """
 
 import csv
@@ -9,17 +8,16 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 from mini_llama.assignment.agreement import Agreement
 from mini_llama.assignment.figures import BANDS, is_placeholder, two_figures
 from mini_llama.assignment.options import OUTPUT_ENDINGS
 from mini_llama.command_line import visible
 from mini_llama.submissions.answer_key import AnswerKey
-from mini_llama.submissions.grading import Grade, Output
+from mini_llama.submissions.examining import NOT_EXAMINED
+from mini_llama.submissions.grading import Grade, Output, Points
 from mini_llama.submissions.rules import GREEDY_TEXT
-from mini_llama.submissions.untrusted_text import one_line, shorten
-from mini_llama.tables import align
 
 MARKS = {"below": "-", "above": "+", "no figure": "?"}
 LEGEND = (
@@ -27,8 +25,8 @@ LEGEND = (
     "! one class on every line"
 )
 SHORT = {"prompting": "prompt", "finetuning": "tune", "lora": "lora"}
+SHORT_CHECKS = {"rope_test": "rope", "optimizer_test": "optimizer", "sanity_check": "sanity"}
 VERDICT_ORDER = ("equal", "drift", "differs")
-NAME_WIDTH = 24
 # OWASP's list of characters that start a formula, and full-width forms that some programs accept.
 FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
 
@@ -106,9 +104,32 @@ def addition_cell(grade: Grade) -> str:
 
 
 def checks_cell(grade: Grade) -> str:
-    """How many of the checks passed, "-" if none was run."""
-    passed = sum(check.verdict == "pass" for check in grade.checks)
-    return f"{passed} of {len(grade.checks)}" if grade.checks else "-"
+    """How many of the checks passed, and the names of the others; "-" if none was run."""
+    if not grade.checks:
+        return "-"
+    failed = [check.name for check in grade.checks if check.verdict != "pass"]
+    count = f"{len(grade.checks) - len(failed)} of {len(grade.checks)}"
+    names = ", ".join(SHORT_CHECKS.get(name, name) for name in failed)
+    return f"{count}: {names}" if failed else count
+
+
+def diagnosis_cell(grade: Grade) -> str:
+    """The components that diagnose.py finds wrong, "-" if nothing was examined."""
+    if not grade.examination.verdicts:
+        return "-"
+    wrong = [v.component for v in grade.examination.verdicts if not v.is_accepted]
+    return f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all right"
+
+
+def points_cell(grade: Grade) -> str:
+    """The sum of the points, "7.5 of 10"."""
+    awarded, possible = total(grade)
+    return f"{awarded:.10g} of {possible:.10g}"
+
+
+def total(grade: Grade) -> tuple[float, float]:
+    """The points awarded and the points possible."""
+    return sum(p.awarded for p in grade.points), sum(p.possible for p in grade.points)
 
 
 def details(grade: Grade, is_alone: bool = False) -> Iterator[tuple[str, str]]:
@@ -122,8 +143,18 @@ def details(grade: Grade, is_alone: bool = False) -> Iterator[tuple[str, str]]:
             yield agreement.verdict, f"{agreement.file}: {agreement.message}"
     for check in grade.checks:
         yield check.verdict, f"{check.name}: {check.message}"
-    for remark in grade.remarks:
+    if grade.examination.refusal:
+        yield "error", f"diagnosis: {grade.examination.refusal}"
+    for found in grade.examination.verdicts:
+        if not found.is_correct:
+            yield "remark" if found.is_accepted else "wrong", str(found)
+    for remark in (*grade.remarks, *grade.shared):
         yield "remark", remark
+
+
+def own_details(grade: Grade) -> Iterator[tuple[str, str]]:
+    """All findings that name no other submission."""
+    yield from details(replace(grade, shared=()), is_alone=True)
 
 
 def summary(grades: Sequence[Grade]) -> str:
@@ -134,68 +165,43 @@ def summary(grades: Sequence[Grade]) -> str:
     return f"submissions: {len(grades)}; {by_status}"
 
 
-# --- terminal ---
-
-
-def table(grades: Sequence[Grade], answer_key: AnswerKey) -> str:
-    """A row for each submission, then the findings on each, then the totals."""
-    lines = align(_grid(grades, answer_key), left=2)
-    for grade in grades:
-        findings = [_line(*pair) for pair in details(grade, len(grades) == 1)]
-        if findings:
-            lines += ["", one_line(grade.name), *findings]
-    return "\n".join([*lines, "", LEGEND, *figure_notes(answer_key), summary(grades)])
-
-
-def _grid(grades: Sequence[Grade], answer_key: AnswerKey) -> list[list[str]]:
-    """Two header rows, the data sets above their first column, and a row for each submission."""
-    files = scored_files(answer_key)
-    pairs = [split_name(file, answer_key) for file in files]
-    more = ["lines", "temp 0"] if answer_key.references else []
-    has_checks = any(grade.checks for grade in grades)
-    more += ["addition"] if answer_key.has_addition else []
-    more += ["checks"] if has_checks else []
-    groups = [
-        data if i == 0 or pairs[i - 1][0] != data else "" for i, (data, _) in enumerate(pairs)
-    ]
-    above = [*[""] * 5, *groups, *[""] * len(more)]
-    below = ["submission", "status", "size", "err", "warn"]
-    below += [SHORT.get(method, method) for _, method in pairs]
-    rows = [above, below + more]
-    for grade in grades:
-        cells = {output.file: accuracy_cell(output) for output in grade.outputs}
-        row = [one_line(shorten(grade.name, NAME_WIDTH)), grade.status]
-        row += [size_cell(grade), *(["-", "-"] if grade.refusal else map(str, counts(grade)))]
-        row += [cells.get(file, "-") for file in files]
-        row += [text for _, text in agreement_cells(grade)] if answer_key.references else []
-        row += [addition_cell(grade)] if answer_key.has_addition else []
-        row += [checks_cell(grade)] if has_checks else []
-        rows.append(row)
-    return rows
-
-
-def _line(kind: str, text: str) -> str:
-    return one_line(f"  {kind}: {text}")
-
-
 # --- CSV and JSON ---
 
 
 Value = str | float | None
 
 
+@dataclass(frozen=True)
+class Extras:
+    """The columns that only some reports have."""
+
+    addition: bool
+    checks: bool
+    diagnosis: bool
+    points: tuple[Points, ...]
+
+
+def extras(grades: Sequence[Grade], answer_key: AnswerKey) -> Extras:
+    return Extras(
+        answer_key.has_addition,
+        any(grade.checks for grade in grades),
+        any(grade.examination != NOT_EXAMINED for grade in grades),
+        next((grade.points for grade in grades if grade.points), ()),
+    )
+
+
 def csv_text(grades: Sequence[Grade], answer_key: AnswerKey) -> str:
     """A row for each submission; text that would be a formula is prefixed with a '."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    has_checks = any(grade.checks for grade in grades)
-    writer.writerow(_csv_header(answer_key, has_checks))
+    more = extras(grades, answer_key)
+    writer.writerow(_csv_header(answer_key, more))
     for grade in grades:
-        writer.writerow([_cell(value) for value in _csv_row(grade, answer_key, has_checks)])
+        writer.writerow([_cell(value) for value in _csv_row(grade, answer_key, more)])
     return buffer.getvalue()
 
 
-def _csv_row(grade: Grade, answer_key: AnswerKey, has_checks: bool) -> list[Value]:
+def _csv_row(grade: Grade, answer_key: AnswerKey, more: Extras) -> list[Value]:
     outputs = {output.file: output for output in grade.outputs}
     agreements = {agreement.file: agreement for agreement in grade.agreements}
     row: list[Value] = [grade.name, grade.status, grade.refusal, grade.size, *counts(grade)]
@@ -208,13 +214,16 @@ def _csv_row(grade: Grade, answer_key: AnswerKey, has_checks: bool) -> list[Valu
             row += ["", None, ""]
         else:
             row += [agreement.verdict, agreement.share, agreement.cause]
-    row += [addition_cell(grade)] if answer_key.has_addition else []
-    row += [checks_cell(grade)] if has_checks else []
+    row += [addition_cell(grade)] if more.addition else []
+    row += [checks_cell(grade)] if more.checks else []
+    row += [diagnosis_cell(grade)] if more.diagnosis else []
+    if more.points:
+        row += [*total(grade), *(points.awarded for points in grade.points)]
     row.append(" | ".join(f"{kind}: {text}" for kind, text in details(grade)))
     return row
 
 
-def _csv_header(answer_key: AnswerKey, has_checks: bool) -> list[str]:
+def _csv_header(answer_key: AnswerKey, more: Extras) -> list[str]:
     header = ["submission", "status", "refusal", "bytes", "errors", "warnings"]
     for file in answer_key.expected.predictions:
         header += [
@@ -223,8 +232,12 @@ def _csv_header(answer_key: AnswerKey, has_checks: bool) -> list[str]:
         ]
     for file in _compared_files(answer_key):
         header += [f"{file} against reference", f"{file} share equal", f"{file} cause"]
-    header += ["addition"] * answer_key.has_addition
-    return [*header, *["checks"] * has_checks, "details"]
+    header += ["addition"] * more.addition + ["checks"] * more.checks
+    header += ["diagnosis"] * more.diagnosis
+    if more.points:
+        header += ["points", "points possible"]
+        header += [f"{points.name} (of {points.possible:.10g})" for points in more.points]
+    return [*header, "details"]
 
 
 def _compared_files(answer_key: AnswerKey) -> list[str]:
@@ -252,9 +265,20 @@ def json_text(grades: Sequence[Grade], answer_key: AnswerKey) -> str:
         "edition": answer_key.edition,
         "bands": BANDS,
         "references": list(answer_key.references),
-        "submissions": [{"status": grade.status} | asdict(grade) for grade in grades],
+        "submissions": [_as_dict(grade) for grade in grades],
     }
     return json.dumps(_plain_json(content), indent=1) + "\n"
+
+
+def _as_dict(grade: Grade) -> dict[str, object]:
+    """Without what only some options give where they are not used."""
+    content = {"status": grade.status} | asdict(grade)
+    content["remarks"] = [*grade.remarks, *content.pop("shared")]
+    if grade.examination == NOT_EXAMINED:
+        del content["examination"]
+    if not grade.points:
+        del content["points"]
+    return content
 
 
 def _plain_json(value: object) -> object:

@@ -48,6 +48,7 @@ DATASETS = {"sst": "demo", "cfimdb": "demo2"}
 DATA_PARTS = ("train.txt", "dev.txt", "test.txt", "label-mapping.json")
 GIBIBYTE = 1024**3
 ATOL, RTOL = 1e-5, 1e-3  # the courses' for optimizer_test and sanity_check
+CHECK_NAMES = ("rope_test", "optimizer_test", "sanity_check", "generate")
 MARK = "numbers of the check: "
 
 ANSWER = f"""

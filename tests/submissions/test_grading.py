@@ -25,6 +25,7 @@ from mini_llama.submissions.grading import (
 from mini_llama.submissions.page import html_page
 from mini_llama.submissions.prediction_files import PREDICTION_FILES, read_predictions
 from mini_llama.submissions.rules import GREEDY_TEXT, PROMPT_TEXTS, Expected
+from mini_llama.submissions.terminal import table
 from tests.submissions.samples import LINES, SENTENCES, good_files
 
 DEV = "sst-dev-finetuning-output.txt"
@@ -133,7 +134,7 @@ def graded(name, file, minority, digest="x"):
 )
 def test_identical_outputs_are_flagged_if_chance_is_unlikely(file, minority, why):
     grades = [graded("a", file, minority), graded("b", file, minority), graded("c", file, 9, "y")]
-    first, second, third = (grade.remarks for grade in flag_identical_outputs(grades))
+    first, second, third = (grade.shared for grade in flag_identical_outputs(grades))
     assert third == ()
     if why is None:
         assert first == second == ()
@@ -278,7 +279,7 @@ def test_both_figures_are_shown_if_the_predictions_differ(shared):
     assert output.accuracy == pytest.approx(0.502, abs=5e-4)
     (note,) = report.figure_notes(real)
     assert "0.498 in the course's text, 0.502 by the identical predictions of 32" in note
-    assert note in report.table([Grade("a", outputs=(output,))], real)
+    assert note in table([Grade("a", outputs=(output,))], real)
     assert "figure 0.498 (0.502 by independent runs)" in html_page([full(real)], real, "t")
 
 
@@ -294,8 +295,8 @@ def test_equal_outputs_are_listed_only_for_a_single_submission(shared):
     real = read_answer_key("fall2024", shared / "data", None)
     one = full(real)
     line = "equal: sst-dev-prompting-output.txt: 1101 of 1101 predictions equal the reference (19"
-    assert line in report.table([one], real)
-    assert line not in report.table([one, one], real)
+    assert line in table([one], real)
+    assert line not in table([one, one], real)
     for text in (html_page([one], real, "t"), report.json_text([one, one], real)):
         assert "1101 of 1101 predictions equal the reference (19 independent runs)" in text
 
@@ -306,7 +307,7 @@ def test_cause_is_in_table_csv_and_page(shared):
     agreements = tuple(compare_with_references(causal.labels, causal.text, real))
     grade = Grade("a", outputs=full(real).outputs, agreements=agreements)
     assert report.agreement_cells(grade)[0] == ("differs", "spring2026")
-    assert "causal attention instead of bidirectional" in report.table([grade], real)
+    assert "causal attention instead of bidirectional" in table([grade], real)
     assert '<td class="warn">spring2026</td>' in html_page([grade], real, "t")
     header, row = csv.reader(io.StringIO(report.csv_text([grade], real)))
     cells = dict(zip(header, row, strict=True))
