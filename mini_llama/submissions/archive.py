@@ -121,19 +121,22 @@ def _parse(
     named = [(stored_name(info), info) for info in infos]
     if chosen is not None:
         named = [(chosen[name], info) for name, info in named if name in chosen]
-        size = sum(info.compress_size for _, info in named)
+        size = 0  # of an unpacked submission's zip nothing is known
     elif inner := find_inner_zips([name for name, _ in named]):
         message = f"is a zip around {quoted_list(inner)}: submit what is in it"
         problems.append(Problem("warning", "zip", message))
     if inner := find_inner_zips([name for name, _ in named]):
         opened = {name: partial(_unpack, archive, info) for name, info in named if name in inner}
         return _parse_inner(opened, problems, size, budget)
-    found = _parse_entries(archive, named, problems)
+    found = _parse_entries(archive, named, problems, is_unpacked=chosen is not None)
     return replace(found, size=size, largest=largest)
 
 
 def _parse_entries(
-    archive: zipfile.ZipFile, named: Sequence[Entry], problems: list[Problem]
+    archive: zipfile.ZipFile,
+    named: Sequence[Entry],
+    problems: list[Problem],
+    is_unpacked: bool = False,
 ) -> Submission:
     entries = _safe_entries(named, problems)
     if len(entries) > MAX_ENTRIES:
@@ -145,7 +148,7 @@ def _parse_entries(
     if not infos:
         problems.append(_fatal("zip", "holds no usable file"))
     layout = find_layout(infos)
-    problems += _check_layout(layout, names)
+    problems += _check_misplaced(layout) if is_unpacked else _check_layout(layout, names)
     chosen = {name: infos[path] for name, path in layout.paths.items()}
     files = _read_files(archive, chosen, problems)
     return Submission(layout.top, tuple(chosen), files, tuple(problems))

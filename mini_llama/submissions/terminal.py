@@ -176,4 +176,5 @@ def wrap(lines: Sequence[str], width: int | None) -> list[str]:
     """Break lines of ours between words."""
     if width is None:
         return list(lines)
-    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent=INDENT)]
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=INDENT, break_on_hyphens=False)
+    return [part for line in lines for part in wrapper.wrap(line)]

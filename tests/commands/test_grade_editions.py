@@ -24,7 +24,11 @@ def classes(tmp_path_factory):
     for edition in EDITIONS:
         command = [sys.executable, ROOT / "grade.py", folder / f"class-{edition}", "--jobs=2"]
         command += [f"--edition={edition}", f"--data={folder / 'data'}"]
-        command += [f"--reference={folder / 'reference'}", f"--json={folder / 'json'}"]
+        command += [
+            f"--reference={folder / 'reference'}",
+            f"--json={folder / 'json'}",
+            "--overwrite",
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")  # none was refused
         rows = json.loads((folder / "json").read_text(encoding="ascii"))["submissions"]

@@ -149,7 +149,7 @@ def test_packages_of_the_courses_may_be_imported():
         (PROMPTING, b"1 |||", b"2 |||", ["line 2 (and 2 more of 7 lines): label '2'", "of 0, 1"]),
         (LORA, b"2 |||", b"2.0 |||", ["line 3: label '2.0'"]),
         (LORA, b"2 |||", b"-1 |||", ["line 3: label '-1'"]),
-        (LORA, b"2 |||", "\u0662 |||".encode(), ["line 3: label '\\u0662'"]),
+        (LORA, b"2 |||", "\u0662 |||".encode(), ["line 3: label '\u0662'"]),
         (LORA, b"2 |||", b"2,", ["line 3:", "PREDICTION ||| SENTENCE"]),
         (LORA, b"sentence 2", b"Sentence 2", ["line 3: sentence differs", "'sst-dev Sentence 2"]),
         (LORA, "\u00e9".encode(), b"\xe9", ["line 1: byte 0xe9 is not UTF-8"]),
