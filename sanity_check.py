@@ -6,8 +6,8 @@ data matches and how far off the others are. Products are F.linear's, as in the 
 the faster ones of training and generation give is printed below the table. With --explain every
 component of the model in llama.py is first held against the formulas in float64, and the first
 place that differs is named. With --code it is the model of that folder's llama.py, which is run in
-a process of its own, under limits of time and memory. Exit status 0: one matches; 1: none does; 2:
-a file is bad, or the model fails; 3: a file is not there.
+a process of its own, under limits of time and memory. Exit status 0: one matches; 1: none does, or
+a file is bad or missing, or the model fails; 2: wrong usage.
 """
 
 import argparse
