@@ -24,7 +24,7 @@ FLOORS = [
     ("rope", "optimizer", "lora", "mini_llama.layers", "mini_llama.tokenization"),
     (
         *("base_llama", "tokenizer", "mini_llama.checkpoints", "mini_llama.inference"),
-        "mini_llama.tokenization.find",
+        *("mini_llama.tokenization.find", "mini_llama.tokenization.gguf"),
     ),
     ("llama",),
     (

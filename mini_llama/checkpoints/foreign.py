@@ -22,7 +22,6 @@ STARTS = {
     b"\x93numpy": "is a NumPy array, not a checkpoint: check the path",
     b"\x1f\x8b": "is a gzip archive: unpack it, and give what is in it",
 }
-GGUF = "is a GGUF file (llama.cpp), which is not read: give the model's folder of safetensors"
 
 
 def refuse_foreign(path: Path) -> None:
@@ -56,8 +55,8 @@ def _remark_on_folder(path: Path) -> str | None:
             return "is in Mistral's own format, which is not read: give a Hugging Face folder"
         return None
     if any(name.endswith(WEIGHT_SUFFIXES) for name in names):
-        if any(name.endswith(".gguf") for name in names):
-            return "holds a GGUF file (llama.cpp), which is not read: give a folder of safetensors"
+        if ggufs := sorted(name for name in names if name.endswith(".gguf")):
+            return f"is a directory with GGUF files: give one of them, such as {path / ggufs[0]}"
         return (
             f"holds weights, but neither {CONFIG_FILE} nor params.json, without which they cannot "
             "be read: get that file as well"
@@ -110,8 +109,6 @@ def _remark_on_file(path: Path) -> str | None:
 def remark_on_unknown(path: Path) -> str | None:
     """What to say of a file that no format recognises; None where nothing is known of it."""
     folder, start = path.parent, read_start(path, SNIFFED_BYTES)
-    if start.startswith(b"GGUF"):
-        return GGUF
     for beginning, remark in STARTS.items():
         if start.lower().startswith(beginning):
             return remark

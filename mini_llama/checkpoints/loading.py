@@ -45,10 +45,13 @@ def load_model(
     arithmetic = resolve_arithmetic(checkpoint.recorded, edition, norm, attention)
     config = checkpoint.make_config(norm=arithmetic.norm, attention=arithmetic.attention)
     tensors = stored_tensors(checkpoint, config)
-    require_memory(checkpoint.path, config, tensors.meta, dtype, quantize)
+    # Of a dtype that none is loaded in, since what the file has in another form is never mapped.
+    other = {k: t.to(torch.float64) for k, t in tensors.meta.items() if k in checkpoint.made}
+    held = tensors.meta | other
+    require_memory(checkpoint.path, config, held, dtype, quantize)
     with shapes_only():
         model = model_class(config)
-    if is_converted(tensors.meta, dtype, quantize):
+    if is_converted(held, dtype, quantize):
         streamed = StreamedTensors(tensors, checkpoint.pages)
         place_tensors(model, streamed, getattr(torch, dtype), quantize)
         streamed.give_back()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mini_llama.checkpoints import contradictions
 from mini_llama.checkpoints.foreign import refuse_foreign, remark_on_unknown
-from mini_llama.checkpoints.formats import folder, huggingface, llama2c, meta, torch_file
+from mini_llama.checkpoints.formats import folder, gguf, huggingface, llama2c, meta, torch_file
 from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.text_files import check_file
@@ -20,6 +20,7 @@ FORMATS: tuple[Format, ...] = (
     meta.FORMAT,
     torch_file.FORMAT,
     llama2c.FORMAT,
+    gguf.FORMAT,
 )
 
 

@@ -31,6 +31,8 @@ class Checkpoint:
     Tensors are mapped from `pages`, where the format allows; where reading one is work, they are
     LazyTensors, made at each access. A model with another head than the output layer has Hugging
     Face's config.json as `metadata["task_head"]`, and its class as `metadata["architecture"]`.
+    `made` names tensors that the file has in another form, such as quantized ones, `files` all of
+    the model's files where they are not one file or folder, and `facts` are lines of a report.
     """
 
     path: Path
@@ -39,6 +41,9 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
     format: str = ""
     pages: MappedPages = field(default_factory=MappedPages)
+    made: frozenset[str] = frozenset()
+    files: tuple[Path, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def recorded(self) -> dict[str, str]:

@@ -58,8 +58,9 @@ def describe_checkpoint(checkpoint: Checkpoint) -> str:
     facts = [
         ("path", str(checkpoint.path)),
         ("format", checkpoint.format),
-        ("on disk", gigabytes(bytes_on_disk(checkpoint.path))),
+        ("on disk", gigabytes(sum(map(bytes_on_disk, checkpoint.files or [checkpoint.path])))),
         ("arithmetic", str(arithmetic)),
+        *checkpoint.facts,
     ]
     return describe(facts, config, meta)
 

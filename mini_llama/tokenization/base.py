@@ -5,9 +5,12 @@ length, and characters that are spread over several ids are handled here.
 """
 
 import codecs
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from mini_llama.tokenization.chat_files import read_chat_template, read_eos_ids
 
 REPLACEMENT = "\ufffd"
 # Error handlers: U+FFFD for each wrong byte, as SentencePiece has it, or for as many bytes as
@@ -38,6 +41,17 @@ class BaseTokenizer(ABC):
     eos_id: int | None
     pad_id: int
     byte_errors = MAXIMAL_PART
+
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        """The chat template in Jinja that came with it, if one did. Raises OSError, ValueError."""
+        return read_chat_template(self.model_path.parent)
+
+    @functools.cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All ids that end a chat's answer, `eos_id` first. Raises OSError, ValueError."""
+        first = () if self.eos_id is None else (self.eos_id,)
+        return tuple(dict.fromkeys((*first, *read_eos_ids(self.model_path.parent))))
 
     @abstractmethod
     def text_ids(self, text: str) -> list[int]:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mini_llama.text_files import check_file
+from mini_llama.gguf_file import is_gguf
 from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.gguf import has_tokenizer, load_gguf_tokenizer
 from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
 from mini_llama.tokenization.llama2c import Llama2cTokenizer, is_llama2c
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX, TiktokenTokenizer
@@ -20,7 +22,8 @@ SNIFFED_BYTES = 256
 
 def load_tokenizer(name: str | Path, max_len: int | None = None) -> BaseTokenizer:
     """`tiktoken:gpt2`, `tiktoken:PATH`, a folder with a tokenizer, or a file, told apart by its
-    content: tokenizer.json, llama2.c's tokenizer.bin, or else a SentencePiece model.
+    content: tokenizer.json, llama2.c's tokenizer.bin, a GGUF file that holds one, or else a
+    SentencePiece model.
 
     Raises what the tokenizer's class raises; ValueError for a file of tiktoken's ranks without its
     prefix, since it does not say how text is split.
@@ -31,6 +34,8 @@ def load_tokenizer(name: str | Path, max_len: int | None = None) -> BaseTokenize
     path = (_in_folder(path) or path) if path.is_dir() else path
     check_file(path)
     start = _start(path)
+    if is_gguf(start):
+        return load_gguf_tokenizer(path, max_len)
     if start.lstrip().startswith(b"{"):
         return HuggingFaceTokenizer(path, max_len)
     if is_llama2c(start):
@@ -48,11 +53,12 @@ def find_tokenizer(
     explicit: str | Path | None = None,
     vocab_size: Callable[[], int] | None = None,
 ) -> Path:
-    """The tokenizer for a checkpoint: the explicit one; else <checkpoint stem>.model; else the one
-    in the checkpoint's folder, if the checkpoint is a folder or has config.json beside it; else the
-    only .model file beside the checkpoint, tokenizer.bin beside it, or the only .bin file beside it
-    that is a tokenizer; else tokenizer.model in the current folder. A checkpoint behind a symbolic
-    link also has what lies beside the file itself.
+    """The tokenizer for a checkpoint: the explicit one; else the one in it, if it is a GGUF file
+    with one; else <checkpoint stem>.model; else the one in the checkpoint's folder, if the
+    checkpoint is a folder or has config.json beside it; else the only .model file beside the
+    checkpoint, tokenizer.bin beside it, or the only .bin file beside it that is a tokenizer; else
+    tokenizer.model in the current folder. A checkpoint behind a symbolic link also has what lies
+    beside the file itself.
 
     `vocab_size` gives the model's number of pieces, and is called only if needed: of what lies
     beside the checkpoint, or in the current folder, only what fits it is then the checkpoint's, and
@@ -82,7 +88,11 @@ def find_tokenizer(
 
 
 def _own(checkpoint: Path) -> Path | None:
-    """A tokenizer that is the checkpoint's by its name, or by its place in a model's folder."""
+    """A tokenizer that is the checkpoint's: inside it, in a GGUF file, or by its name, or by its
+    place in a model's folder.
+    """
+    if is_gguf(_start(checkpoint)) and has_tokenizer(checkpoint):
+        return checkpoint
     same_stem = checkpoint.with_suffix(".model")
     if same_stem.is_file():
         return same_stem

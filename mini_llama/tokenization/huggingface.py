@@ -9,6 +9,7 @@ Control tokens are those that tokenizer.json or the files beside it call special
 one is ordinary text.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mini_llama.optional_imports import import_optional
 from mini_llama.tokenization.base import EACH_BYTE, MAXIMAL_PART, BaseTokenizer
+from mini_llama.tokenization.chat_files import END_NAMES
 from utils import read_json
 
 if TYPE_CHECKING:
@@ -53,10 +55,15 @@ class HuggingFaceTokenizer(BaseTokenizer):
     """
 
     def __init__(self, path: str | Path, max_len: int | None = None) -> None:
-        self.model_path = Path(path)
+        path = Path(path)
+        self._set_up(path, read_json(path), Settings.beside(path.parent), max_len)
+
+    def _set_up(
+        self, path: Path, content: dict[str, Any], settings: "Settings", max_len: int | None
+    ) -> None:
+        """Of the content of a tokenizer.json, wherever it is from."""
+        self.model_path = path
         self.max_len = max_len
-        content = read_json(self.model_path)
-        settings = _Settings(self.model_path.parent)
         self.library = _load(content, settings.control_names, self.model_path)
         self.kind = _Decoding(content.get("decoder"), self.model_path)
         self.byte_errors = EACH_BYTE if self.kind.has_byte_pieces else MAXIMAL_PART
@@ -82,6 +89,13 @@ class HuggingFaceTokenizer(BaseTokenizer):
     @property
     def padding_only(self) -> int | None:
         return super().padding_only if self.has_padding else None
+
+    @functools.cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """As in the base class; and control tokens by the names that end a turn elsewhere."""
+        named = map(self.library.token_to_id, END_NAMES)
+        ends = (i for i in named if i is not None and i in self.control_ids)
+        return tuple(dict.fromkeys((*super().eos_ids, *ends)))
 
     def text_ids(self, text: str) -> list[int]:
         """Raises ValueError where the package makes a control token of ordinary text."""
@@ -182,17 +196,26 @@ def _strips_space(step: dict[str, Any]) -> bool:
     return step.get("type") == "Strip" and step.get("content") == " " and step.get("start") == 1
 
 
-class _Settings:
-    """What the files beside a tokenizer.json say of its control tokens; any may be missing."""
+class Settings:
+    """What is said of control tokens outside a tokenizer.json: `names` are the contents of
+    NAME_FILES, with where they are from, `ids` those of ID_FILES; any may be empty.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.names = [(folder / name, _read_if_there(folder / name)) for name in NAME_FILES]
-        self.ids = [_read_if_there(folder / name) for name in ID_FILES]
+    def __init__(
+        self, names: Sequence[tuple[Path, dict[str, Any]]], ids: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        self.names, self.ids = names, ids
         self.control_names = {
             _name(content.get(f"{role}_token")) for _, content in self.names for role in USUAL_NAMES
         }
         adds_bos = self.names[0][1].get("add_bos_token")
         self.adds_bos = adds_bos if isinstance(adds_bos, bool) else None
+
+    @classmethod
+    def beside(cls, folder: Path) -> "Settings":
+        """Of the files beside a tokenizer.json."""
+        names = [(folder / name, _read_if_there(folder / name)) for name in NAME_FILES]
+        return cls(names, [_read_if_there(folder / name) for name in ID_FILES])
 
     def find(self, role: str, ids: dict[str, int]) -> int | None:
         """The id of "bos", "eos" or "pad" by the first of these that is set: a name in NAME_FILES,

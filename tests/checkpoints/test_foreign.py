@@ -48,7 +48,7 @@ def test_a_file_of_a_folder_means_the_folder(folder: Path, name: str):
 @pytest.mark.parametrize(
     ("start", "part"),
     [
-        (b"GGUF\3\0\0\0" + bytes(40), "is a GGUF file"),
+        (b"GGUF\3\0\0\0" + bytes(40), "is a GGUF file that lacks general.architecture"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\x89HDF\r\n\x1a\n" + bytes(9), "HDF5"),
@@ -63,7 +63,7 @@ def test_folders_that_are_none(folder: Path, tmp_path):
     assert f"give {folder}, which has one" in refusal(tmp_path)
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "m.gguf").write_bytes(b"GGUF")
-    assert "holds a GGUF file" in refusal(tmp_path / "g")
+    assert f"give one of them, such as {tmp_path / 'g' / 'm.gguf'}" in refusal(tmp_path / "g")
     (tmp_path / "g" / "m.gguf").rename(tmp_path / "g" / "model.safetensors")
     assert "holds weights, but neither config.json" in refusal(tmp_path / "g")
     (tmp_path / "g" / "params.json").write_text("{}")

@@ -81,16 +81,18 @@ def test_missing_file_and_directory(tmp_path):
 
 def test_the_first_format_that_recognises_a_path_reads_it(tmp_path, monkeypatch):
     """One more is one more entry."""
-    path = tmp_path / "m.gguf"
-    path.write_bytes(b"GGUF" + bytes(30))
-    with pytest.raises(ValueError, match=r"m\.gguf is a GGUF file .*give the model's folder"):
+    path = tmp_path / "m.ggml"
+    path.write_bytes(b"ggjt" + bytes(30))
+    with pytest.raises(ValueError, match=r"m\.ggml is neither .*; check the path"):
         read_checkpoint(path)
-    expected = Checkpoint(path, {}, {}, format="GGUF file")
-    gguf = Format("a GGUF file", lambda p: p.read_bytes()[:4] == b"GGUF", lambda p: expected)
-    monkeypatch.setattr(reading, "FORMATS", (*reading.FORMATS, gguf))
+    expected = Checkpoint(path, {}, {}, format="GGML file")
+    ggml = Format("a GGML file", lambda p: p.read_bytes()[:4] == b"ggjt", lambda p: expected)
+    monkeypatch.setattr(reading, "FORMATS", (*reading.FORMATS, ggml))
     assert read_checkpoint(path) is expected
     path.write_bytes(b"none of these")
-    with pytest.raises(ValueError, match=r"nor a llama2\.c \.bin file nor a GGUF file; "):
+    with pytest.raises(
+        ValueError, match=r"nor a llama2\.c \.bin file nor a GGUF file nor a GGML file; "
+    ):
         read_checkpoint(path)
 
 
