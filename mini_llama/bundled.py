@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llama.assignment.options import OUTPUT_ENDINGS, default_of
-from mini_llama.places import DATA
+from mini_llama.places import DATA, SMOLLM2
 
 FOLDER = DATA / "demo"
 CHECKPOINT = FOLDER / "demo.pt"
@@ -28,9 +28,14 @@ PATHS = {
 
 def announce(what: str) -> None:
     """Say on standard error, in one line, what is used, why, and how to get the real files."""
+    real = ""
+    if "model" in what:
+        real = "; bash setup.sh --smollm2 gets a real chat model"
+        if SMOLLM2.is_file():
+            real = "; --pretrained-model-path smollm2 is a real chat model"
     print(
         f"using the bundled {what} in {FOLDER}: no real files are here and no path was given; "
-        "get them with bash setup.sh, or name your own",
+        f"get them with bash setup.sh, or name your own{real}",
         file=sys.stderr,
     )
 

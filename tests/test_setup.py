@@ -34,7 +34,10 @@ def test_help_names_every_option_and_does_nothing(option: str, tmp_path: Path) -
     helped = run(BASH, tmp_path / "setup.sh", option)
     assert (helped.returncode, helped.stderr) == (0, "")
     assert helped.stdout.startswith("usage: bash setup.sh")
-    assert all(name in helped.stdout for name in ("--extra", "--dev", "--no-download", "--help"))
+    assert all(
+        name in helped.stdout
+        for name in ("--extra", "--dev", "--smollm2", "--no-download", "--help")
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["setup.sh"]
 
 

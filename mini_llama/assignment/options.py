@@ -64,8 +64,8 @@ class AssignmentOptions:
     )
     pretrained_model_path: str = argument(
         "stories42M.pt",
-        "checkpoint: the assignment's .pt, llama2.c's .pt or .bin, or a folder of Hugging Face's "
-        "or Meta's",
+        "checkpoint: the assignment's .pt, llama2.c's .pt or .bin, a .gguf, a folder of Hugging "
+        "Face's or Meta's, or smollm2 (bash setup.sh --smollm2)",
         flag="pretrained-model-path",
     )
     max_sentence_len: int | None = number(

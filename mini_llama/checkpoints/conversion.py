@@ -20,6 +20,7 @@ from mini_llama.checkpoints.adapters import (
     save_peft,
 )
 from mini_llama.checkpoints.formats.base import Plan, Target, own_bytes
+from mini_llama.checkpoints.formats.gguf_writing import VARIANTS
 from mini_llama.checkpoints.lazy_tensors import StreamedTensors
 from mini_llama.checkpoints.options import MAX_SHARD_SIZE
 from mini_llama.checkpoints.reading import FORMATS, read_checkpoint
@@ -48,12 +49,13 @@ def prepare(
 ) -> Plan:
     """Check everything that can be checked before writing.
 
-    `to` is a key of TARGETS; `edition`, `norm` and `attention` say what the source does not record
-    of itself, or contradict it (config.resolve_arithmetic). Raises OSError or ValueError, each one
-    line: for what read_checkpoint refuses, for a destination that is the source, lies in it or
-    holds files, for a disk without room, for an arithmetic that the format cannot mean.
+    `to` is a key of TARGETS, or of gguf's VARIANTS; `edition`, `norm` and `attention` say what the
+    source does not record of itself, or contradict it (config.resolve_arithmetic). Raises OSError
+    or ValueError, each one line: for what read_checkpoint refuses, for a destination that is the
+    source, lies in it or holds files, for a disk without room, for an arithmetic that the format
+    cannot mean.
     """
-    target, destination = TARGETS[to], Path(destination)
+    target, destination = (TARGETS | VARIANTS)[to], Path(destination)
     max_shard_bytes = parse_size(max_shard_size)
     checkpoint = read_checkpoint(source)
     check_is_pretrained(checkpoint)

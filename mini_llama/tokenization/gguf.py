@@ -16,14 +16,20 @@ from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.chat_files import END_NAMES
 from mini_llama.tokenization.huggingface import LARGEST_VOCABULARY, HuggingFaceTokenizer, Settings
 from mini_llama.tokenization.pre_tokenizers import RULES
+from mini_llama.tokenization.sentencepiece_file import (
+    BPE,
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+)
 from tokenizer import Tokenizer
 
 MODEL, PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # SentencePiece's types
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 END_ROLES = ("eos", "eot", "eom")
 BYTES = 256
-BPE = 2  # SentencePiece's number of the kind of model
 
 
 class Vocabulary(NamedTuple):
@@ -116,7 +122,9 @@ class GGUFBytePairs(HuggingFaceTokenizer):
             )
         said = file.flag("tokenizer.ggml.add_bos_token")
         names["add_bos_token"] = RULES[pre].adds_bos if said is None else said
-        self.content = tokenizer_json(vocabulary, pre)
+        self.content, self.names = tokenizer_json(vocabulary, pre), names
+        if names["add_bos_token"] and "bos" in vocabulary.ids:
+            self.content["post_processor"] = _begin_with(names["bos_token"], vocabulary.ids["bos"])
         self._set_up(file.path, self.content, Settings([(file.path, names)]), max_len)
         self.chat_template = file.text("tokenizer.chat_template")
         self.eos_ids = vocabulary.end_ids
@@ -162,6 +170,18 @@ def tokenizer_json(vocabulary: Vocabulary, pre: str) -> dict[str, Any]:
             "merges": pairs,
             "ignore_merges": rule.keeps_words,
         },
+    }
+
+
+def _begin_with(token: str, token_id: int) -> dict[str, Any]:
+    """The post-processing that puts BOS before a text."""
+    begin = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, first],
+        "pair": [begin, first, begin, second],
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
     }
 
 

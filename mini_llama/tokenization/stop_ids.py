@@ -12,7 +12,7 @@ GENERATION_FILE, CONFIG_FILE = "generation_config.json", "config.json"
 
 def stop_ids(checkpoint: str | Path, tokenizer: BaseTokenizer) -> tuple[int, ...]:
     """eos_token_id of the generation_config.json in a checkpoint's folder, one or several, else of
-    its config.json, as transformers has it; without these the tokenizer's EOS, if it has one.
+    its config.json, as transformers has it; without these what the tokenizer has.
 
     Raises ValueError for what is no token id. Warns where config.json names one that
     generation_config.json does not.
@@ -27,8 +27,7 @@ def stop_ids(checkpoint: str | Path, tokenizer: BaseTokenizer) -> tuple[int, ...
             f"{folder}: eos_token_id is {list(config)} in {CONFIG_FILE} and {list(generation)} in "
             f"{GENERATION_FILE}: the latter counts, as in transformers"
         )
-    own = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-    return generation or config or own
+    return generation or config or tokenizer.eos_ids
 
 
 def _is_of_folder(path: Path) -> bool:

@@ -13,6 +13,8 @@ import torch
 
 from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.formats.gguf_config import FACTORS, import_config
+from mini_llama.checkpoints.formats.gguf_names import our_names
+from mini_llama.checkpoints.formats.gguf_writing import TARGET
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint
@@ -29,43 +31,12 @@ from mini_llama.gguf_file import (
 )
 from mini_llama.optional_imports import import_optional
 
-NAMES = {
-    "tok_embeddings.weight": "token_embd.weight",
-    "norm.weight": "output_norm.weight",
-    "output.weight": "output.weight",
-}
-LAYER_NAMES = {
-    "attention_norm": "attn_norm",
-    "attention.compute_query": "attn_q",
-    "attention.compute_key": "attn_k",
-    "attention.compute_value": "attn_v",
-    "attention.compute_output": "attn_output",
-    "ffn_norm": "ffn_norm",
-    "feed_forward.w1": "ffn_gate",
-    "feed_forward.w2": "ffn_down",
-    "feed_forward.w3": "ffn_up",
-}
 OLD_TABLES = ".attn_rot_embd.weight"  # RoPE's frequencies in old files: computed here
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 UNREADABLE = ("I8", "I16", "I32", "I64", "Q8_1", "Q8_K")  # no weights, or not in files
 SHOWN_BYTES = 60
 # Metadata that the report has elsewhere.
 LEFT_OUT = ("general.architecture", "general.type", "general.alignment")
-
-
-def their_name(name: str) -> str:
-    """Our tensor's name → theirs."""
-    if name in NAMES:
-        return NAMES[name]
-    _, number, rest = name.split(".", 2)
-    return f"blk.{number}.{LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
-
-
-def our_names(n_layers: int) -> dict[str, str]:
-    """Their names → ours, of every tensor of a model."""
-    names = list(NAMES)
-    names += [f"layers.{i}.{part}.weight" for i in range(n_layers) for part in LAYER_NAMES]
-    return {their_name(name): name for name in names}
 
 
 def recognises(path: Path) -> bool:
@@ -192,4 +163,4 @@ def _check(path: Path) -> None:
         import_config(file, _read_factors(file))
 
 
-FORMAT = Format("a GGUF file", recognises, read, check=_check)
+FORMAT = Format("a GGUF file", recognises, read, targets=(TARGET,), check=_check)

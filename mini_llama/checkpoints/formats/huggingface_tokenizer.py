@@ -7,6 +7,7 @@ from typing import Any
 from mini_llama.checkpoints.tensor_files import write_json
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
+from mini_llama.tokenization.gguf import GGUFBytePairs, GGUFPieces
 from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
 from mini_llama.tokenization.huggingface_export import tokenizer_json
 from mini_llama.tokenization.sentencepiece_file import parse
@@ -55,6 +56,8 @@ def write_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
     """
     if not isinstance(tokenizer, Tokenizer | HuggingFaceTokenizer):
         return
+    if isinstance(tokenizer, GGUFPieces | GGUFBytePairs):
+        return _write_gguf(tokenizer, folder)
     source = tokenizer.model_path
     is_theirs = isinstance(tokenizer, HuggingFaceTokenizer) or _is_theirs(source)
     for name in TOKENIZER_FILES if is_theirs else ():
@@ -64,6 +67,20 @@ def write_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
         copy_file(source, folder / TOKENIZER_MODEL)
         if not (folder / TOKENIZER_JSON).exists():
             write_sentencepiece(tokenizer, folder)
+
+
+def _write_gguf(tokenizer: GGUFPieces | GGUFBytePairs, folder: Path) -> None:
+    """The files that a tokenizer inside a GGUF file was made from."""
+    template = {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
+    if isinstance(tokenizer, GGUFPieces):
+        with atomic_write(folder / TOKENIZER_MODEL, "wb") as file:
+            file.write(tokenizer.proto)
+        write_json(folder / TOKENIZER_CONFIG, {"add_bos_token": tokenizer.adds_bos} | template)
+        return write_sentencepiece(tokenizer, folder)
+    with atomic_write(folder / TOKENIZER_JSON) as file:
+        file.write(json.dumps(tokenizer.content, ensure_ascii=False) + "\n")
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **tokenizer.names, **template}
+    write_json(folder / TOKENIZER_CONFIG, described | {"clean_up_tokenization_spaces": False})
 
 
 def _is_theirs(model: Path) -> bool:
