@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from mini_llama import bundled
-from mini_llama.chatting import ChatOptions, start
+from mini_llama.chatting import AUTO, TEMPLATE_BOUND, ChatOptions, is_template, start
 from mini_llama.command_line import make_parser, one_line_errors, parse_given
 from mini_llama.inference.talk import Talk
 from mini_llama.threads import choose_threads
@@ -20,7 +20,10 @@ PROGRAM = "chat.py"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments, load the model, chat; user errors are one line on standard error."""
-    given = parse_given(make_parser(PROGRAM, __doc__, ChatOptions), argv)
+    parser = make_parser(PROGRAM, __doc__, ChatOptions)
+    given = parse_given(parser, argv)
+    if not is_template(given.get("template", AUTO)):
+        parser.error(f"--template {given['template']} is not {TEMPLATE_BOUND}")
     with one_line_errors(PROGRAM):
         names = {field.name for field in fields(ChatOptions)}
         stand_in = {k: v for k, v in bundled.stand_in(given).items() if k in names}
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         raise_on_sigterm()
         talk = Talk(start(options))
+        talk.begin(options.system)
         talk.run()
         sys.exit(talk.status)
 

@@ -5,6 +5,7 @@ As a command, it converts a SentencePiece model to llama2.c's tokenizer.bin:
     python tokenizer.py export tokenizer.model tokenizer.bin
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import mini_llama  # noqa: F401  # says which packages are missing, before one i
 from sentencepiece import SentencePieceProcessor
 
 from mini_llama.command_line import OneLineParser, one_line_errors
-from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer
+from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer, NamedToken
 from mini_llama.tokenization.llama2c import (
     BYTE_PIECES,
     Llama2cTokenizer,
     export_llama2c_tokenizer,
     is_llama2c,
 )
+from mini_llama.tokenization.sentencepiece_file import CONTROL, USER_DEFINED, parse
 from utils import check_outputs
 
 TOKENIZER_MODEL = "tokenizer.model"
@@ -65,6 +67,15 @@ class Tokenizer(BaseTokenizer):
 
     def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.sp_model.encode(list(texts), num_threads=-1)
+
+    @functools.cached_property
+    def named_tokens(self) -> dict[str, NamedToken]:
+        pieces = parse(self.sp_model.serialized_model_proto()).pieces
+        return {
+            name: NamedToken(i, kind == CONTROL)
+            for i, (name, _, kind) in enumerate(pieces)
+            if kind in (CONTROL, USER_DEFINED)
+        }
 
     def token_bytes(self, token_id: int, at_start: bool) -> bytes | None:
         model = self.sp_model

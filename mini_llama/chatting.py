@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mini_llama.assignment.options import Options
-from mini_llama.command_line import argument, argument_of
+from mini_llama.command_line import argument, argument_of, check_option
 from mini_llama.inference.chat_template import TEMPLATES, default_template
+from mini_llama.inference.own_template import OwnTemplate
 from mini_llama.inference.talk import say
+from mini_llama.tokenization.chat_files import find_chat_template, read_template
 
 if TYPE_CHECKING:
     from mini_llama.inference.conversation import Conversation
+    from mini_llama.tokenization.base import BaseTokenizer
+
+AUTO = "auto"
+TEMPLATE_BOUND = "auto, llama2, plain, or a file that exists"
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,17 @@ class ChatOptions:
         text="sample from the most probable tokens that reach this together",
     )
     system: str = argument("", "system prompt", metavar="TEXT")
-    template: str | None = argument(
-        None,
-        "llama2 for Llama 2's chat models, plain for those that continue text (llama2 for a "
-        "folder with 32000 pieces, BOS 1 and EOS 2, else plain)",
-        choices=tuple(TEMPLATES),
+    template: str = argument(
+        AUTO,
+        "auto for the model's own, else llama2 for a folder with 32000 pieces, BOS 1 and EOS 2, "
+        "else plain; llama2 for Llama 2's chat models; plain for those that continue text; or a "
+        "file with one in Jinja",
+        metavar="{auto,llama2,plain,FILE}",
     )
 
     def __post_init__(self) -> None:
         self.model_options()  # validates the shared options
+        check_option(self, "template", is_template(self.template), TEMPLATE_BOUND)
 
     def model_options(self) -> Options:
         """The options that are shared with run_llama.py."""
@@ -73,8 +81,14 @@ class ChatOptions:
         return Options(**{name: getattr(self, name) for name in shared})
 
 
+def is_template(name: str) -> bool:
+    """Whether --template may be this: a template's name, or a file."""
+    return name == AUTO or name in TEMPLATES or Path(name).is_file()
+
+
 def start(chat: ChatOptions) -> "Conversation":
-    """Load the model, and say on standard error which settings apply.
+    """Load the model, and say on standard error which settings apply. The system prompt is still
+    to be set.
 
     Raises OSError or ValueError.
     """
@@ -89,8 +103,10 @@ def start(chat: ChatOptions) -> "Conversation":
     options = chat.model_options()
     with contextlib.redirect_stdout(sys.stderr):
         llama, tokenizer = load(options, [])
-    path = options.pretrained_model_path
-    chosen = chat.template or default_template(tokenizer, Path(path).is_dir())
+    template, name, reason = choose_template(chat, tokenizer)
+    ends = stop_ids(options.pretrained_model_path, tokenizer)
+    if isinstance(template, OwnTemplate):
+        ends = (*ends, *template.check(tokenizer))
     generator = torch.Generator(llama.device).manual_seed(options.seed)
     sampler = Sampler(
         options.temperature,
@@ -99,12 +115,40 @@ def start(chat: ChatOptions) -> "Conversation":
         excluded=tokenizer.padding_only,
     )
     decoder = choose_decoder(llama, compiled=options.compile)
-    conversation = Conversation(llama, tokenizer, chosen, sampler, options.max_new_tokens, decoder)
-    conversation.stops.update(stop_ids(path, tokenizer))
-    conversation.set_system(chat.system)
-    reason = "as asked for" if chat.template else "default"
+    conversation = Conversation(
+        llama, tokenizer, template, sampler, options.max_new_tokens, decoder
+    )
+    conversation.stops.update(ends, tokenizer.eos_ids)
     say(
-        f"template {chosen} ({reason}), context {llama.config.max_seq_len} tokens, "
+        f"template {name} ({reason}), context {llama.config.max_seq_len} tokens, "
         f"{options.max_new_tokens} of them for the answer; /help lists the commands"
     )
     return conversation
+
+
+def choose_template(
+    chat: ChatOptions, tokenizer: "BaseTokenizer"
+) -> tuple["str | OwnTemplate", str, str]:
+    """The template, its name for the user, and why it is that one. Raises OSError, ValueError."""
+    if chat.template in TEMPLATES:
+        return chat.template, chat.template, "as asked for"
+    if chat.template != AUTO:
+        source = read_template(Path(chat.template))
+        return OwnTemplate(source, chat.template), chat.template, "as asked for"
+    path = Path(chat.pretrained_model_path)
+    if found := find_template(tokenizer, path):
+        source, origin = found
+        return OwnTemplate(source, origin), str(origin), "the model's own"
+    name = default_template(tokenizer, path.is_dir())
+    return name, name, "default"
+
+
+def find_template(tokenizer: "BaseTokenizer", checkpoint: Path) -> tuple[str, Path] | None:
+    """The template that came with the tokenizer, else with the checkpoint's folder, and the file
+    that has it. Raises OSError, ValueError.
+    """
+    source = tokenizer.chat_template
+    if not source:
+        return find_chat_template(checkpoint) if checkpoint.is_dir() else None
+    beside = find_chat_template(tokenizer.model_path.parent)
+    return beside if beside and beside[0] == source else (source, tokenizer.model_path)

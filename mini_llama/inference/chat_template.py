@@ -1,7 +1,8 @@
 """A conversation as a prompt: texts → token ids, with as much history as fits the context.
 
 Two templates: "llama2", that of Llama 2's chat models (Touvron et al. 2023, in the form of Meta's
-reference implementation), and "plain", for models that only continue text.
+reference implementation), and "plain", for models that only continue text. own_template.py has
+those that come with a model.
 """
 
 import unicodedata
@@ -80,15 +81,15 @@ def default_template(tokenizer: BaseTokenizer, is_folder: bool) -> str:
     return "llama2" if is_llama2 else "plain"
 
 
-def check_texts(*texts: str) -> None:
+def check_texts(*texts: str, tags: Sequence[str] = TAGS) -> None:
     """Raise ValueError for a text that is not UTF-8, or contains a tag, which would forge a turn.
 
-    The tags are ordinary text to the tokenizer, so a model cannot tell them from the template's.
+    These tags are ordinary text to the tokenizer, so a model cannot tell them from the template's.
     Tags are also found in NFKC form, since tokenizers may normalise the text.
     """
     for text in texts:
         check_utf8(text)
-        found = next((tag for tag in TAGS if tag in unicodedata.normalize("NFKC", text)), None)
+        found = next((tag for tag in tags if tag in unicodedata.normalize("NFKC", text)), None)
         if found:
             raise ValueError(f"{found} is not allowed in a text: it is part of the chat's template")
 

@@ -11,6 +11,7 @@ from base_llama import LlamaPreTrainedModel
 from mini_llama.inference.chat_template import TEMPLATES, Exchange, check_texts, fit_history
 from mini_llama.inference.decoders import Decoder, choose_decoder
 from mini_llama.inference.generation import Sample, stream
+from mini_llama.inference.own_template import OwnTemplate
 from mini_llama.tokenization.base import BaseTokenizer, StreamDecoder
 from rope import fixed_positions
 
@@ -18,15 +19,16 @@ from rope import fixed_positions
 class Conversation:
     """A system prompt and finished exchanges. One turn is `prompt`, `answer`, and `keep`.
 
-    `template` is one of chat_template.TEMPLATES; `sample` and `decoder` are generation.stream's.
-    Raises ValueError if the context has no room for a prompt and `max_new_tokens`.
+    `template` is one of chat_template.TEMPLATES, or the model's own; `sample` and `decoder` are
+    generation.stream's. Raises ValueError if the context has no room for a prompt and
+    `max_new_tokens`.
     """
 
     def __init__(
         self,
         llama: LlamaPreTrainedModel,
         tokenizer: BaseTokenizer,
-        template: str,
+        template: str | OwnTemplate,
         sample: Sample,
         max_new_tokens: int,
         decoder: Decoder | None = None,
@@ -40,6 +42,7 @@ class Conversation:
             )
         self.llama, self.tokenizer, self.sample = llama, tokenizer, sample
         self.template, self.max_new_tokens = template, max_new_tokens
+        self._as_ids = TEMPLATES[template] if isinstance(template, str) else template
         self.stops = {tokenizer.bos_id, tokenizer.eos_id}
         self.system = ""
         self.exchanges: list[Exchange] = []
@@ -55,7 +58,10 @@ class Conversation:
         """Change the system prompt of the whole conversation. Raises ValueError as `prompt` does,
         and then keeps the old one.
         """
-        fit_history(TEMPLATES[self.template], self.tokenizer, text, [], "", self.room)
+        if text:
+            # Another's template may not take an empty turn.
+            shortest = "" if isinstance(self.template, str) else "."
+            fit_history(self._as_ids, self.tokenizer, text, [], shortest, self.room)
         self.system = text
 
     def prompt(self, user: str) -> tuple[list[int], int]:
@@ -63,11 +69,10 @@ class Conversation:
         were forgotten to make prompt and answer fit the context.
 
         Raises ValueError, and forgets nothing, for a turn that is too long by itself, has one of
-        the template's tags, or is not UTF-8.
+        the template's tags, or is not UTF-8, and as OwnTemplate does.
         """
-        template = TEMPLATES[self.template]
         ids, dropped = fit_history(
-            template, self.tokenizer, self.system, self.exchanges, user, self.room
+            self._as_ids, self.tokenizer, self.system, self.exchanges, user, self.room
         )
         del self.exchanges[:dropped]
         return ids, dropped
@@ -101,7 +106,10 @@ class Conversation:
         """
         if not answer.strip():
             raise ValueError("the answer is empty")
-        check_texts(answer)
+        if isinstance(self.template, OwnTemplate):
+            self.template.check_texts(self.tokenizer, answer)
+        else:
+            check_texts(answer)
         self.exchanges.append(Exchange(user, answer))
 
     def _rewind(self, ids: list[int]) -> None:

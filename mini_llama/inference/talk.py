@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mini_llama.command_line import describe, visible
+from mini_llama.inference.template_process import TemplateRefusalError
 
 if TYPE_CHECKING:
     from mini_llama.inference.conversation import Conversation
@@ -39,6 +40,15 @@ class Talk:
         self.conversation = conversation
         self.is_terminal = sys.stdin.isatty()
         self.status = 0
+
+    def begin(self, system: str) -> None:
+        """Set the system prompt of the start. The chat goes on without one if the template refuses
+        it. Raises ValueError for one that is not allowed otherwise.
+        """
+        try:
+            self.conversation.set_system(system)
+        except TemplateRefusalError as error:
+            self.refuse(error)
 
     def run(self) -> None:
         """Until the input's end or /quit."""

@@ -9,6 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mini_llama.tokenization.chat_files import read_chat_template
 
@@ -24,6 +25,15 @@ def _replace_one_byte(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(EACH_BYTE, _replace_one_byte)
+
+
+class NamedToken(NamedTuple):
+    """A token that a chat template writes by its name. Without `is_control` it is also a token of
+    ordinary text.
+    """
+
+    id: int
+    is_control: bool
 
 
 class BaseTokenizer(ABC):
@@ -91,6 +101,40 @@ class BaseTokenizer(ABC):
     def fits(self, vocab_size: int) -> bool:
         """Whether a model of `vocab_size` pieces can be this vocabulary's."""
         return self.n_words == vocab_size
+
+    @functools.cached_property
+    def named_tokens(self) -> dict[str, NamedToken]:
+        """The tokens that are made of their names alone, never of what stands around them."""
+        return {}
+
+    def prompt_ids(self, parts: Sequence[str | int]) -> list[int]:
+        """Token ids of a prompt: texts, in which nothing is taken for a named token, and the ids of
+        named tokens. The base class encodes the text between two control tokens by itself. Raises
+        ValueError for a text that has a token's name where the two cannot be told apart.
+        """
+        names = {token.id: name for name, token in self.named_tokens.items()}
+        control = {token.id for token in self.named_tokens.values() if token.is_control}
+        ids: list[int] = []
+        text = ""
+        for part in (*parts, None):
+            if isinstance(part, str) or (part is not None and part not in control):
+                text += part if isinstance(part, str) else names[part]
+            else:
+                ids += self.text_ids(text) if text else []
+                ids += [] if part is None else [part]
+                text = ""
+        found = [i for i in ids if i in names]
+        wanted = [part for part in parts if isinstance(part, int)]
+        for i in found if found != wanted else ():
+            if found.count(i) != wanted.count(i):
+                raise ValueError(self._taken_for(names[i]))
+        return ids
+
+    def _taken_for(self, name: str) -> str:
+        return (
+            f"the text holds {name!r}, which tokenizer {self.model_path} takes for its control "
+            "token; take it out of the text"
+        )
 
     @property
     def padding_only(self) -> int | None:

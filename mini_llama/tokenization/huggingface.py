@@ -11,12 +11,12 @@ one is ordinary text.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mini_llama.optional_imports import import_optional
-from mini_llama.tokenization.base import EACH_BYTE, MAXIMAL_PART, BaseTokenizer
+from mini_llama.tokenization.base import EACH_BYTE, MAXIMAL_PART, BaseTokenizer, NamedToken
 from mini_llama.tokenization.chat_files import END_NAMES
 from utils import read_json
 
@@ -37,6 +37,7 @@ LARGEST_VOCABULARY = 2**24
 MODELS = ("BPE", "Unigram")
 # Rows without a token that a model's embedding may have, so that its size is a round number.
 PADDING_ROWS, PADDING_SHARE = 127, 16
+PRIVATE = range(0x100000, 0x10FFFE)  # characters that Unicode leaves to whoever wants them
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 # GPT-2's alphabet: a byte that prints is its own character; the others, in order, are U+0100 on.
 BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {
@@ -108,12 +109,40 @@ class HuggingFaceTokenizer(BaseTokenizer):
             raise ValueError(f"tokenizer {self.model_path}: {error}") from None
         rows = [encoding.ids for encoding in encodings]
         for ids in rows:
-            for control in self.forbidden_ids.intersection(ids):
-                raise ValueError(
-                    f"the text holds {self.library.id_to_token(control)!r}, which tokenizer "
-                    f"{self.model_path} takes for its control token; take it out of the text"
-                )
+            self._check_text_ids(ids)
         return rows
+
+    def _check_text_ids(self, ids: Iterable[int]) -> None:
+        for control in self.forbidden_ids.intersection(ids):
+            raise ValueError(self._taken_for(str(self.library.id_to_token(control))))
+
+    @functools.cached_property
+    def named_tokens(self) -> dict[str, NamedToken]:
+        added = self.library.get_added_tokens_decoder()
+        names = {i: token.content for i, token in added.items()}
+        names |= {i: self.library.id_to_token(i) or "" for i in self.control_ids}
+        return {name: NamedToken(i, i in self.control_ids) for i, name in names.items() if name}
+
+    def prompt_ids(self, parts: Sequence[str | int]) -> list[int]:
+        """The prompt is encoded as one text, as transformers does. In it named tokens go by names
+        that no text has, and those that they have are ordinary text.
+        """
+        texts = [part for part in parts if isinstance(part, str)]
+        wanted = [part for part in parts if isinstance(part, int)]
+        used = set().union(*texts)
+        first = next(chr(code) for code in PRIVATE if chr(code) not in used)
+        for keeps_flags in (True, False):
+            stand_ins = self._stand_ins(first, keeps_flags)
+            whole = "".join(p if isinstance(p, str) else stand_ins.names[p] for p in parts)
+            ids = stand_ins.encode(whole)
+            if [stand_ins.ids[i] for i in ids if i in stand_ins.ids] == wanted:
+                break
+        self._check_text_ids(ids)
+        return [stand_ins.ids.get(i, i) for i in ids]
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  # a chat has one tokenizer
+    def _stand_ins(self, first: str, keeps_flags: bool) -> "_StandIns":
+        return _StandIns(self, first, keeps_flags)
 
     def _template_begins(self) -> int | None:
         """The id that the file's own post-processing puts before a text, if any."""
@@ -139,6 +168,44 @@ class HuggingFaceTokenizer(BaseTokenizer):
         """
         padding = max(PADDING_ROWS, self.n_words // PADDING_SHARE)
         return self.largest_id < vocab_size <= self.n_words + padding
+
+
+class _StandIns:
+    """The package's object with other names for the named tokens, which begin with the character
+    `first`; the names that they have are text to it. With `keeps_flags` they are found where those
+    would be, after normalisation as well.
+    """
+
+    def __init__(self, tokenizer: HuggingFaceTokenizer, first: str, keeps_flags: bool) -> None:
+        library = import_optional("tokenizers", "a tokenizer.json")
+        self.path = tokenizer.model_path
+        content = json.loads(tokenizer.library.to_str())
+        content["added_tokens"] = [
+            token | {"special": True} for token in content.get("added_tokens") or []
+        ]
+        self.library = library.Tokenizer.from_str(json.dumps(content))
+        self.library.encode_special_tokens = True
+        added = tokenizer.library.get_added_tokens_decoder()
+        self.names: dict[int, str] = {}
+        tokens = []
+        for n, token in enumerate(tokenizer.named_tokens.values()):
+            self.names[token.id] = name = f"{first}{n}{first}"
+            like = added.get(token.id)
+            flags = {
+                k: bool(like and getattr(like, k))
+                for k in ("lstrip", "rstrip", "single_word", "normalized")
+            }
+            flags["normalized"] &= keeps_flags
+            tokens.append(library.AddedToken(name, special=False, **flags))
+        self.library.add_tokens(tokens)
+        self.ids = {self.library.token_to_id(name): i for i, name in self.names.items()}
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self.library.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the package raises nothing narrower
+            raise ValueError(f"tokenizer {self.path}: {error}") from None
+        return ids
 
 
 class _Decoding:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer
+from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer, NamedToken
 from utils import atomic_write
 
 UNKNOWN_ID, BOS_ID, EOS_ID = range(3)
@@ -77,6 +77,10 @@ class Llama2cTokenizer(BaseTokenizer):
         lacking = [piece for piece in (" ", *BYTE_PIECES) if piece not in ids]
         if lacking:
             raise ValueError(f"{self.model_path} has no piece {lacking[0]!r}; {REMEDY}")
+
+    @functools.cached_property
+    def named_tokens(self) -> dict[str, NamedToken]:
+        return {self.pieces[i].strip(): NamedToken(i, True) for i in (BOS_ID, EOS_ID)}
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of `text` after a space; none for an empty text."""

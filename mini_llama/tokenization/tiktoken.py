@@ -3,12 +3,13 @@ GPT-2's is (Radford et al. 2019, section 2.2).
 """
 
 import base64
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mini_llama.optional_imports import import_optional
-from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.base import BaseTokenizer, NamedToken
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -38,6 +39,10 @@ class TiktokenTokenizer(BaseTokenizer):
         self.bos_id: int = self.encoding.eot_token
         self.eos_id: int = self.bos_id
         self.pad_id: int = self.bos_id
+
+    @functools.cached_property
+    def named_tokens(self) -> dict[str, NamedToken]:
+        return {END_OF_TEXT: NamedToken(self.eos_id, True)}
 
     def text_ids(self, text: str) -> list[int]:
         return self.encoding.encode_ordinary(text)
