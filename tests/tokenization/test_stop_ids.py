@@ -8,7 +8,7 @@ import pytest
 
 from mini_llama.tokenization.stop_ids import stop_ids
 
-TOKENIZER = SimpleNamespace(eos_id=7)
+TOKENIZER = SimpleNamespace(eos_ids=(7,))
 
 
 def write(folder: Path, config: object, generation: object = None) -> Path:
@@ -48,4 +48,4 @@ def test_what_is_no_id(tmp_path, value: object):
 
 
 def test_none_without_eos(tmp_path):
-    assert stop_ids(tmp_path / "m.pt", SimpleNamespace(eos_id=None)) == ()
+    assert stop_ids(tmp_path / "m.pt", SimpleNamespace(eos_ids=())) == ()
