@@ -4,7 +4,7 @@
     python prepare_submit.py FILE.zip [ID]  checks it
 
 It checks names, formats and line counts, not accuracies, and runs no submitted code.
-Exit status: 0 no errors, 1 errors, 2 wrong usage or a file that cannot be read or written.
+Exit status: 0 no errors; 1 errors, or a file that cannot be read or written; 2 wrong usage.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import DEFAULT_EDITION, EDITIONS
+from mini_llama.command_line import OneLineParser, one_line_errors
 from mini_llama.places import DATA
 from mini_llama.submissions.archive import has_errors, read_submission
 from mini_llama.submissions.packing import make_submission, validate_id
@@ -20,10 +21,15 @@ from mini_llama.submissions.prediction_files import N_LINES, read_data
 from mini_llama.submissions.rules import check_submission, expect
 from mini_llama.submissions.untrusted_text import one_line
 
+PROGRAM = "prepare_submit.py"
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+
+def build_parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog=PROGRAM,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("path", metavar="PATH", help="a folder: make ID.zip; a zip: check it")
     parser.add_argument(
@@ -54,24 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; argparse itself exits with 2."""
     parser = build_parser()
     options = parser.parse_args(arguments)
-    try:
-        return _run(Path(options.path), options)
-    except (ValueError, OSError) as error:
-        parser.exit(2, one_line(f"{parser.prog}: error: {error}") + "\n")
+    path = Path(options.path)
+    with one_line_errors(PROGRAM):
+        try:
+            student_id = None if options.id is None else validate_id(options.id)
+            if path.is_dir() and student_id is None:
+                raise ValueError(
+                    f"{path} is a folder: ID, the student id(s), is needed to make a zip"
+                )
+        except ValueError as error:
+            parser.exit(2, one_line(f"{PROGRAM}: error: {error}") + "\n")
+        return _run(path, student_id, options)
 
 
-def _run(path: Path, options: argparse.Namespace) -> int:
-    student_id = None if options.id is None else validate_id(options.id)
+def _run(path: Path, student_id: str | None, options: argparse.Namespace) -> int:
     expected = expect(options.edition, read_data(options.data))
     if absent := ", ".join(name for name in N_LINES if name not in expected.sentences):
         note = f"no data for {absent} in {options.data}: lines are counted, sentences not compared"
         print(one_line(note))
-    if not path.is_dir():
+    if student_id is None or not path.is_dir():
         submission = read_submission(path)
         problems = check_submission(submission, student_id or submission.top, expected).problems
         verdict = f"{path} checked"
-    elif student_id is None:
-        raise ValueError(f"{path} is a folder: ID, the student id(s), is needed to make a zip")
     else:
         problems = make_submission(path, student_id, expected, options.with_imports)
         verdict = f"{student_id}.zip {'not ' if has_errors(problems) else ''}written"

@@ -229,7 +229,11 @@ def faulty_students(gold: Mapping[str, Gold], changed: Callable) -> dict[str, St
         "negative.zip": faulty(label(b"-1"), "line 12: label '-1'"),
         "nan.zip": faulty(label(b"nan"), "line 12: label 'nan'"),
         "float.zip": faulty(label(b"2.0"), "line 12: label '2.0'"),
-        "order.zip": faulty(swap, "line 31 (and 1 more of", "sentence differs"),
+        "order.zip": Student(
+            changed(SST, swap),
+            "errors",
+            says=(f"error: {SST}: line 31 (and 1 more of", "in another order, so it is scored"),
+        ),
         "stale.zip": faulty(lambda _: stale, "has 2210 lines, sst-dev.txt has 1101"),
         "short.zip": faulty(shorter, "has 2209 lines, sst-test.txt has 2210", file=LORA),
         "nothing.zip": faulty(lambda _: b"", "is empty", file=LORA),

@@ -22,6 +22,7 @@ EDITION = "spring2026"
 CAPACITY = 5_808_844_800_000  # the course's budget, 6 · parameters · samples seen
 VAL_SHARE = 0.2
 TEST_FILE = "data/addition_test.txt"
+PROGRESS = "progress.pth"  # the state of a run that has not ended
 # The settings of the model that the task fixes, as in model_config.json.
 FIXED_SHAPE: dict[str, Any] = {
     "vocab_size": len(CHARS) + 1,

@@ -31,7 +31,7 @@ from mini_llama.addition.experiment import (
     model_record,
     write_record,
 )
-from mini_llama.addition.options import TrainOptions, count_samples
+from mini_llama.addition.options import PROGRESS, TrainOptions, count_samples
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.pretraining.log import draw_losses
@@ -39,7 +39,6 @@ from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
 from utils import check_not_there, check_outputs, choose_device, seed_everything
 
-PROGRESS = "progress.pth"
 PROGRESS_KEYS = {"settings", "model", "optimizer", "history"}
 SETTINGS = ("seed", "epochs", "batch_size", "lr", "lr_decay", "capacity")
 Loader = Iterable[tuple[torch.Tensor, torch.Tensor]]

@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 from config import EDITIONS, LlamaConfig
 from mini_llama.addition.additions import ADDITION, MAX_LENGTH
-from mini_llama.addition.options import CAPACITY, EDITION, FIXED_SHAPE, SHAPE, count_samples
+from mini_llama.addition.options import (
+    CAPACITY,
+    EDITION,
+    FIXED_SHAPE,
+    PROGRESS,
+    SHAPE,
+    count_samples,
+)
 from mini_llama.checkpoints.sizes import count_parameters
 from mini_llama.submissions.archive import Problem
 from mini_llama.submissions.requirements import ADDITION_MODELS
@@ -128,10 +135,14 @@ def check_experiments(task: AdditionTask) -> Iterator[Problem]:
     elif task.best.known_accuracy is not None and task.best.known_accuracy < 1:
         message = f"{BEST} has {_percent(task.best)}, it must reach 100%"
         yield Problem("warning", place, f"{message}: train it longer, or use a larger one")
+    for path in (e.paths[PROGRESS] for e in task.experiments.values() if PROGRESS in e.paths):
+        message = "is the state of a run that has not ended: end it with --resume, or leave it out"
+        yield Problem("warning", path, message)
     known = [a.known_accuracy for a in ablations if a.known_accuracy is not None]
     below = sum(accuracy < 1 for accuracy in known)
     if len(known) >= MIN_ABLATIONS and below < MIN_BELOW_100:
-        message = f"{below} ablations are below 100%, at least {MIN_BELOW_100} are required"
+        count = f"{below} ablation is" if below == 1 else f"{below} ablations are"
+        message = f"{count} below 100%, at least {MIN_BELOW_100} are required"
         yield Problem("warning", place, message)
 
 

@@ -4,6 +4,7 @@ import ast
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from mini_llama.submissions.untrusted_text import decode_text
 
@@ -55,7 +56,10 @@ def parse_source(data: bytes, package: Sequence[str] = ()) -> Source:
     except (ValueError, RecursionError, MemoryError) as error:
         return Source(fault=f"does not parse as Python: {error or 'it is nested too deeply'}")
     names: set[str] = set()
+    unused = {id(node) for test in ast.walk(tree) if _is_for_types(test) for node in test.body}
     for node in ast.walk(tree):
+        if id(node) in unused:
+            continue
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
@@ -64,3 +68,12 @@ def parse_source(data: bytes, package: Sequence[str] = ()) -> Source:
             names.update(".".join([*module, alias.name]) for alias in node.names)
     parts = [name.split(".") for name in names]
     return Source(frozenset(".".join(p[:end]) for p in parts for end in range(1, len(p) + 1)))
+
+
+def _is_for_types(node: ast.AST) -> TypeGuard[ast.If]:
+    """Whether it is `if TYPE_CHECKING:`, whose imports never run."""
+    if not isinstance(node, ast.If):
+        return False
+    test = node.test
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
+    return name == "TYPE_CHECKING"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from config import DEFAULT_EDITION
+from mini_llama.addition.options import PROGRESS
 from mini_llama.submissions.archive import Problem, has_errors, parse_submission
 from mini_llama.submissions.imports import follow_imports
 from mini_llama.submissions.prediction_files import LABEL_WORDS, prediction_files
@@ -40,6 +41,7 @@ def make_submission(
     problems = check_submission(parse_submission(content), student_id, expected).problems
     problems += _check_reports(files, student_id)
     problems += _check_left_out(folder, files)
+    problems += _check_unfinished(folder, expected.requirements)
     if not has_errors(problems):
         from utils import atomic_write  # imports numpy, which a check does not need
 
@@ -85,7 +87,16 @@ def _extras(folder: Path, requirements: Requirements) -> list[str]:
     paths += [path for name in requirements.folders for path in (folder / name).rglob("*")]
     names = [path.relative_to(folder).as_posix() for path in paths]
     clutter = find_clutter(names)
-    return [name for name in names if requirements.is_extra(name) and name not in clutter]
+    extras = [name for name in names if requirements.is_extra(name) and name not in clutter]
+    return [name for name in extras if Path(name).name != PROGRESS]
+
+
+def _check_unfinished(folder: Path, requirements: Requirements) -> Iterator[Problem]:
+    """Warn of addition runs that have not ended, whose state is left out."""
+    paths = [path for name in requirements.folders for path in (folder / name).rglob(PROGRESS)]
+    if found := sorted(path.relative_to(folder).as_posix() for path in paths):
+        message = f"left out, the state of runs that have not ended: {quoted_list(found)}"
+        yield Problem("warning", "zip", f"{message}; addition_run.py train --resume ends them")
 
 
 def _check_reports(files: Collection[str], student_id: str) -> Iterator[Problem]:

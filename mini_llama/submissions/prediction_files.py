@@ -1,6 +1,7 @@
 """The prediction files of a submission: what each must hold, and how to read one."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat, takewhile, zip_longest
@@ -68,6 +69,18 @@ class DifferentPromptError(ValueError):
         self.labels = labels
 
 
+class OtherLinesError(ValueError):
+    """The lines are those of a data file, but not of the file's own, or in another order.
+
+    They are those of `data_name`, and `labels` are in its order, None if they are invalid or
+    ambiguous.
+    """
+
+    def __init__(self, data_name: str, labels: list[int] | None, message: str) -> None:
+        super().__init__(message)
+        self.data_name, self.labels = data_name, labels
+
+
 def editor_artifacts(content: bytes) -> Iterator[str]:
     """Changes that an editor made to a prediction file and that are ignored."""
     if content.startswith(BOM):
@@ -100,7 +113,61 @@ def read_predictions(file: PredictionFile, content: bytes, sentences: Sentences)
         return [int(label) for label, _, _ in records]
     if file.suffix:
         fault = _check_different_prompt(file, lines, known, n_expected) or fault
+    _check_other_lines(file, records, sentences, fault, again)
     raise ValueError(f"{fault}: {again}")
+
+
+def _check_other_lines(
+    file: PredictionFile,
+    records: Sequence[Record],
+    sentences: Sentences,
+    fault: str,
+    again: str,
+) -> None:
+    """Raise OtherLinesError if the lines are those of a data file."""
+    labels = [label for label, _, _ in records]
+    texts = _without_prompt(file, [text for _, _, text in records])
+    found = Counter(texts)
+    for name in (file.data_name, *(other for other in sentences if other != file.data_name)):
+        known = [sentence.rstrip() for sentence in sentences.get(name, ())]
+        if not texts or len(known) != len(texts) or Counter(known) != found:
+            continue
+        is_own = name == file.data_name
+        order = "" if texts == known else " in another order"
+        ordered = _labels_by_sentence(file.labels if is_own else None, labels, texts, known)
+        message = f"{fault}; its lines are those of {name}{order}"
+        if is_own and ordered:
+            message += ", so it is scored by sentence"
+        elif is_own:
+            message += ", but equal sentences have different labels, so it is not scored"
+        raise OtherLinesError(name, ordered, f"{message}: {again}")
+
+
+def _without_prompt(file: PredictionFile, texts: Sequence[str]) -> list[str]:
+    """The sentences of the lines, without the prompt of any data set if all lines end in it."""
+    texts = [text.rstrip() for text in texts]
+    if file.suffix:
+        suffixes = (file.suffix, *(f" {prompt_suffix(words)}" for words in LABEL_WORDS.values()))
+        for suffix in (suffix.rstrip() for suffix in suffixes):
+            if all(text.endswith(suffix) for text in texts):
+                return [text.removesuffix(suffix).rstrip() for text in texts]
+        return []
+    return texts
+
+
+def _labels_by_sentence(
+    allowed: Collection[str] | None,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    known: Sequence[str],
+) -> list[int] | None:
+    """The labels in the order of the known sentences, None if that is not unique."""
+    by_sentence: dict[str, str] = {}
+    for label, text in zip(labels, texts, strict=True):
+        is_label = label in allowed if allowed else label.isascii() and label.isdigit()
+        if not is_label or by_sentence.setdefault(text, label) != label:
+            return None if texts != known or not is_label else [int(label) for label in labels]
+    return [int(by_sentence[text]) for text in known]
 
 
 def _split_lines(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from mini_llama.submissions.prediction_files import (
     LABEL_WORDS,
     PREDICTION_FILES,
     DifferentPromptError,
+    OtherLinesError,
     PredictionFiles,
     Sentences,
     editor_artifacts,
@@ -32,6 +33,7 @@ from mini_llama.text_files import BOM
 
 GREEDY_TEXT = GENERATED_FILES[0]
 PROMPT_TEXTS = tuple(dict.fromkeys(edition.prompt_text for edition in EDITIONS.values()))
+LIKE_THE_PROMPT = 10  # equal characters; a text with fewer is another text
 # The courses use Python 3.11, whose library had these.
 STANDARD_LIBRARY = sys.stdlib_module_names | {"distutils", "imp", "asyncore", "asynchat"}
 
@@ -70,14 +72,15 @@ def expect(
 @dataclass(frozen=True)
 class Checked:
     """The problems of a submission, errors first; the labels of each valid prediction file, by
-    file name; the files among them with a different prompt; and the experiments of the addition
-    task, if the edition has it.
+    file name; the files among them with a different prompt; the experiments of the addition
+    task, if the edition has it; and the files with the lines of another data file.
     """
 
     problems: list[Problem]
     labels: dict[str, list[int]]
     other_prompts: list[str]
     addition: AdditionTask | None = None
+    foreign: dict[str, OtherLinesError] = field(default_factory=dict)
 
     @property
     def comparable(self) -> dict[str, list[int]]:
@@ -112,6 +115,7 @@ def check_submission(submission: Submission, student_id: str, expected: Expected
             elif not content.strip():
                 message = "is empty: is this the file you meant?"
                 problems.append(Problem("warning", name, message))
+        problems += _check_foreign(checked, expected)
     problems.sort(key=lambda problem: problem.severity)  # "error" < "warning"
     return checked
 
@@ -124,6 +128,9 @@ def _check_names(submission: Submission, student_id: str, expected: Expected) ->
     if submission.size > allowed:
         bound = f"at most {allowed:,} ({allowed // MEBIBYTE} MB) are allowed"
         message = f"has {submission.size:,} bytes, {bound}"
+        if submission.largest:
+            sizes = (f"{quoted(name)} ({size / 1e6:.1f} MB)" for name, size in submission.largest)
+            message += f"; the largest in it: {', '.join(sizes)}"
         remedy = "leave out checkpoints and all files that are not required"
         yield Problem("error", "zip", f"{message}: {remedy}")
     required = expected.names
@@ -162,6 +169,14 @@ def _check_predictions(
         yield Problem("warning", name, str(error))
         checked.other_prompts.append(name)
         found = error.labels
+    except OtherLinesError as error:
+        if error.data_name != expected.predictions[name].data_name:
+            checked.foreign[name] = error
+            return
+        yield Problem("error", name, str(error))
+        if error.labels is None:
+            return
+        found = error.labels
     except ValueError as error:
         yield Problem("error", name, str(error))
         return
@@ -169,6 +184,47 @@ def _check_predictions(
     if len(found) > 1 and len(set(found)) == 1:
         message = f"only one class is predicted, {found[0]} on all {len(found)} lines"
         yield Problem("warning", name, f"{message}: is this the output of a trained model?")
+
+
+def _check_foreign(checked: Checked, expected: Expected) -> Iterator[Problem]:
+    """Files with the lines of another data file; two that are swapped are scored as they are."""
+    for name, error in checked.foreign.items():
+        own = expected.predictions[name].data_name
+        other = name.replace(own, error.data_name, 1)
+        back = checked.foreign.get(other)
+        if back is None or back.data_name != own or back.labels is None or error.labels is None:
+            yield Problem("error", name, str(error))
+            continue
+        labels = expected.predictions[name].labels
+        if not all(str(label) in labels for label in back.labels):
+            yield Problem("error", name, str(error))
+            continue
+        checked.labels[name] = back.labels
+        message = f"its lines are those of {error.data_name}, and {other} has those of {own}"
+        remedy = "the two are swapped and scored as what they hold: rename them"
+        yield Problem("error", name, f"{message}: {remedy}")
+
+
+def _n_equal(a: str, b: str) -> int:
+    """The number of equal characters at the start."""
+    pairs = zip(a, b, strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+
+
+def find_difference(text: str, prompts: Sequence[str]) -> str:
+    """Where a text that starts with none of the prompts leaves the nearest."""
+    if not text.strip():
+        return "is empty, it must start with the prompt"
+    n, nearest = max((_n_equal(text, prompt), prompt) for prompt in prompts)
+    if n < LIKE_THE_PROMPT:
+        starts = " or ".join(quoted(prompt[:20]) for prompt in prompts)
+        return f"starts with {quoted(text[:20])}, it must start with the prompt, {starts}"
+    if n == len(text):
+        found = f"ends after {quoted(text[-20:])}"
+    else:
+        found = f"has {quoted(text[n - 10 : n + 20])} at character {n - 9}"
+    expected = quoted(nearest[n - 10 : n + 20])
+    return f"{found} where the prompt has {expected}, it must start with the prompt"
 
 
 def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Iterator[Problem]:
@@ -181,11 +237,8 @@ def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Ite
         yield Problem("error", name, str(error))
         return
     if not text.startswith(prompts):
-        found = f"starts with {quoted(text[:20])}" if text.strip() else "is empty"
-        starts = " or ".join(quoted(prompt[:20]) for prompt in prompts)
         again = "write it with run_llama.py --option generate"
-        message = f"{found}, it must start with the prompt, {starts}: {again}"
-        yield Problem("error", name, message)
+        yield Problem("error", name, f"{find_difference(text, prompts)}: {again}")
 
 
 def _check_sources(submission: Submission, requirements: Requirements) -> Iterator[Problem]:

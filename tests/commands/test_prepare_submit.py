@@ -22,7 +22,9 @@ def run(capsys, *arguments):
     try:
         status = prepare_submit.main(["--data", "data", *map(str, arguments)])
     except SystemExit as stop:
-        status = stop.code
+        if isinstance(stop.code, str):  # Python prints it and exits with 1
+            print(stop.code, file=sys.stderr)
+        status = 1 if isinstance(stop.code, str) else stop.code
     return status, *capsys.readouterr()
 
 
@@ -72,8 +74,10 @@ def test_missing_data_is_announced(folder, capsys):
         ([], 2, "required"),
         (["work"], 2, "ID, the student id(s), is needed"),
         (["work", "../x"], 2, "is not a valid folder name"),
-        (["none.zip", "ab1"], 2, "is not a file"),
-        (["work", "ab1", "--data", "broken"], 2, "sst-dev.txt line 1: 'no label'"),
+        (["work", "ab1", "--with_import"], 2, "did you mean --with-imports?"),
+        (["work", "ab1", "--edition", "none"], 2, "invalid choice: 'none'"),
+        (["none.zip", "ab1"], 1, "is not a file"),
+        (["work", "ab1", "--data", "broken"], 1, "sst-dev.txt line 1: 'no label'"),
     ],
 )
 def test_exit_status(folder, capsys, arguments, expected, part):
@@ -83,3 +87,8 @@ def test_exit_status(folder, capsys, arguments, expected, part):
     status, out, err = run(capsys, *arguments)
     assert status == expected
     assert part in out + err
+    assert err.count("\n") <= 1 and (not err or err.startswith("prepare_submit.py: error: "))
+
+
+def test_dashes_and_underscores_are_the_same(folder, capsys):
+    assert run(capsys, folder, "ab1", "--with_imports")[0] == 0

@@ -86,7 +86,7 @@ def test_nothing_submitted():
         ({"ablation_2": None}, "holds 4 ablations, at least 5 are required"),
         (
             {"ablation_5": experiment("ablation_5")},
-            "1 ablations are below 100%, at least 2 are required",
+            "1 ablation is below 100%, at least 2 are required",
         ),
         ({"ablation_2": experiment("dim_12")}, "holds 4 ablations, at least 5 are required"),
         (

@@ -228,3 +228,23 @@ def test_with_imports_leaves_other_commands_out():
     # sanity_check.py --code reads a student's folder or zip and runs its modules.
     graders = ("classes", "grading", "packing", "rules", "student_code")
     assert not {f"mini_llama/submissions/{name}.py" for name in graders} & names
+
+
+def test_the_state_of_an_unfinished_run_is_left_out(folder):
+    runs = folder / "addition_models" / "ablation_1"
+    runs.mkdir(parents=True)
+    for name in ("progress.pth", "model_config.json"):
+        (runs / name).write_bytes(b"{}")
+    files = packing.collect_files(folder, False, expect("spring2026").requirements)
+    assert "addition_models/ablation_1/model_config.json" in files
+    assert "addition_models/ablation_1/progress.pth" not in files
+    lines, _ = pack(folder, "spring2026")
+    assert any("runs that have not ended: 'addition_models/ablation_1/progress" in x for x in lines)
+
+
+def test_own_code_gives_no_warning_of_its_imports():
+    """Of an edition without this solution's own extras."""
+    files = packing.collect_files(ROOT, True, expect("fall2025").requirements)
+    submission = parse_submission(packing.build_zip(files, "ab1"))
+    problems = check_submission(submission, "ab1", expect("fall2025")).problems
+    assert not [str(p) for p in problems if "imports modules" in p.message]

@@ -195,10 +195,54 @@ def test_different_prompt(before, after, is_known):
         )
 
 
-def test_shuffled_sentences():
-    lines = good_files()[LORA].splitlines(keepends=True)
+def checked_of(changes):
+    files = good_files() | changes
+    submission = Submission("ab1", tuple(files), files, ())
+    return check_submission(submission, "ab1", Expected(sentences=SENTENCES))
+
+
+@pytest.mark.parametrize("name", [LORA, PROMPTING])
+def test_shuffled_lines_are_scored_by_sentence(name):
+    content = good_files()[name]
+    lines = content.splitlines(keepends=True)
     lines[2], lines[5] = lines[5], lines[2]
-    only(check({LORA: b"".join(lines)}), "line 3 (and 1 more of 7 lines): sentence differs")
+    found = checked_of({name: b"".join(lines)})
+    parts = (
+        "line 3 (and 1 more of 7 lines): sentence differs",
+        "in another order, so it is scored",
+    )
+    only(list(map(str, found.problems)), f"error: {name}: ", *parts)
+    assert found.labels == checked_of({}).labels
+
+
+def test_a_sentence_that_is_there_twice_may_be_ambiguous():
+    sentences = {"sst-dev": ["same", "same", "other"]}
+    for labels, wanted in (("123", None), ("121", [1, 1, 2]), ("221", None)):
+        lines = zip(labels, ("same", "other", "same"), strict=True)
+        files = {LORA: "".join(f"{label} ||| {text}\n" for label, text in lines).encode()}
+        submission = Submission("ab1", tuple(files), files, ())
+        found = check_submission(submission, "ab1", Expected(sentences=sentences))
+        assert found.labels.get(LORA) == wanted
+        line = next(str(p) for p in found.problems if p.where == LORA)
+        assert "its lines are those of sst-dev in another order" in line
+        assert ("equal sentences have different labels" in line) == (wanted is None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_swapped_files_are_scored_as_what_they_hold(method):
+    dev, test = (f"sst-{split}-{method}-output.txt" for split in ("dev", "test"))
+    files = good_files()
+    found = checked_of({dev: files[test], test: files[dev]})
+    lines = [str(problem) for problem in found.problems]
+    assert len(lines) == 2
+    assert f"error: {dev}: its lines are those of sst-test, and {test} has those of sst" in lines[0]
+    assert found.labels == checked_of({}).labels
+    only(
+        [str(p) for p in checked_of({dev: files[test]}).problems],
+        f"error: {dev}: ",
+        "its lines are those of sst-test",
+    )
+    assert dev not in checked_of({dev: files[test]}).labels
 
 
 def test_editor_artifacts_are_warnings():
@@ -225,6 +269,16 @@ def test_one_class_is_a_warning():
         (GENERATED[0], b" \n", ["error", "is empty"]),
         ("README.md", b"", ["warning", "is empty"]),
         (GENERATED[1], b"Once upon a time", ["error", "starts with 'Once upon a time'"]),
+        (
+            GENERATED[1],
+            THRILLER[:30].encode() + b"?",
+            [f"{THRILLER[20:30]}?' at character 21"],
+        ),
+        (
+            GENERATED[1],
+            THRILLER[:30].encode(),
+            [f"ends after '{THRILLER[10:30]}' where"],
+        ),
         (GENERATED[1], THRILLER.encode() + b"\n\xff", ["error", "line 2: byte 0xff"]),
     ],
 )
@@ -256,6 +310,11 @@ def test_python_is_never_run(tmp_path):
     source = f"# coding: rot13\n'\\d'\nopen({str(trace)!r}, 'w')\nraise SystemExit".encode()
     assert check({"config.py": source}) == []
     assert not trace.exists()
+
+
+def test_imports_for_types_only_are_no_imports():
+    source = b"import typing\nif typing.TYPE_CHECKING:\n    import no_such_module\n"
+    assert check({"llama.py": source}) == []
 
 
 def test_imports_of_missing_modules():
