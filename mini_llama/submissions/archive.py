@@ -122,10 +122,12 @@ def _parse(
     if chosen is not None:
         named = [(chosen[name], info) for name, info in named if name in chosen]
         size = 0  # of an unpacked submission's zip nothing is known
-    elif inner := find_inner_zips([name for name, _ in named]):
+    names = [name for name, _ in named]
+    inner = [] if any(map(name_fault, names)) else find_inner_zips(names)
+    if inner and chosen is None:
         message = f"is a zip around {quoted_list(inner)}: submit what is in it"
         problems.append(Problem("warning", "zip", message))
-    if inner := find_inner_zips([name for name, _ in named]):
+    if inner:
         opened = {name: partial(_unpack, archive, info) for name, info in named if name in inner}
         return _parse_inner(opened, problems, size, budget)
     found = _parse_entries(archive, named, problems, is_unpacked=chosen is not None)
@@ -197,8 +199,6 @@ def _parse_inner(
     found: dict[str, Submission] = {}
     for name, opener in openers.items():
         budget.zips -= 1
-        if fault := name_fault(name):
-            return Submission("", (), {}, (*problems, _fatal(name, fault)), size)
         if budget.zips < 0:
             message = f"holds more than {MAX_INNER_ZIPS} zips, which are not all opened"
             return Submission("", (), {}, (*problems, _fatal("zip", message)), size)

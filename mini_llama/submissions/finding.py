@@ -111,11 +111,24 @@ def _in_folder(path: Path) -> Iterator[Named]:
 
 
 def _inside(path: Path) -> list[Named]:
-    """The submissions of a platform's download that is in a folder of its own."""
+    """The submissions of a class whose folder or zip is the only thing in a folder."""
     if not path.is_dir():
         return _in_zip(path)
     names = [e.name + "/" * e.is_dir() for e in path.iterdir() if not _is_hidden(e.name)]
-    return list(_in_folder(path)) if recognize(names, _read_metadata(path)) else []
+    if IDENTIFYING_NAMES & {*names}:
+        return []
+    zips = [path / name for name in names if _is_zip(name)]
+    is_class = recognize(names, _read_metadata(path)) or sum(map(_file_has_code, zips)) > 1
+    return list(_in_folder(path)) if is_class else []
+
+
+def _file_has_code(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            archive = open_archive(file, path.stat().st_size)
+            return any(_is_code(stored_name(info)) for info in archive.infolist())
+    except (ValueError, OSError):
+        return False
 
 
 def _of_handin(folder: Path, handin: Handin) -> Named:
