@@ -341,6 +341,33 @@ RIGHT = {
         "def apply_lora(model, rank=4, alpha=1.0):\n",
         "def apply_lora(model, r=4, lora_alpha=1.0):\n    rank, alpha = r, lora_alpha\n",
     ),
+    "classifier that reads other options, and looks for the checkpoint": (
+        CLASSIFIER,
+        HEAD_LINE,
+        f"""{HEAD_LINE}        import os
+        assert os.path.exists(config.pretrained_model_path)
+        self.how = config.lr, config.epochs, config.seed, dict(vars(config))
+""",
+    ),
+    "LoRA that changes the model and returns nothing": (
+        LORA,
+        "            apply_lora(child, rank, alpha)\n    return model\n",
+        "            apply_lora(child, rank, alpha)\n",
+    ),
+    "sampling among the indices that are left": (
+        LLAMA,
+        SAMPLE_LINES,
+        """                probs = torch.softmax(logits[0] / temperature, dim=-1)
+                left = torch.nonzero(probs >= epsilon).flatten()
+                left = left if len(left) else probs.argmax().view(1)
+                chosen = left[torch.multinomial(probs[left] / probs[left].sum(), 1)][None]
+""",
+    ),
+    "softmax in float32": (
+        LLAMA,
+        "torch.softmax(weights, dim=-1)",
+        "nn.functional.softmax(weights.float(), dim=-1).type_as(query)",
+    ),
     "packages that are not installed": (
         LLAMA,
         "from utils import *\n",
