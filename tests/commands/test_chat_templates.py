@@ -11,7 +11,7 @@ import torch
 import chat
 from mini_llama.chatting import ChatOptions, start
 from mini_llama.inference.chat_template import Exchange
-from tests.inference.template_styles import CHATML, CONTROL, LOOPS, NO_SYSTEM, REACHING, ZEPHYR
+from tests.inference.template_styles import CHATML, CONTROL, LARGE, NO_SYSTEM, REACHING, ZEPHYR
 from tests.tokenization.test_huggingface import NAMES, byte_level, save
 from tokenizer import Tokenizer
 
@@ -176,7 +176,7 @@ def test_control_tokens_of_a_user(folder: Path, talk) -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (LOOPS["for ever"], "computes for more than a second"),
+        (LARGE["doubled"][0], "needs more than 256 MiB of memory"),
         (REACHING["globals"], "reaches for what it must not have"),
         ("{% for %}", "is not valid Jinja"),
         ({"a": "b"}, "no template named 'default' (it has a)"),
