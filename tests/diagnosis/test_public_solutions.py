@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_llama.diagnosis.diagnosis import diagnose
+from mini_llama.diagnosis.diagnosis import components_of, diagnose, what_is_asked
 from mini_llama.diagnosis.findings import PASSES, Finding
 from tests.helpers import ROOT
 from tests.plants import STUDENT, apply_edits
@@ -440,16 +440,6 @@ def test_top_p_of_the_spring_editions(tmp_path):
 GIVEN = ("base_llama", "config", "tokenizer", "utils")
 
 
-def test_the_course_s_given_files_need_not_be_handed_in(tmp_path):
-    folders = []
-    for i, kept in enumerate(((), ("config",), ("utils", "base_llama"))):
-        folders.append(edited(tmp_path / f"{i}"))
-        for name in set(GIVEN) - set(kept):
-            (folders[i] / f"{name}.py").unlink()
-    for findings in diagnosed(folders):
-        assert [str(f) for f in findings.values() if not f.is_correct] == []
-
-
 def without(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).unlink()
@@ -463,7 +453,7 @@ def test_what_an_edition_does_not_ask_for_is_not_missed(tmp_path):
         without(edited(tmp_path / "neither"), LORA, CLASSIFIER),
         without(edited(tmp_path / "logits", all_positions), LORA, CLASSIFIER),
     ]
-    assert "lora" not in diagnosed(folders[:1], "fall2024")[0]
+    assert what_is_asked("lora", {"missing": "lora.py"}, "fall2024") is None
     no_lora, neither, logits = diagnosed(folders)
     assert no_lora["lora"].verdict == "missing"
     assert neither["classifier"].verdict == "missing"
@@ -496,28 +486,44 @@ def test_the_three_functions_of_the_addition_task(tmp_path):
         "the answer's end carries no loss",
         "the answer's end carries no loss",
     ]
-    assert not diagnosed(folders[:1])[0].keys() & {*names}
+    assert not {*components_of("mmia")} & {*names}
 
 
-def test_a_package_that_is_used_and_not_installed_is_named(tmp_path):
-    folder = edited(
-        tmp_path / "me",
-        (LLAMA, "from utils import *\n", "from utils import *\nfrom no_such_einsum import mix\n"),
-        (LLAMA, "        gate = self.w1(x)\n", "        gate = mix(self.w1(x))\n"),
-    )
-    (findings,) = diagnosed([folder])
-    finding = findings.pop("feed_forward")
-    assert finding.verdict == "not examined"
-    assert "No module named 'no_such_einsum' is installed here" in finding.detail
-    assert all(other.is_correct for other in findings.values())
+def without_given(folder: Path, *kept: str) -> Path:
+    edited(folder)
+    return without(folder, *(f"{name}.py" for name in GIVEN if name not in kept))
 
 
-def test_modules_that_form_a_package(tmp_path):
-    folder = edited(tmp_path / "me" / "src")
-    for path in folder.glob("*.py"):
+def as_package(folder: Path) -> Path:
+    """Its modules import each other by relative names."""
+    for path in edited(folder).glob("*.py"):
         text = path.read_text(encoding="utf-8")
         for name in ("base_llama", "config", "llama", "rope", "utils"):
             text = text.replace(f"from {name} import", f"from .{name} import")
         path.write_text(text, encoding="utf-8")
-    (findings,) = diagnosed([folder])
-    assert [str(f) for f in findings.values() if not f.is_correct] == []
+    return folder
+
+
+def test_files_and_packages_that_are_not_there(tmp_path):
+    """Ours take the place of the course's given files; a package stands in the way where it is
+    used, and nowhere else.
+    """
+    *right, lacking = diagnosed(
+        [
+            without_given(tmp_path / "none"),
+            without_given(tmp_path / "config", "config"),
+            without_given(tmp_path / "two", "utils", "base_llama"),
+            as_package(tmp_path / "me" / "src"),
+            edited(
+                tmp_path / "lacking",
+                (LLAMA, "from utils import *\n", "from utils import *\nfrom no_such import mix\n"),
+                (LLAMA, "        gate = self.w1(x)\n", "        gate = mix(self.w1(x))\n"),
+            ),
+        ]
+    )
+    for findings in right:
+        assert [str(f) for f in findings.values() if not f.is_correct] == []
+    finding = lacking.pop("feed_forward")
+    assert finding.verdict == "not examined"
+    assert "No module named 'no_such' is installed here" in finding.detail
+    assert all(other.is_correct for other in lacking.values())
