@@ -62,6 +62,8 @@ def test_values_can_be_spelled_out(template):
 @pytest.mark.parametrize("name", ["base.html", "grades.html", "reproduction.html"])
 def test_templates_load_nothing(name):
     text = (html_page.TEMPLATES / name).read_text(encoding="utf-8")
+    if "script-src 'sha256-{{ script_hash }}'" in text:  # one script, whose text the policy names
+        text = text.replace("<script>{{ script }}</script>", "", 1)
     assert not re.search(r"https?:|url\(|<script|<link|<iframe|\|safe|\bon\w+=", text)
     assert "default-src 'none'" in text or 'extends "base.html"' in text
 

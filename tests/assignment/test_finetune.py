@@ -974,11 +974,21 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_checkpoint(
 
 @pytest.mark.parametrize("option", ENDINGS)
 def test_weights_that_are_not_numbers_are_never_saved(
-    option: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    option: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # One batch an epoch: its loss is finite, and the weights after its step are not.
-    message = refusal(option, capsys, "--lr", "1e39", "--batch_size", "100", "--epochs", "1")
-    assert "lower --lr 1e+39" in message
+    """One batch an epoch: its loss is finite, and the weights after its step are not."""
+
+    def spoil(self: AdamW) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(float("inf"))
+
+    monkeypatch.setattr(AdamW, "step", spoil)
+    message = refusal(option, capsys, "--lr", "0.5", "--batch_size", "100", "--epochs", "1")
+    assert "lower --lr 0.5" in message
     assert not list(folder.glob(f"{option}-*.pt"))
 
 

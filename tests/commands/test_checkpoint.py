@@ -104,7 +104,7 @@ def seven_billion(tmp_path: Path) -> Path:
             shard.write(struct.pack("<Q", len(text)) + text)
             shard.truncate(8 + len(text) + end)
             shard.seek(8 + len(text) + header[part[-1]]["data_offsets"][0])
-            shard.write(b"\1")  # the two embeddings differ
+            shard.write(b"\x80\x3f")  # 1.0: the two embeddings differ
         places |= dict.fromkeys(part, file)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": places}))
