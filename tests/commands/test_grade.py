@@ -1,5 +1,6 @@
 """grade.py: a class of planted faults, hostile zips among them, and the command line."""
 
+import contextlib
 import csv
 import html.parser
 import io
@@ -305,6 +306,68 @@ def test_backend_can_be_plugged_in(folder):
     with joblib.parallel_config(backend="threading", n_jobs=2):
         grades = classes.grade_class(submissions, answer_key)
     assert [(g.name, g.status) for g in grades] == [("a", "ok"), ("b", "refused")]
+
+
+def test_download_with_diagnosis_points_and_feedback(folder, tmp_path, capsys):
+    """One student's rope is wrong; the other's modules are right."""
+    modules = {path.name: path.read_bytes() for path in (ROOT / "tests" / "student").glob("*.py")}
+    wrong = modules | {"rope.py": modules["rope.py"].replace(b"cos", b"sin")}
+    content = {"Zo\u00eb_1": zipped(modules), "\u674e \u96f7_2": zipped(wrong)}
+    files = {f"{who}_assignsubmission_file_/hw.zip": data for who, data in content.items()}
+    (tmp_path / "class.zip").write_bytes(zipped(files))
+    (tmp_path / "points.toml").write_text("[diagnosis]\nrope = 5\nlora = 1.5\n[files]\nall = 2\n")
+    arguments = [tmp_path / "class.zip", f"--data={folder / 'data'}", "--diagnose"]
+    arguments += ["--rubric", tmp_path / "points.toml"]
+    pages = tmp_path / "pages"
+    status, out, _ = run(capsys, *arguments, "--feedback", pages, "--csv", tmp_path / "csv")
+    assert status == 0
+    rows = {line.split("  ")[0]: line for line in out.split("\n\n")[0].splitlines()[2:]}
+    assert rows["Zo\u00eb"].endswith("all right  6.5 of 8.5")
+    assert rows["\u674e \u96f7"].endswith("1 wrong: rope  1.5 of 8.5")
+    assert "  wrong: rope: " in out
+    assert sorted(path.name for path in pages.iterdir()) == ["Zo\u00eb.html", "\u674e \u96f7.html"]
+    assert "wrong" in (pages / "\u674e \u96f7.html").read_text(encoding="utf-8")
+    assert (tmp_path / "csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    status, _, err = run(capsys, *arguments, "--feedback", pages)
+    assert status == 1
+    assert "is there already: --overwrite replaces it" in err
+    arguments.remove("--diagnose")
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert "[diagnosis] needs --diagnose" in err
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_table_of_a_terminal_fits_it(folder):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, ROOT / "grade.py", folder / "class" / "\u674e\u96f7.zip", "--jobs=1"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    environment |= {"COLUMNS": "", "LINES": "", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [*command, f"--data={folder / 'data'}"], stdout=theirs, env=environment, check=False
+    )
+    os.close(theirs)
+    with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:
+        out = terminal.read(10_000).decode()
+    assert done.returncode == 0
+    head = out.split("\r\n\r\n")[0].splitlines()
+    assert len(head) == 3
+    assert max(map(len, head)) <= 80
+    assert head[2].startswith("\u674e\u96f7 ")
 
 
 def test_help_tells_the_limits(capsys):

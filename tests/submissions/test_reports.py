@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+from mini_llama.assignment.agreement import Agreement
+from mini_llama.assignment.reference_outputs import ReferenceOutputs
 from mini_llama.submissions.answer_key import AnswerKey
 from mini_llama.submissions.examining import Examination, Verdict
 from mini_llama.submissions.feedback import FeedbackFolder, feedback_page, file_names
@@ -17,11 +19,12 @@ from mini_llama.submissions.grading import Grade, Output, Points
 from mini_llama.submissions.page import html_page
 from mini_llama.submissions.report import checks_cell, csv_text, json_text
 from mini_llama.submissions.rubric import award, read_rubric
-from mini_llama.submissions.rules import Expected
+from mini_llama.submissions.rules import GREEDY_TEXT, Expected
 from mini_llama.submissions.student_code import Check
-from mini_llama.submissions.terminal import Screen, table
+from mini_llama.submissions.terminal import Screen, screen_of_output, table
 from mini_llama.submissions.untrusted_text import one_line, quoted
 from mini_llama.tables import align, text_width
+from tests.helpers import ROOT
 
 KEY = AnswerKey(
     "mmia", Expected(), {name: [0, 1] for name in ("sst-dev", "sst-test", "cfimdb-dev")}
@@ -303,3 +306,31 @@ def test_rubrics_in_json_are_strict(tmp_path):
             read_rubric(path, KEY)
     with pytest.raises(ValueError, match=r"neither \.toml nor \.json"):
         read_rubric(tmp_path / "r.yaml", KEY)
+
+
+def test_the_documented_rubric_is_one(tmp_path):
+    text = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8")
+    (tmp_path / "r.toml").write_text(re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1])
+    key = replace(KEY, references={"mmia": ReferenceOutputs({}, "text")})
+    rubric = read_rubric(tmp_path / "r.toml", key)
+    assert rubric.needs == {"checks": "--run", "diagnosis": "--diagnose"}
+    agreement = Agreement(GREEDY_TEXT, "drift", "mmia", 0.5, (), "")
+    one = grade("a", checks=PASSED, agreements=(agreement,), examination=WRONG)
+    assert sum(p.awarded for p in award(rubric, one)) == 1 + 4 + 5 + 2.5 + 2 + 10 + 5
+
+
+# --- the terminal ---
+
+
+def test_a_terminal_has_a_width_and_a_pipe_has_none(monkeypatch):
+    monkeypatch.delenv("LINES", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert screen_of_output().columns is None
+    monkeypatch.setenv("COLUMNS", "72")
+    assert screen_of_output().columns == 72
+    monkeypatch.setenv("LINES", "24")  # as readline sets them for whatever a program starts
+    assert screen_of_output().columns is None
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert screen_of_output().columns == 72
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert screen_of_output().columns >= 20
