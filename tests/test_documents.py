@@ -26,7 +26,7 @@ from tests.helpers import ROOT
 from tests.test_style import COMMANDS
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-RUN, SHOWN = ("bash", "console", "python"), ("text", "mermaid")
+RUN, SHOWN = ("bash", "console", "python"), ("text", "mermaid", "toml")
 FENCE = re.compile(r"(?:<!-- not run: (.+) -->\n)?^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")

@@ -211,20 +211,18 @@ def _n_equal(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 
-def find_difference(text: str, prompts: Sequence[str]) -> str:
-    """Where a text that starts with none of the prompts leaves the nearest."""
-    if not text.strip():
-        return "is empty, it must start with the prompt"
+def first_difference(text: str, prompts: Sequence[str]) -> str | None:
+    """Where a text that starts with none of the prompts leaves the nearest; None if it is another
+    text from the start.
+    """
     n, nearest = max((_n_equal(text, prompt), prompt) for prompt in prompts)
     if n < LIKE_THE_PROMPT:
-        starts = " or ".join(quoted(prompt[:20]) for prompt in prompts)
-        return f"starts with {quoted(text[:20])}, it must start with the prompt, {starts}"
+        return None
     if n == len(text):
         found = f"ends after {quoted(text[-20:])}"
     else:
         found = f"has {quoted(text[n - 10 : n + 20])} at character {n - 9}"
-    expected = quoted(nearest[n - 10 : n + 20])
-    return f"{found} where the prompt has {expected}, it must start with the prompt"
+    return f"{found} where the prompt has {quoted(nearest[n - 10 : n + 20])}"
 
 
 def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Iterator[Problem]:
@@ -237,8 +235,14 @@ def _check_generated(name: str, content: bytes, prompts: tuple[str, ...]) -> Ite
         yield Problem("error", name, str(error))
         return
     if not text.startswith(prompts):
+        starts = " or ".join(quoted(prompt[:20]) for prompt in prompts)
         again = "write it with run_llama.py --option generate"
-        yield Problem("error", name, f"{find_difference(text, prompts)}: {again}")
+        if difference := first_difference(text, prompts):
+            message = f"{difference}, it must start with the prompt"
+        else:
+            found = f"starts with {quoted(text[:20])}" if text.strip() else "is empty"
+            message = f"{found}, it must start with the prompt, {starts}"
+        yield Problem("error", name, f"{message}: {again}")
 
 
 def _check_sources(submission: Submission, requirements: Requirements) -> Iterator[Problem]:

@@ -25,8 +25,8 @@ from mini_llama.submissions.archive import Submission
 from mini_llama.submissions.given import GIVEN, given_files
 from mini_llama.submissions.limited_process import Outcome, run_limited, unshare_command
 from mini_llama.submissions.requirements import GENERATED_FILES
-from mini_llama.submissions.rules import PROMPT_TEXTS, find_difference
-from mini_llama.submissions.untrusted_text import one_line, shorten
+from mini_llama.submissions.rules import PROMPT_TEXTS, first_difference
+from mini_llama.submissions.untrusted_text import one_line, quoted, shorten
 
 if TYPE_CHECKING:
     import numpy as np  # imported where it is used: a grade without --run starts at once
@@ -298,7 +298,9 @@ def _check_generation(submission: Submission, plan: RunPlan) -> Check:
     if absent := [file for file, text in zip(GENERATED, texts, strict=True) if not text]:
         return Check(name, "fail", f"succeeded, but did not write {' and '.join(absent)}")
     if others := [text for text in texts if not text.lstrip().startswith(PROMPT_TEXTS)]:
-        return Check(name, "fail", f"a text {find_difference(others[0].lstrip(), PROMPT_TEXTS)}")
+        text = others[0].lstrip()
+        unlike = f"starts with {quoted(text[:20])}, not with the assignment's prompt"
+        return Check(name, "fail", f"a text {first_difference(text, PROMPT_TEXTS) or unlike}")
     return Check(name, "pass", "wrote two texts")
 
 
