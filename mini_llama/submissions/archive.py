@@ -148,7 +148,7 @@ def _parse_entries(
     problems += _check_collisions(names)
     infos = {name: info for name, info in entries if not name.endswith("/")}
     if not infos:
-        problems.append(_fatal("zip", "holds no usable file"))
+        problems.append(_nothing_in([name for name, _ in named]))
     layout = find_layout(infos)
     problems += _check_misplaced(layout) if is_unpacked else _check_layout(layout, names)
     chosen = {name: infos[path] for name, path in layout.paths.items()}
@@ -170,6 +170,13 @@ def _check_overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
 
 def _fatal(where: str, message: str) -> Problem:
     return Problem("error", where, message, is_fatal=True)
+
+
+def _nothing_in(names: Iterable[str]) -> Problem:
+    """Where all files are clutter, such as an archive that is no zip."""
+    found = [name for name in names if not name.endswith("/") and not MACOS.search(name)]
+    only = f", only {quoted_list(found)}: submit the files themselves, zipped" if found else ""
+    return _fatal("zip", f"holds no usable file{only}")
 
 
 # --- zips in a zip or folder ---
@@ -274,6 +281,8 @@ def read_folder(path: str | Path, files: Mapping[str, str] | None = None) -> Sub
         return _parse_inner(openers, problems, 0, Budget())
     clutter = find_clutter(entries)
     layout = find_layout([name for name in entries if name not in clutter])
+    if entries and not layout.paths:
+        problems.append(_nothing_in(entries))
     problems += _check_misplaced(layout)
     contents: dict[str, bytes] = {}
     left = MAX_TOTAL_BYTES

@@ -77,7 +77,7 @@ def diagnose_class(
 
     found = list(grades)
     places = [i for i, grade in enumerate(grades) if grade.refusal is None]
-    read = [read_source(submissions[grades[i].name]) for i in places]
+    read = (read_source(submissions[grades[i].name]) for i in places)
     for i, examination in zip(places, examine(read, edition, seconds, jobs), strict=True):
         found[i] = replace(found[i], examination=examination)
     return found

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,18 +41,18 @@ NOT_EXAMINED = Examination()
 
 
 def examine(
-    submissions: Sequence[Submission], edition: str, seconds: float, jobs: int | None
+    submissions: Iterable[Submission], edition: str, seconds: float, jobs: int | None
 ) -> list[Examination]:
     """Examine the modules of each submission, `seconds` a component, in `jobs` processes."""
     from mini_llama.diagnosis.diagnosis import diagnose_all  # imports torch
 
-    found = [Examination(refusal=NO_CODE) for _ in submissions]
+    found: list[Examination] = []
+    places: dict[int, Place] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        places = {
-            i: place
-            for i, submission in enumerate(submissions)
-            if (place := _copy(submission.files, Path(name) / str(i)))
-        }
+        for i, submission in enumerate(submissions):  # one at a time is in memory
+            found.append(Examination(refusal=NO_CODE))
+            if place := _copy(submission.files, Path(name) / str(i)):
+                places[i] = place
         processes = jobs if jobs and jobs > 0 else os.cpu_count() or 1
         reports = diagnose_all(list(places.values()), edition, seconds, processes)
         for i, report in zip(places, reports, strict=True):

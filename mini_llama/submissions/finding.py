@@ -45,7 +45,8 @@ class Part:
     is_late: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.files[0][0]}" if self.files else str(self.path)
+        first = self.files[0][0].partition("/")[0] if self.files else ""
+        return str(self.path / first)
 
 
 Source = Path | Part

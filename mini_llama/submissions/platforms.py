@@ -77,7 +77,7 @@ def _is_likely(download: Download) -> bool:
         return True
     if download.platform == "Gradescope":
         return METADATA in bases or (len(download.handins) > 1 and not bases & REQUIRED_NAMES)
-    return not download.others
+    return not any("/" in n or n.casefold().endswith((".zip", ".py")) for n in download.others)
 
 
 def _sort(

@@ -1,6 +1,7 @@
 """platforms.py, finding.py, archive.py: the downloads of learning platforms, and zips in zips."""
 
 import io
+import random
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from mini_llama.submissions.archive import parse_submission, read_folder
 from mini_llama.submissions.finding import Part, find_submissions
 from mini_llama.submissions.grading import read_source
 from mini_llama.submissions.platforms import recognize
+from mini_llama.submissions.rules import check_submission, expect
 from tests.submissions.samples import entry, only
 
 CODE = {"llama.py": b"import torch\n", "rope.py": b"import torch\n"}
@@ -79,6 +81,7 @@ DOWNLOADS = {
             "exampleada_LATE_11_901_hw-2.zip": ONE,
             "samplebo_12_902_hw.zip": TWO,
             "samplebo_12_903_report.pdf": b"%PDF",
+            "grades.csv": b"",
         },
         ["exampleada", "samplebo"],
     ),
@@ -243,6 +246,27 @@ def test_locked_zip_in_a_zip():
     submission = parse_submission(buffer.getvalue())
     assert "method 14: only stored" in submission.problems[-1].message
     assert submission.problems[-1].is_fatal
+
+
+def test_other_archives_are_named(tmp_path):
+    (tmp_path / "hw.tar.gz").write_bytes(b"x")
+    content = make_zip({"Ada_1_assignsubmission_file_/hw.rar": b"x"})
+    for found, name in (
+        (read_folder(tmp_path), "hw.tar.gz"),
+        (parse_submission(content), "hw.rar"),
+    ):
+        fatal = [problem.message for problem in found.problems if problem.is_fatal]
+        assert len(fatal) == 1 and "holds no usable file, only '" in fatal[0] and name in fatal[0]
+
+
+def test_a_zip_too_large_names_its_largest_files():
+    weights = random.Random(0).randbytes(11_000_000)
+    content = make_zip(CODE | {"stories42M.pt": weights}, zipfile.ZIP_STORED)
+    problems = check_submission(parse_submission(content), "", expect("mmia")).problems
+    only(
+        [str(p) for p in problems if " are allowed" in p.message],
+        "bytes, at most 10,485,760 (10 MB) are allowed; the largest in it: 'stories42M.pt' (11.0",
+    )
 
 
 def test_the_largest_files_are_kept():
