@@ -232,7 +232,7 @@ def with_additions(fresh: Make) -> Named:
     bare_says = ("no plot (.png, ", "in 'ablation_2'", "no log (", "in 'best_model'")
     yield "bare.zip", Student(zipped(bare), says=bare_says)
     perfect = fresh() | experiment("ablation_1", 1.0)
-    yield "perfect.zip", Student(zipped(perfect), says=("1 ablations are below 100%, at least 2",))
+    yield "perfect.zip", Student(zipped(perfect), says=("1 ablation is below 100%, at least 2",))
     lie = fresh() | {
         f"{MODELS}/ablation_1/predictions.json": experiment("a", 1.0)[
             f"{MODELS}/a/predictions.json"
