@@ -1,14 +1,14 @@
-"""Say what is wrong with a student's modules, component by component, and how to mend it.
+"""Check a student's modules, component by component: report each mistake and how to fix it.
 
     python diagnose.py SUBMISSION... [--edition mmia] [--jobs N] [--json FILE] [--html FILE]
 
-A submission is a folder or a zip that llama.py is in, at any depth; a folder of several is a class.
-The modules are run on small fixed inputs in a limited process, and what they give is compared with
-what ours give, and with what ours would give with each known mistake. Packages that are not
-installed, and files that the course gives, stand in the way of nothing.
+A submission is a folder or a zip that contains llama.py, at any depth; a folder of several
+submissions is a class. The modules run on small fixed inputs in a process with limits, and their
+outputs are compared with ours and with those of each known mistake. A package that is not installed
+is no problem unless a component uses it; missing course files are replaced by ours.
 
-Exit status: 0 every component is correct, or passes the course's own test; 1 one is not, or a
-submission of a class could not be examined; 2 wrong usage.
+Exit status: 0 every component is correct or passes the course's own test; 1 one does not, or a
+submission of a class could not be examined; 2 usage error.
 """
 
 import argparse
@@ -32,31 +32,41 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SUBMISSION",
         nargs="+",
         type=Path,
-        help="folders, zips, or folders of them",
+        help="a folder, a zip, or a folder of several",
     )
     add(
         "--edition",
         default=DEFAULT_EDITION,
         choices=EDITIONS,
-        help="whose norm, attention and sampling are right (%(default)s)",
+        help="whose norm, attention and sampling are correct (%(default)s)",
     )
-    add("--json", metavar="FILE", type=Path, help="write the report as JSON, too")
-    add("--html", metavar="FILE", type=Path, help="write one page that needs nothing else")
-    add("--overwrite", action="store_true", help="replace these two where they are there")
-    add("--jobs", metavar="N", type=int, default=1, help="processes for a class (%(default)s)")
-    add("--seconds", type=float, default=SECONDS, help="limit for each component (%(default)s)")
+    add("--json", metavar="FILE", type=Path, help="also write the report as JSON")
+    add(
+        "--html", metavar="FILE", type=Path, help="also write the report as one self-contained page"
+    )
+    add("--overwrite", action="store_true", help="replace existing JSON and HTML files")
+    add(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help="parallel processes for a class (%(default)s)",
+    )
+    add(
+        "--seconds", type=float, default=SECONDS, help="time limit for each component (%(default)s)"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; a usage error exits with 2 by itself."""
+    """Run the command and return its exit status; a usage error exits with status 2."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         check_bound(f"--jobs {options.jobs}", 1 <= options.jobs <= 1024, "from 1 to 1024")
         seconds = options.seconds
         check_bound(f"--seconds {seconds}", 0 < seconds <= 3600, "above 0, at most 3600")
-        # torch comes with these, which --help need not have
+        # these import torch, which --help does not need
         from mini_llama.diagnosis.diagnosis import diagnose_all
         from mini_llama.diagnosis.page import check_files, write_files
         from mini_llama.diagnosis.places import find_places

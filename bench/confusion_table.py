@@ -1,13 +1,13 @@
-"""Each known mistake planted (tests/plants.py), alone and with others: what diagnose.py says.
+"""Plant each known mistake (tests/plants.py), alone and with others, and check diagnose.py.
 
     python bench/confusion_table.py [--pairs]
 
-A mistake is planted in our own modules, or in the student's. With --pairs every two mistakes of
-different components are planted together as well, in as few copies as it takes: each copy holds
-one of several components, and a pair counts as right where both are named.
+Mistakes are planted in our own modules and in tests/student. With --pairs, every two mistakes of
+different components are also planted together. To need few copies, each copy has mistakes in
+several components; a pair is correct if both mistakes are named.
 
-Exit status 1 if a mistake is not named by itself, anything else is, or fewer than 95 % of the
-pairs are right.
+Exit status 1 if a mistake planted alone is not named, if anything else is reported, or if fewer
+than 95 % of the pairs are correct.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ENOUGH = 0.95
 
 
 def is_named(one: Plant, findings: Iterable[Finding]) -> bool:
-    """The component's finding names the mistakes of the plant, and no other."""
+    """True if the component's finding names the mistakes of the plant, and no others."""
     finding = next(f for f in findings if f.component == one.mistake.component)
     if one.mistake.name in REMARKED:
         return finding.is_correct and any(r.startswith(one.mistake.name) for r in finding.remarks)
@@ -35,21 +35,23 @@ def is_named(one: Plant, findings: Iterable[Finding]) -> bool:
 
 
 def singles(folder: Path) -> tuple[int, int]:
-    """How many are named, and nothing else is."""
+    """How many are named, with nothing else reported; and the total."""
     right = total = 0
     plants = [*PLANTS, *STUDENT_PLANTS]
     for (one,), findings in diagnose_planted(folder, [((one,), one.edition) for one in plants]):
-        said = [f"{f.component}: {f.mistake or f.verdict}" for f in findings if not f.is_correct]
-        others = [text for text in said if not text.startswith(f"{one.mistake.component}: ")]
+        reported = [
+            f"{f.component}: {f.mistake or f.verdict}" for f in findings if not f.is_correct
+        ]
+        others = [text for text in reported if not text.startswith(f"{one.mistake.component}: ")]
         total += 1
         right += is_named(one, findings) and not others
         if not is_named(one, findings) or others:
-            print(f"{one.id}  ->  {'; '.join(said) or 'all correct'}")
+            print(f"{one.id}  ->  {'; '.join(reported) or 'all correct'}")
     return right, total
 
 
 def pairs_of(plants: Sequence[Plant]) -> set[frozenset[int]]:
-    """Indices of every two that are of different components and can be planted together."""
+    """Index pairs of plants in different components that can be planted together."""
     return {
         frozenset((i, j))
         for (i, one), (j, two) in combinations(enumerate(plants), 2)
@@ -58,7 +60,7 @@ def pairs_of(plants: Sequence[Plant]) -> set[frozenset[int]]:
 
 
 def covering(plants: Sequence[Plant]) -> Iterator[tuple[int, ...]]:
-    """Sets of plants, at most one a component, that hold every pair of `pairs_of` together."""
+    """Sets of plants, at most one in each component, that cover every pair of `pairs_of`."""
     left = pairs_of(plants)
     while left:
         chosen = sorted(next(iter(left)))
@@ -75,7 +77,7 @@ def covering(plants: Sequence[Plant]) -> Iterator[tuple[int, ...]]:
 
 
 def pairs(folder: Path) -> tuple[int, int]:
-    """How many pairs of different components are named, both, in one copy."""
+    """For how many pairs both mistakes are named; and the total."""
     right = total = 0
     for number, plants in enumerate((PLANTS, STUDENT_PLANTS)):
         of_one_edition = [one for one in plants if one.edition == "mmia"]
@@ -87,10 +89,12 @@ def pairs(folder: Path) -> tuple[int, int]:
         for chosen, (_, findings) in zip(sets, diagnose_planted(place, plantings), strict=True):
             named = {i: is_named(of_one_edition[i], findings) for i in chosen}
             for i in (i for i in chosen if not named[i]):
-                said = next(
+                reported = next(
                     str(f) for f in findings if f.component == of_one_edition[i].mistake.component
                 )
-                print(f"among {len(chosen)}: {of_one_edition[i].id}  ->  {said.splitlines()[0]}")
+                print(
+                    f"among {len(chosen)}: {of_one_edition[i].id}  ->  {reported.splitlines()[0]}"
+                )
             new = {frozenset(pair) for pair in combinations(chosen, 2)} - counted
             counted |= new
             total += len(new)
@@ -101,12 +105,14 @@ def pairs(folder: Path) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", action="store_true", help="two of different components as well")
+    parser.add_argument("--pairs", action="store_true", help="also plant pairs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "singles").mkdir()
         right, total = singles(Path(folder) / "singles")
-        print(f"{right} of {total} planted mistakes are named, and nothing else is", flush=True)
+        print(
+            f"{right} of {total} planted mistakes are named, with nothing else reported", flush=True
+        )
         failed = right < total
         if options.pairs:
             right, total = pairs(Path(folder))

@@ -11,26 +11,26 @@ from mini_llama.diagnosis.places import Place
 from mini_llama.diagnosis.registry import MISTAKES, Mistake
 from tests.helpers import ROOT
 
-# What the components are made of; the rest of the project is not examined.
+# The modules with the components; the rest of the project is not examined.
 MODULES = "base_llama classifier config llama lora optimizer rope tokenizer utils".split()
 MODULES += "addition_data_generation addition_lib addition_run".split()
 
 
 STUDENT = ROOT / "tests" / "student"
-Edit = tuple[str, str, str]  # file, old text, new text; the old one stands exactly once in the file
+Edit = tuple[str, str, str]  # file, old text, new text; the old text must occur exactly once
 
 
 @dataclass(frozen=True)
 class Plant:
-    """Edits that make the mistakes, which show in the edition: of our own modules, or of an
-    independent solution in the course's form, tests/student.
+    """Edits that make mistakes which `edition` detects: in our own modules, or in tests/student, an
+    independent solution in the course's form.
     """
 
     mistake: Mistake
     edits: tuple[Edit, ...]
     edition: str = "mmia"
     of_student: bool = False
-    others: tuple[Mistake, ...] = ()  # that are made together with it, in the report's order
+    others: tuple[Mistake, ...] = ()  # made together with it, in the report's order
 
     @property
     def mistakes(self) -> tuple[Mistake, ...]:
@@ -41,7 +41,7 @@ class Plant:
         return "; ".join([self.mistake.id, *(other.name for other in self.others)])
 
 
-# Differences in what the assignment does not say: remarks, not mistakes.
+# Differences where the assignment leaves a choice: remarks, not mistakes.
 REMARKED = {
     "no renormalisation",
     "nothing left is not handled",
@@ -53,17 +53,17 @@ REMARKED = {
 
 
 def apply_edits(folder: Path, *edits: Edit) -> None:
-    """Edit files of the folder. Raises ValueError for an edit that no longer fits."""
+    """Edit files of the folder. Raises ValueError if the old text does not occur exactly once."""
     for file, old, new in edits:
         path = folder / file
         text = path.read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise ValueError(f"{file} holds this {text.count(old)} times, not once: {old}")
+            raise ValueError(f"{file} contains this {text.count(old)} times, not once: {old}")
         path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def fits(plants: Iterable[Plant]) -> bool:
-    """Whether all of them can be planted in one copy: no text is edited twice."""
+    """True if all of them can be planted in one copy: no text is edited twice."""
     plants = list(plants)
     folder = STUDENT if plants[0].of_student else ROOT
     texts: dict[str, str] = {}
@@ -76,7 +76,7 @@ def fits(plants: Iterable[Plant]) -> bool:
 
 
 def grouped(plants: Iterable[Plant]) -> list[list[Plant]]:
-    """The plants in as few copies as it takes: at most one a component, of one edition."""
+    """Group plants of the same edition into few copies, with at most one in each component."""
     groups: list[list[Plant]] = []
     for one in plants:
         for group in groups:
@@ -91,7 +91,7 @@ def grouped(plants: Iterable[Plant]) -> list[list[Plant]]:
 
 
 def planted_copy(folder: Path, plants: Iterable[Plant]) -> Path:
-    """A new folder of our modules, or of the student's, with the mistakes in them."""
+    """Copy our modules, or the student's, to a new folder with the mistakes in them."""
     plants = list(plants)
     if any(one.of_student for one in plants):
         shutil.copytree(STUDENT, folder)
@@ -110,7 +110,7 @@ def planted_copy(folder: Path, plants: Iterable[Plant]) -> Path:
 def diagnose_planted(
     folder: Path, plantings: Sequence[tuple[Sequence[Plant], str]]
 ) -> Iterator[tuple[Sequence[Plant], list[Finding]]]:
-    """For each set of mistakes, planted together and diagnosed in an edition, what is found."""
+    """Plant each set of mistakes in a copy, diagnose it in its edition, yield the findings."""
     for edition in dict.fromkeys(edition for _, edition in plantings):
         chosen = [plants for plants, its in plantings if its == edition]
         copies = [planted_copy(folder / f"{edition}-{i}", p) for i, p in enumerate(chosen)]
@@ -121,7 +121,7 @@ def diagnose_planted(
 
 
 def edit(component: str, name: str, old: str, new: str, **options: str) -> Plant:
-    """One edit of the file that the component is in."""
+    """A plant with one edit, of the file that contains the component."""
     file = options.pop("file", FILES[component])
     return Plant(MISTAKES[f"{component}: {name}"], ((file, old, new),), **options)
 

@@ -1,1 +1,1 @@
-"""What is wrong with a student's modules, and where."""
+"""Find mistakes in a student's modules, component by component or inside the whole model."""

@@ -1,4 +1,4 @@
-"""Outputs of a component as arrays, and how far they are from others."""
+"""A component's outputs as arrays, and the distance between two sets of outputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ from mini_llama.diagnosis.probes.classification import PADDED
 from mini_llama.diagnosis.probes.generation import BATCH, DRAWN, NONE_LEFT, SUMS, TOP_P_REACHED
 from mini_llama.diagnosis.probes.optimization import COURSE_TEST
 
-# Largest errors, as shares of the largest magnitude. Known mistakes lie further from each other
-# and from what is right than MATCH.
+# Largest errors, relative to the largest magnitude. Known mistakes differ by more than MATCH from
+# each other and from the correct outputs.
 EXACT, DRIFT, MATCH = 2e-6, 1e-4, 3e-4
-CHANCE = 0.14  # how far chance takes what is counted over random draws
+CHANCE = 0.14  # tolerance for frequencies counted over random draws
 HALF = "bfloat16 input"
-TOLERATED = {HALF: 0.02}  # of an input that the assignment does not have, and counts as drift
-# What the assignment does not say, or does not run: a difference is remarked on, no more.
+TOLERATED = {HALF: 0.02}  # counts as drift: the assignment has no such input
+# Left open, or never run, by the assignment: a difference is a remark, not a mistake.
 OPTIONAL = (BATCH, NONE_LEFT, TOP_P_REACHED, SUMS, PADDED)
 MAY_FAIL = (*OPTIONAL, HALF)
-COURSE = "the course's"  # own tests: each is another look at what is asked besides
+COURSE = "the course's"  # own tests: they repeat what other cases test
 
 Array = NDArray[np.float64]
 Arrays = dict[str, Array]
-Given = Mapping[str, Any]  # what probes.examine gave, or says of a process without answer
-Failures = dict[str, Given]  # by what was asked
+ProbeOutput = Mapping[str, Any]  # the result of probes.examine, or {"timeout": …}, {"died": …}
+Failures = dict[str, ProbeOutput]  # by case
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a component gives, apart: what must be right, what is remarked on, what failed."""
+    """A component's outputs by kind: required, optional (for remarks), the course's test."""
 
     arrays: Arrays = field(default_factory=dict)
     optional: Arrays = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Answer:
         return self.arrays | self.optional | self.course
 
 
-def read_answer(given: Given) -> Answer:
-    arrays = read_arrays(given) or {}
-    failed = given.get("failed")
+def read_answer(output: ProbeOutput) -> Answer:
+    arrays = read_arrays(output) or {}
+    failed = output.get("failed")
     failed = failed if isinstance(failed, dict) else {}
     failed = {str(k): v for k, v in failed.items() if isinstance(v, dict)}
-    notes = given.get("notes")
+    notes = output.get("notes")
     return Answer(
         {k: v for k, v in arrays.items() if not k.startswith((*OPTIONAL, COURSE_TEST))},
         {k: v for k, v in arrays.items() if k.startswith(OPTIONAL)},
@@ -60,9 +60,9 @@ def read_answer(given: Given) -> Answer:
     )
 
 
-def read_arrays(given: Given) -> Arrays | None:
-    """The values as arrays; None if there are none, or they are no numbers in a shape."""
-    values = given.get("values")
+def read_arrays(output: ProbeOutput) -> Arrays | None:
+    """Return the values as arrays; None if there are none or they are malformed."""
+    values = output.get("values")
     if not isinstance(values, dict) or not values:
         return None
     try:
@@ -75,8 +75,8 @@ def read_arrays(given: Given) -> Arrays | None:
 
 
 def errors(actual: Arrays, expected: Arrays) -> dict[str, float]:
-    """Largest error of each output, as a share of the largest magnitude expected; infinite where
-    shapes, or places that are not numbers, differ.
+    """Largest error of each output, relative to the largest magnitude expected; infinite if the
+    shapes differ or NaN is in other places.
     """
     found = {}
     for name, array in actual.items():
@@ -96,12 +96,12 @@ def errors(actual: Arrays, expected: Arrays) -> dict[str, float]:
 
 
 def distance(actual: Arrays, expected: Arrays) -> float:
-    """The largest of `errors`, 0 where nothing is compared."""
+    """The largest of `errors`; 0 if there is nothing to compare."""
     return max(errors(actual, expected).values(), default=0.0)
 
 
-def is_alike(answer: Answer, other: Answer) -> bool:
-    """Whether both give the same where both must be right, and fail alike in the same cases."""
+def matches(answer: Answer, other: Answer) -> bool:
+    """True if the required outputs agree, and the same cases fail in the same way."""
     if answer.failed.keys() != other.failed.keys():
         return False
     if any(text_of(one) != text_of(other.failed[case]) for case, one in answer.failed.items()):
@@ -109,5 +109,5 @@ def is_alike(answer: Answer, other: Answer) -> bool:
     return bool(answer.arrays or answer.failed) and distance(answer.arrays, other.arrays) <= MATCH
 
 
-def text_of(failure: Given) -> object:
+def text_of(failure: ProbeOutput) -> object:
     return failure.get("error") or failure.get("result") or failure.get("missing")

@@ -1,8 +1,8 @@
-"""A student's modules beside ours, component by component, and beside every known mistake.
+"""Compare a student's modules with ours, component by component, and with every known mistake.
 
-Small fixed inputs are given to both (probes/); what the student's give comes from a limited
-process (worker.py) and is compared with what ours give, and with what they would give with each
-known mistake (catalogue.py, judging.py).
+Both get the same small fixed inputs (probes/). The student's outputs come from a process with
+limits (worker.py); they are compared with ours, and with ours after each known mistake
+(catalogue.py, judging.py).
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 from config import DEFAULT_EDITION, EDITIONS
 from mini_llama.diagnosis import worker
 from mini_llama.diagnosis.catalogue import Catalogue, settings_of
-from mini_llama.diagnosis.comparison import Given
+from mini_llama.diagnosis.comparison import ProbeOutput
 from mini_llama.diagnosis.findings import Finding, Report, reported_once
 from mini_llama.diagnosis.judging import MAX_TEXT, judge
 from mini_llama.diagnosis.limits import MEMORY_BYTES, SECONDS, START_SECONDS
@@ -29,23 +29,27 @@ from mini_llama.submissions.limited_process import run_limited
 from mini_llama.submissions.untrusted_text import one_line
 
 COMPONENTS = tuple(PROBES)
-# What an edition does not ask for; the others ask for every component.
-NOT_ASKED = {"fall2024": ("lora",), "spring2025": ("lora",), "spring2026": ("lora", "classifier")}
-ADDITION = ("addition_data", "train_one_epoch", "evaluate_loss")  # of one edition alone
+# Components that an edition does not require; the other editions require all of them.
+NOT_REQUIRED = {
+    "fall2024": ("lora",),
+    "spring2025": ("lora",),
+    "spring2026": ("lora", "classifier"),
+}
+ADDITION = ("addition_data", "train_one_epoch", "evaluate_loss")  # of ADDITION_EDITION only
 ADDITION_EDITION = "spring2026"
-PER_PROCESS = 50  # submissions that one process examines in turn
+PER_PROCESS = 50  # submissions examined one after another by one process
 
-_PARSING = threading.Lock()  # Python 3.11's parser fails where threads parse at once
+_PARSING = threading.Lock()  # Python 3.11's parser is not thread-safe
 
-Answers = dict[str, Given]  # of one submission, by component
+Answers = dict[str, ProbeOutput]  # of one submission, by component
 
 
 def diagnose(
     folders: Sequence[Path], edition: str = DEFAULT_EDITION, seconds: float = SECONDS
 ) -> Iterator[list[Finding]]:
-    """For each folder a finding for each of COMPONENTS that the edition asks for, or that is there.
+    """Yield the findings of each folder: one for each component that is required or present.
 
-    Raises ValueError for a folder without sources or an unknown edition, OSError for one that
+    Raises ValueError for a folder without sources or an unknown edition, OSError for a folder that
     cannot be read.
     """
     for report in diagnose_all([Place(f.name, f) for f in folders], edition, seconds):
@@ -60,10 +64,10 @@ def diagnose_all(
     seconds: float = SECONDS,
     jobs: int = 1,
 ) -> Iterator[Report]:
-    """A report on each, in their order, from `jobs` processes.
+    """Yield a report on each place, in order, using `jobs` processes.
 
-    One that cannot be examined has a refusal. Raises ValueError for an unknown edition, or where
-    no process can run.
+    A submission that cannot be examined gets a report with a refusal. Raises ValueError for an
+    unknown edition, or if no process can run.
     """
     if edition not in EDITIONS:
         raise ValueError(f"unknown edition {edition!r}: choose one of {', '.join(EDITIONS)}")
@@ -74,62 +78,62 @@ def diagnose_all(
             yield Report(place.name, place.path, edition, refusal=answers)
             continue
         findings = [
-            judge(c, asked, edition, catalogues)
+            judge(c, output, edition, catalogues)
             for c in components
-            if (asked := what_is_asked(c, answers.get(c, {}), edition)) is not None
+            if (output := required_output(c, answers.get(c, {}), edition)) is not None
         ]
         yield Report(place.name, place.path, edition, tuple(reported_once(findings)))
 
 
 def components_of(edition: str) -> tuple[str, ...]:
-    """Those that may be examined; what the edition does not ask for is, where it is there."""
+    """Components to examine: those that the edition requires, and optional ones if present."""
     return tuple(c for c in COMPONENTS if edition == ADDITION_EDITION or c not in ADDITION)
 
 
-def what_is_asked(component: str, given: Given, edition: str) -> Given | None:
-    """The answer without what the edition does not ask for; None if nothing is left of it."""
-    if component not in NOT_ASKED.get(edition, ()):
-        return given
+def required_output(component: str, output: ProbeOutput, edition: str) -> ProbeOutput | None:
+    """Remove failures due to a file that the edition does not require; None if only that failed."""
+    if component not in NOT_REQUIRED.get(edition, ()):
+        return output
     file = f"{component}.py"
-    if given.get("missing") == file:
+    if output.get("missing") == file:
         return None
-    failed = given.get("failed")
+    failed = output.get("failed")
     if not isinstance(failed, Mapping):
-        return given
-    asked = {
+        return output
+    required = {
         k: v for k, v in failed.items() if not (isinstance(v, dict) and v.get("missing") == file)
     }
-    return {**given, "failed": asked}
+    return {**output, "failed": required}
 
 
 def run_probes(
     places: Sequence[Place], edition: str, seconds: float = SECONDS, jobs: int = 1
 ) -> Iterator[Answers | str]:
-    """For each place what each component gives, or why it is not examined.
+    """Yield each place's outputs by component, or the reason why it was not examined.
 
-    A process examines several. Raises ValueError if no process can run.
+    One process examines several places. Raises ValueError if no process can run.
     """
     size = max(1, min(PER_PROCESS, -(-len(places) // jobs)))
     chunks = [places[i : i + size] for i in range(0, len(places), size)]
     with ThreadPoolExecutor(jobs) as pool:
-        for answers in pool.map(lambda chunk: run_to_the_end(chunk, edition, seconds), chunks):
+        for answers in pool.map(lambda chunk: run_with_retries(chunk, edition, seconds), chunks):
             yield from answers
 
 
-def run_to_the_end(places: Sequence[Place], edition: str, seconds: float) -> list[Answers | str]:
-    """Where one of them ended the process, it is run by itself, and what came after it again."""
+def run_with_retries(places: Sequence[Place], edition: str, seconds: float) -> list[Answers | str]:
+    """Run the chunk; if a place ends the process, run it alone, then the places after it."""
     answers = run_chunk(places, edition, seconds)
     left = [i for i, answer in enumerate(answers) if not answer]
     if left and len(places) > 1:
-        again = run_to_the_end([places[left[0]]], edition, seconds)
-        again += run_to_the_end([places[i] for i in left[1:]], edition, seconds)
+        again = run_with_retries([places[left[0]]], edition, seconds)
+        again += run_with_retries([places[i] for i in left[1:]], edition, seconds)
         for i, answer in zip(left, again, strict=True):
             answers[i] = answer
     return answers
 
 
 def run_chunk(places: Sequence[Place], edition: str, seconds: float) -> list[Answers | str]:
-    """The answers from one process, empty where it gave none; why, where it was for one place."""
+    """Run one process: each place's outputs (empty if there were none), or why it was refused."""
     refused: dict[int, str] = {}
     folders: dict[int, str] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -151,9 +155,9 @@ def run_chunk(places: Sequence[Place], edition: str, seconds: float) -> list[Ans
 def run_worker(
     scratch: Path, folders: Sequence[str], edition: str, seconds: float
 ) -> dict[str, Answers]:
-    """By folder of `scratch`; a folder of which nothing came is left out.
+    """Return the outputs by folder of `scratch`; folders without any output are left out.
 
-    Raises ValueError where nothing came of the only one.
+    Raises ValueError if there is only one folder and it has no output.
     """
     if not folders:
         return {}
@@ -178,13 +182,13 @@ def run_worker(
 
 
 def parse_answers(stdout: bytes, folders: Sequence[str]) -> dict[str, Answers]:
-    """What worker.main wrote; lines that it cannot have written are passed over."""
+    """Parse the lines of worker.main; lines that it cannot have written are ignored."""
     answers: dict[str, Answers] = {}
     for line in stdout.splitlines():
         try:
-            folder, component, given = json.loads(line)
-            if isinstance(given, dict) and component in COMPONENTS and folder in folders:
-                answers.setdefault(folder, {})[component] = given
+            folder, component, output = json.loads(line)
+            if isinstance(output, dict) and component in COMPONENTS and folder in folders:
+                answers.setdefault(folder, {})[component] = output
         except (ValueError, TypeError, RecursionError):
             continue
     return answers

@@ -280,7 +280,7 @@ class Explanation(NamedTuple):
             text += f" The model follows {norm}, {attention} attention: {editions}."
         yield text
         if first.mistake is not None:
-            yield f"To mend it: {first.mistake.remedy}"
+            yield f"Fix: {first.mistake.remedy}"
 
 
 def forgive_unseen(places: list[Place], examination: Examination) -> list[Place]:

@@ -1,4 +1,4 @@
-"""What is said of a student's components, for a terminal and as JSON."""
+"""The findings on a submission's components, as text and as JSON."""
 
 import json
 import math
@@ -12,11 +12,11 @@ PASSES = "passes the course's test"
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be said of one component.
+    """The result for one component.
 
-    `error` is the largest one, as a share of the largest magnitude; `where` a line of the
-    student's, "llama.py:12: code"; `editions` those whose arithmetic the component has instead;
-    `remarks` are no mistakes: what the assignment does not say, or does not run.
+    `error` is the largest error, relative to the largest magnitude; `where` a line of the student's
+    code, "llama.py:12: code"; `editions` the other editions in which the component is correct;
+    `remarks` are not mistakes: they concern what the assignment leaves open or never runs.
     """
 
     component: str
@@ -36,22 +36,22 @@ class Finding:
 
     @property
     def is_accepted(self) -> bool:
-        """Correct, or as far from it as the course's own test lets pass."""
+        """Correct, or passes the course's own test."""
         return self.is_correct or self.verdict == PASSES
 
     @property
     def lines(self) -> list[str]:
-        """Everything but the component and the verdict."""
+        """All lines but the component and the verdict."""
         editions = f"{', '.join(self.editions)} (--edition)" if self.editions else ""
         parts = [
             ("", self.detail),
-            ("right for the editions ", editions),
+            ("correct for the editions ", editions),
             ("at ", self.where),
-            ("the assignment, ", self.rule),
-            ("to mend it: ", self.remedy),
+            ("rule: ", self.rule),
+            ("fix: ", self.remedy),
             *(("remark: ", remark) for remark in self.remarks),
         ]
-        return [f"{what}{text}" for what, text in parts if text]
+        return [f"{label}{text}" for label, text in parts if text]
 
     def __str__(self) -> str:
         first, lines = f"{self.component:<13} {self.verdict}", self.lines
@@ -61,21 +61,19 @@ class Finding:
 
 
 def reported_once(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """An exception that stops several components, of a class that all are made with, is shown
-    with the first of them.
-    """
+    """Show an exception that stops several components, such as one in a constructor, only once."""
     first: dict[tuple, str] = {}
     for finding in findings:
         key = finding.detail, finding.where
         if finding.verdict == "exception" and finding.where and key in first:
-            finding = Finding(finding.component, "not examined", f"stopped as {first[key]} was")
+            finding = Finding(finding.component, "not examined", f"same exception as {first[key]}")
         first.setdefault(key, finding.component)
         yield finding
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is said of one submission; `refusal` says why it could not be examined."""
+    """The result for one submission; `refusal` says why it could not be examined."""
 
     name: str
     path: Path
@@ -89,7 +87,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """How many of its components are correct."""
+        """The number of correct components, in one line."""
         if self.refusal:
             return f"not examined: {self.refusal}"
         n_correct = sum(finding.is_correct for finding in self.findings)
@@ -113,7 +111,7 @@ class Report:
 
 
 def as_json(reports: Sequence[Report]) -> str:
-    """One submission's report, or all of them by name."""
+    """A single report, or several by name."""
     if len(reports) == 1:
         content = reports[0].as_dict()
     else:

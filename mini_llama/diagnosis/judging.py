@@ -1,4 +1,4 @@
-"""From what a student's component gives to what is to be said of it."""
+"""Turn the outputs of a student's component into a finding."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from mini_llama.diagnosis.comparison import (
     Array,
     Arrays,
     Failures,
-    Given,
+    ProbeOutput,
     distance,
     errors,
     read_answer,
@@ -26,30 +26,32 @@ from mini_llama.diagnosis.registry import Mistake
 from mini_llama.diagnosis.remarks import remarks_of
 from mini_llama.submissions.untrusted_text import one_line
 
-MAX_TEXT = 500  # characters of a student's that a line of the report shows
-FEW = 8  # numbers that a line of the report can show
-# What an edition's own text can be read to ask for.
+MAX_TEXT = 500  # characters of a student's text shown in a line of the report
+FEW = 8  # numbers shown in a line of the report
+# Mistakes that are correct in these editions, whose text allows both readings.
 ALSO_RIGHT = {"the token that reaches top_p is left out": ("spring2025",)}
-READ_SO = "this edition's text can be read so"
+ALSO_ALLOWED = "this edition's text allows this reading"
 ATOL, RTOL = 1e-5, 1e-3  # the course's optimizer_test
 
 
-def judge(component: str, given: Given, edition: str, catalogues: Catalogues) -> Finding:
+def judge(component: str, output: ProbeOutput, edition: str, catalogues: Catalogues) -> Finding:
     catalogue = catalogues[component, edition]
-    answer = read_answer(given)
+    answer = read_answer(output)
     if not answer.measured.keys() <= catalogue.right.measured.keys():
-        answer = Answer()  # no probe gave that
+        answer = Answer()  # not the output of any probe
     error = distance(answer.arrays, catalogue.right.arrays) if answer.arrays else None
     is_right = error is not None and error <= DRIFT and not answer.failed
     known, unexplained = ([], {}) if is_right else catalogue.known(answer)
     if not answer.failed and edition in ALSO_RIGHT.get(names_of(known), ()):
-        return Finding(component, "correct", remarks=(f"{known[0].name}: {READ_SO}",))
+        return Finding(component, "correct", remarks=(f"{known[0].name}: {ALSO_ALLOWED}",))
     remarks = remarks_of(answer, catalogue, known, is_right)
     if is_right and error is not None:
         verdict, detail = verdict_of_right(answer, catalogue, error)
         return Finding(component, verdict, detail, error=error, remarks=remarks)
-    verdict, detail = verdict_of_wrong(given, replace(answer, failed=unexplained), catalogue, known)
-    where = next((f.get("where") for f in answer.failed.values()), given.get("where"))
+    verdict, detail = verdict_of_wrong(
+        output, replace(answer, failed=unexplained), catalogue, known
+    )
+    where = next((f.get("where") for f in answer.failed.values()), output.get("where"))
     return Finding(
         component,
         verdict,
@@ -74,18 +76,18 @@ def verdict_of_right(answer: Answer, catalogue: Catalogue, error: float) -> tupl
 
 
 def verdict_of_wrong(
-    given: Given, answer: Answer, catalogue: Catalogue, known: Sequence[Mistake]
+    output: ProbeOutput, answer: Answer, catalogue: Catalogue, known: Sequence[Mistake]
 ) -> tuple[str, str]:
     if not answer.arrays and not known:
-        return failure(given)
+        return failure(output)
     sizes = errors(answer.arrays, catalogue.right.arrays)
     off = {name: size for name, size in sizes.items() if size > DRIFT}
     right = [name for name in answer.arrays if name not in off]
     verdict, parts = "wrong", [names_of(known)] if known else []
-    if known and any(not_numbers(answer.arrays[n], catalogue.right.arrays[n]) for n in off):
+    if known and any(has_unexpected_nan(answer.arrays[n], catalogue.right.arrays[n]) for n in off):
         verdict = "NaN"
     if off and not known:
-        verdict, detail = unknown(answer.arrays, catalogue, off)
+        verdict, detail = unknown_mistake(answer.arrays, catalogue, off)
         parts.append(detail)
     if answer.failed:
         failed_verdict, detail = failures(answer.failed)
@@ -101,7 +103,7 @@ def verdict_of_wrong(
 
 
 def passes_course_test(answer: Answer, catalogue: Catalogue) -> bool:
-    """By the tolerance of the course's own."""
+    """Compare the final weights at the tolerance of the course's optimizer_test."""
     if not answer.course:
         return False
     actual, expected = (one.course[COURSE_TEST] for one in (answer, catalogue.right))
@@ -112,7 +114,7 @@ def passes_course_test(answer: Answer, catalogue: Catalogue) -> bool:
 def other_editions(
     component: str, answer: Answer, edition: str, catalogues: Catalogues
 ) -> tuple[str, ...]:
-    """Those besides `edition` in which the component is right."""
+    """The editions other than `edition` in which the component is correct."""
     return tuple(
         other
         for other in EDITIONS
@@ -123,8 +125,8 @@ def other_editions(
     )
 
 
-def failure(given: Given) -> tuple[str, str]:
-    """Verdict and detail where nothing was measured."""
+def failure(output: ProbeOutput) -> tuple[str, str]:
+    """Verdict and detail if nothing could be measured."""
     for key, verdict, form in (
         ("missing", "missing", "{}"),
         ("unwritten", "not written yet", "it raises NotImplementedError"),
@@ -134,16 +136,16 @@ def failure(given: Given) -> tuple[str, str]:
         ("timeout", "endless loop", "killed after {} seconds"),
         ("died", "its process died", "{}"),
     ):
-        if key in given:
-            return verdict, one_line(form.format(given[key])[:MAX_TEXT])
-    return "no answer", "what its process sent cannot be read"
+        if key in output:
+            return verdict, one_line(form.format(output[key])[:MAX_TEXT])
+    return "no answer", "the output of its process cannot be read"
 
 
 def failures(failed: Failures) -> tuple[str, str]:
-    """Verdict of the first, and what each is, with the cases that fail in the same way."""
+    """Verdict of the first failure; details of all, each with the cases that fail in that way."""
     by_failure: dict[tuple[str, str], list[str]] = {}
-    for case, given in failed.items():
-        by_failure.setdefault(failure(given), []).append(one_line(case[:MAX_TEXT]))
+    for case, output in failed.items():
+        by_failure.setdefault(failure(output), []).append(one_line(case[:MAX_TEXT]))
     texts = [
         detail if verdict == "missing" else f"{detail} ({', '.join(cases)})"
         for (verdict, detail), cases in by_failure.items()
@@ -151,16 +153,18 @@ def failures(failed: Failures) -> tuple[str, str]:
     return next(iter(by_failure))[0], "; ".join(texts)
 
 
-def unknown(arrays: Arrays, catalogue: Catalogue, off: Mapping[str, float]) -> tuple[str, str]:
-    """Verdict and detail of outputs that no known mistake gives."""
+def unknown_mistake(
+    arrays: Arrays, catalogue: Catalogue, off: Mapping[str, float]
+) -> tuple[str, str]:
+    """Verdict and detail of outputs that match no known mistake."""
     right = catalogue.right.arrays
     for name in off:
         array, expected = arrays[name], right[name]
         if array.shape != expected.shape:
             return "wrong shape", f"{name}: got {array.shape}, expected {expected.shape}"
-        if not_numbers(array, expected):
+        if has_unexpected_nan(array, expected):
             return "NaN", f"{name}: {np.isnan(array).sum()} of {array.size} values"
-    parts = (compared(name, arrays, right, size) for name, size in off.items())
+    parts = (describe_difference(name, arrays, right, size) for name, size in off.items())
     detail = f"no known mistake; {'; '.join(parts)}"
     near = sorted(
         (distance(arrays, other.arrays), names_of(mistakes))
@@ -172,12 +176,12 @@ def unknown(arrays: Arrays, catalogue: Catalogue, off: Mapping[str, float]) -> t
     return "wrong", detail
 
 
-def not_numbers(array: Array, expected: Array) -> bool:
+def has_unexpected_nan(array: Array, expected: Array) -> bool:
     return bool(np.isnan(array).any() and not np.isnan(expected).any())
 
 
-def compared(name: str, arrays: Arrays, right: Arrays, size: float) -> str:
-    """One output against what is right: its numbers if they are few, else the largest error."""
+def describe_difference(name: str, arrays: Arrays, right: Arrays, size: float) -> str:
+    """The output and the expected numbers if they are few, else the largest error."""
     if arrays[name].size <= FEW:
         got, expected = (" ".join(f"{x:.4g}" for x in a[name].flat) for a in (arrays, right))
         return f"{name}: got {got}, expected {expected}"

@@ -1,4 +1,4 @@
-"""Limits on a student's modules during the diagnosis."""
+"""Limits for running a student's modules."""
 
 SECONDS = 10.0  # for one component
 START_SECONDS = 120.0  # for importing torch on a slow disk

@@ -1,4 +1,4 @@
-"""What was found as files: JSON, and one HTML page, templates/diagnosis.html."""
+"""Write the reports as JSON and as one HTML page (templates/diagnosis.html)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from mini_llama.diagnosis.findings import Finding, Report, as_json
 from mini_llama.html_page import render
 from utils import atomic_write, check_outputs
 
-NOT_ASKED = ("none", "-")
+NOT_EXAMINED = ("none", "-")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One submission: the style's class and the text of each cell, and what is said of it below."""
+    """One submission: the CSS class and text of each cell, and the details below the table."""
 
     name: str
     summary: str
@@ -23,7 +23,7 @@ class Row:
 
 
 def html_page(reports: Sequence[Report]) -> str:
-    """One page that needs nothing else, loads nothing and runs nothing."""
+    """One self-contained page without scripts."""
     components = list(dict.fromkeys(f.component for r in reports for f in r.findings))
     n_accepted = sum(report.is_accepted for report in reports)
     names = ", ".join(report.name for report in reports[:3])
@@ -40,7 +40,7 @@ def html_page(reports: Sequence[Report]) -> str:
 
 def _row(report: Report, components: Sequence[str]) -> Row:
     found = {finding.component: finding for finding in report.findings}
-    cells = [_cell(found[name]) if name in found else NOT_ASKED for name in components]
+    cells = [_cell(found[name]) if name in found else NOT_EXAMINED for name in components]
     details = [
         (_kind(finding), f"{finding.component}: {finding.verdict}", finding.lines)
         for finding in report.findings
@@ -66,15 +66,15 @@ def check_files(
     inputs: Sequence[Path],
     overwrite: bool = False,
 ) -> None:
-    """Raise ValueError for a file that cannot be written, or that is an input, the other or,
-    without `overwrite`, there already.
+    """Raise ValueError if a file cannot be written, is an input, is named twice or, without
+    `overwrite`, exists.
     """
     files = [path for path in (json_file, html_file) if path is not None]
     check_outputs(files, inputs, overwrite)
 
 
 def write_files(reports: Sequence[Report], json_file: Path | None, html_file: Path | None) -> None:
-    """Write what is asked for, each file whole or not at all."""
+    """Write the files that are given, each atomically."""
     for path, make in ((json_file, as_json), (html_file, html_page)):
         if path is not None:
             with atomic_write(path) as file:

@@ -1,4 +1,4 @@
-"""Where the submissions stand: a folder, a zip, a repository, or a folder of any of these."""
+"""Find submissions: a folder, a zip, a repository, or a folder of any of these."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +11,12 @@ MODULES = (  # what the probes import
     *("config", "llama", "rope", "lora", "optimizer", "classifier"),
     *("addition_data_generation", "addition_run"),
 )
-PASSED_OVER = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "venv", "env"}
+IGNORED_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "venv", "env"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """A submission: a folder or a zip, and the folder in it that llama.py is in ("" for itself)."""
+    """A submission: a folder or a zip, and the folder inside it with llama.py ("" for the top)."""
 
     name: str
     path: Path
@@ -28,7 +28,7 @@ class Place:
 
 
 def find_places(paths: Sequence[Path]) -> list[Place]:
-    """The submissions of these paths, by names that differ. Raises ValueError as `places_in`."""
+    """The submissions in these paths, with unique names. Raises ValueError as `places_in` does."""
     found = list(dict.fromkeys(place for path in paths for place in places_in(path)))
     names = [place.name for place in found]
     return [
@@ -40,14 +40,15 @@ def find_places(paths: Sequence[Path]) -> list[Place]:
 
 
 def places_in(path: Path) -> list[Place]:
-    """Several where more than one folder or zip directly in it holds modules of the course.
+    """The submissions in a path: several if more than one of its folders or zips has the course's
+    modules.
 
     Raises ValueError for a path that is neither a folder nor a zip.
     """
     if path.is_file() and path.suffix.casefold() == ".zip":
         return [Place(path.stem, path)]
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder: name the one that llama.py is in")
+        raise ValueError(f"{path} is not a folder: give the folder that contains llama.py")
     name = path.resolve().name
     inner = folders_of(path)
     zips = [entry for entry in sorted(path.glob("*.zip")) if entry.is_file()]
@@ -64,7 +65,7 @@ def places_in(path: Path) -> list[Place]:
 
 
 def first_in(child: str, inner: Sequence[str]) -> tuple[str, str]:
-    """The child, and where in it the first of these folders is."""
+    """The child, and the path inside it of the first of these folders."""
     first = next(
         PurePosixPath(folder) for folder in inner if PurePosixPath(folder).parts[0] == child
     )
@@ -73,14 +74,14 @@ def first_in(child: str, inner: Sequence[str]) -> tuple[str, str]:
 
 
 def folders_of(path: Path) -> list[str]:
-    """The folders that hold llama.py, or else any of MODULES, as `course_folders` says."""
+    """The folders with llama.py, or else with any of MODULES; see `course_folders`."""
     return course_folders(python_files(path))
 
 
 def course_folders(names: Iterable[str]) -> list[str]:
-    """Of files a/b/llama.py the folders a/b, those nearest the top first and none within another.
+    """For files a/b/llama.py, the folders a/b: nearest the top first, none inside another.
 
-    Where there is no llama.py, another module of the course will do; empty if there is none.
+    Without any llama.py, another module of the course counts; empty if there is none.
     """
     names = list(names)
     for modules in (("llama",), MODULES):
@@ -96,10 +97,10 @@ def course_folders(names: Iterable[str]) -> list[str]:
 
 
 def python_files(path: Path) -> Iterator[str]:
-    """Names of Python files, down to MAX_DEPTH folders; no links, environments or hidden ones."""
+    """Names of Python files, up to MAX_DEPTH deep, without links, environments, hidden folders."""
     for folder, below, files in os.walk(path):
         inner = Path(folder).relative_to(path)
-        kept = [n for n in sorted(below) if not n.startswith(".") and n not in PASSED_OVER]
+        kept = [n for n in sorted(below) if not n.startswith(".") and n not in IGNORED_FOLDERS]
         deep = len(inner.parts) >= MAX_DEPTH
         below[:] = [] if deep else [n for n in kept if not is_environment(Path(folder, n))]
         yield from ((inner / name).as_posix() for name in files if name.endswith(".py"))

@@ -1,7 +1,7 @@
-"""The known mistakes: what each is called, which line of the assignment it breaks, and its remedy.
+"""The known mistakes: their names, the rule of the assignment that each breaks, and the remedy.
 
-diagnose.py and sanity_check.py --explain share this list. How a mistake is made stands elsewhere,
-by its id: in our own modules in mistakes/, as a float64 formula in formulas.py and explanation.py.
+diagnose.py and sanity_check.py --explain share this list. The code that makes a mistake is found by
+its id: in our own modules in mistakes/, as a float64 formula in formulas.py and explanation.py.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from config import editions_where
 
 @dataclass(frozen=True)
 class Mistake:
-    """`rule` is the assignment's line that it breaks; `remedy` says in a sentence how to mend it,
-    and `option`, if there is one, what to do on diagnose.py's command line instead.
+    """`rule` is the line of the assignment that it breaks, `remedy` a sentence on how to fix it,
+    and `option`, if any, an alternative on diagnose.py's command line.
     """
 
     component: str
@@ -28,7 +28,7 @@ class Mistake:
 
     @property
     def advice(self) -> str:
-        """The remedy, and the option where there is one."""
+        """The remedy, with the option if there is one."""
         return f"{self.remedy.removesuffix('.')}, or {self.option}." if self.option else self.remedy
 
 
@@ -38,22 +38,26 @@ SIGNS = "RoPE: (even, odd) becomes (even·cos - odd·sin, even·sin + odd·cos)"
 BOTH = "RoPE: query and key are both rotated"
 LAYERNORM = "LayerNorm: (x - mean) / sqrt(var + eps) · weight + bias over the features, biased var"
 RMSNORM = "RMSNorm: x / sqrt(mean(x²) + eps) · weight over the features"
-NORM = "norm: the root is of (variance or mean square + eps), over the features; then the weight"
+NORM = (
+    "norm: divide by sqrt(variance or mean square + eps) over the features, then apply the weight"
+)
 ATTENTION = "attention: softmax(QKᵀ / sqrt(head_dim)) V, dropout on the probabilities"
 MASK = (
     "editions: every position sees every position in "
     f"{editions_where(lambda edition: edition.attention == 'bidirectional')}; "
     f"attention is causal in {editions_where(lambda edition: edition.attention == 'causal')}"
 )
-GQA = "GQA: each key/value head is repeated n_heads/n_kv_heads times; neighbours share"
-MIXED = "attention: compute_output is applied to the heads' values, side by side"
+GQA = (
+    "GQA: each key/value head is repeated n_heads/n_kv_heads times; adjacent query heads share one"
+)
+MIXED = "attention: compute_output is applied to the concatenated heads"
 SWIGLU = "FeedForward: w2(silu(w1 x) · w3 x)"
 LAYER = "layer: h = x + attention(attention_norm(x)); out = h + feed_forward(ffn_norm(h))"
 NETWORK = "Llama: the layers, then the final norm, then the output projection"
 TEMPERATURE = "sampling: temperature first (logits / temperature), then softmax"
 EPSILON = (
     "epsilon sampling: tokens with p < epsilon are dropped, the rest renormalised; if none is "
-    "left, the argmax"
+    "left, take the argmax"
 )
 TOP_P = "top-p sampling: the smallest set of the most probable tokens whose sum is at least top_p"
 GREEDY = "sampling: temperature 0 is the argmax over the vocabulary"
@@ -68,7 +72,7 @@ LAST = (
     "the classifier's are (B, labels)"
 )
 ADDITIONS = "additions: n texts a+b=c, a and b from 1000 to 9999, each unordered pair once"
-ANSWER = "addition: loss on what follows = alone, to the answer's end; the mean of it"
+ANSWER = "addition: the mean loss over the targets after =, to the end of the answer"
 EPOCH = "addition: one optimizer step for each batch, in training mode; the mean loss is returned"
 EVALUATION = "addition: the mean loss, in evaluation mode"
 
@@ -88,9 +92,9 @@ _OF_THE_LOSS = (
         "the answer's end carries no loss",
         "Keep the target 0 after the last digit: the model must learn where to stop.",
     ),
-    ("the loss is summed, not averaged", "Take the mean of what counts, not its sum."),
+    ("the loss is summed, not averaged", "Average the losses that count; do not sum them."),
     ("the mean is over the question as well", "Divide by the number of targets that count."),
-    ("softmax before cross-entropy", "F.cross_entropy reads logits: leave the softmax out."),
+    ("softmax before cross-entropy", "F.cross_entropy takes logits: leave out the softmax."),
 )
 _MISTAKES = (
     Mistake(
@@ -100,14 +104,14 @@ _MISTAKES = (
         "rope",
         "pairs written back as halves",
         PAIRS,
-        "Put the two results side by side again: torch.stack((real, imag), -1).flatten(-2).",
+        "Interleave the two results again: torch.stack((real, imag), -1).flatten(-2).",
     ),
-    Mistake("rope", "wrong sign", SIGNS, "Exchange the two signs before sin."),
+    Mistake("rope", "wrong sign", SIGNS, "Swap the signs of the two sin terms."),
     Mistake(
         "rope",
         "positions from 1",
         ANGLE,
-        "Count positions with torch.arange(seqlen), so that the first is 0.",
+        "Count positions from 0: torch.arange(seqlen).",
     ),
     Mistake(
         "rope",
@@ -135,12 +139,12 @@ _MISTAKES = (
         LAYERNORM,
         "Divide by the number of features: x.var(-1, keepdim=True, unbiased=False).",
     ),
-    Mistake("norm", "eps outside the root", NORM, "Add self.eps before the root is taken."),
+    Mistake("norm", "eps outside the root", NORM, "Add self.eps inside the square root."),
     Mistake(
         "norm",
         "eps left out",
         NORM,
-        "Add self.eps, config.layer_norm_eps, before the root is taken.",
+        "Add self.eps, which is config.layer_norm_eps, inside the square root.",
     ),
     Mistake("norm", "no gain", NORM, "Multiply by self.weight."),
     Mistake("norm", "no bias", LAYERNORM, "Add self.bias."),
@@ -154,7 +158,7 @@ _MISTAKES = (
         "norm",
         "LayerNorm in place of RMSNorm",
         RMSNORM,
-        "This edition's norm is RMSNorm: no mean is subtracted, and there is no bias.",
+        "This edition's norm is RMSNorm: do not subtract the mean, and leave out the bias.",
     ),
     Mistake(
         "norm",
@@ -162,8 +166,8 @@ _MISTAKES = (
         NORM,
         "Take mean and variance over the last dimension: dim=-1, keepdim=True.",
     ),
-    Mistake("norm", "another eps", NORM, "Give every norm config.layer_norm_eps, 1e-5."),
-    Mistake("norm", "norm left out", NORM, "Return the normed input, not the input."),
+    Mistake("norm", "another eps", NORM, "Pass config.layer_norm_eps, 1e-5, to every norm."),
+    Mistake("norm", "norm left out", NORM, "Return the normalised input, not the input."),
     Mistake(
         "attention",
         "no scale",
@@ -206,7 +210,7 @@ _MISTAKES = (
         "attention",
         "no dropout",
         ATTENTION,
-        "Pass the probabilities through self.attn_dropout before they meet the values.",
+        "Apply self.attn_dropout to the probabilities before multiplying them by the values.",
     ),
     Mistake(
         "attention",
@@ -230,11 +234,9 @@ _MISTAKES = (
         "attention",
         "compute_output left out",
         MIXED,
-        "Return self.compute_output of the heads' values.",
+        "Apply self.compute_output to the concatenated heads.",
     ),
-    Mistake(
-        "feed_forward", "w1 and w3 swapped", SWIGLU, "silu is of w1, and w3 is the plain factor."
-    ),
+    Mistake("feed_forward", "w1 and w3 swapped", SWIGLU, "Apply silu to w1 x, not to w3 x."),
     Mistake(
         "feed_forward", "sigmoid in place of silu", SWIGLU, "silu(x) is x · sigmoid(x): F.silu."
     ),
@@ -242,14 +244,14 @@ _MISTAKES = (
         "feed_forward",
         "silu left out",
         SWIGLU,
-        "Apply F.silu to w1 x before it is multiplied by w3 x.",
+        "Apply F.silu to w1 x before multiplying by w3 x.",
     ),
     Mistake("feed_forward", "relu in place of silu", SWIGLU, "silu(x) is x · sigmoid(x): F.silu."),
     Mistake(
         "layer",
         "post-norm",
         LAYER,
-        "Normalise what goes into attention and feed-forward, not what comes out.",
+        "Normalise the inputs of attention and feed-forward, not their outputs.",
     ),
     Mistake(
         "layer",
@@ -304,16 +306,21 @@ _MISTAKES = (
         "generate",
         "epsilon before temperature",
         TEMPERATURE,
-        "Divide by the temperature and take the softmax first; only then drop tokens.",
+        "Divide by the temperature and take the softmax before dropping tokens.",
     ),
     Mistake(
         "generate",
         "no filter",
         EPSILON,
         "Drop the improbable tokens: p < epsilon, or in "
-        f"{editions_where(lambda edition: edition.top_p < 1)} what lies behind top_p.",
+        f"{editions_where(lambda edition: edition.top_p < 1)} the tokens beyond top_p.",
     ),
-    Mistake("generate", "no renormalisation", EPSILON, "Divide what is kept by its sum."),
+    Mistake(
+        "generate",
+        "no renormalisation",
+        EPSILON,
+        "Divide the remaining probabilities by their sum.",
+    ),
     Mistake(
         "generate",
         "> against ≥",
@@ -324,7 +331,7 @@ _MISTAKES = (
         "generate",
         "nothing left is not handled",
         EPSILON,
-        "Where every token is below epsilon, keep the most probable one.",
+        "If every token is below epsilon, keep the most probable one.",
     ),
     Mistake(
         "generate",
@@ -336,7 +343,7 @@ _MISTAKES = (
         "generate",
         "sampling ties",
         GREEDY,
-        "Of equal logits take the first, as torch.argmax does; draw nothing at temperature 0.",
+        "Take the first of equal logits, as torch.argmax does; do not sample at temperature 0.",
     ),
     Mistake("lora", "no scaling", LORA, "Multiply the low-rank term by alpha / rank."),
     Mistake("lora", "alpha instead of alpha/rank", LORA, "Divide alpha by the rank."),
@@ -344,7 +351,7 @@ _MISTAKES = (
         "lora",
         "A and B swapped",
         LORA,
-        "lora_A (rank, in) reads the input and lora_B (out, rank) writes the output.",
+        "lora_A (rank, in) is applied to the input, then lora_B (out, rank).",
     ),
     Mistake(
         "lora",
@@ -356,64 +363,64 @@ _MISTAKES = (
         "lora",
         "B is not 0 at the start",
         LORA,
-        "Start lora_B with zeros and lora_A with random numbers.",
+        "Initialise lora_B with zeros and lora_A with random numbers.",
     ),
     Mistake(
         "lora",
         "A is 0 at the start",
         LORA,
-        "Draw lora_A from N(0, 0.02): with A and B both 0 nothing is ever learned.",
+        "Draw lora_A from N(0, 0.02): if A and B are both 0, nothing is ever learned.",
     ),
     Mistake(
         "optimizer",
         "coupled decay",
         DECAY,
-        "Leave the gradient alone: shrink the weight itself, after the step.",
+        "Do not change the gradient: shrink the weight itself, after the step.",
     ),
     Mistake(
         "optimizer",
         "decay before the step",
         DECAY,
-        "Shrink the weight after the gradient step has moved it.",
+        "Shrink the weight after the gradient step.",
     ),
     Mistake("optimizer", "decay without lr", DECAY, "Multiply the decay by the learning rate."),
     Mistake(
         "optimizer",
         "no decay",
         DECAY,
-        "Shrink the weight by lr·weight_decay of itself, after the step.",
+        "Multiply the weight by 1 - lr·weight_decay after the step.",
     ),
     Mistake(
         "optimizer",
         "second moment not corrected",
         STEP,
-        "The step has sqrt(1-β2^t) in its numerator, besides 1-β1^t in its denominator.",
+        "The step size also has sqrt(1-β2^t) in its numerator.",
     ),
     Mistake(
         "optimizer",
         "no bias correction",
         STEP,
-        "With correct_bias the step is lr·sqrt(1-β2^t)/(1-β1^t); t counts from 1.",
+        "With correct_bias the step size is lr·sqrt(1-β2^t)/(1-β1^t); t counts from 1.",
     ),
-    Mistake("optimizer", "correct_bias ignored", STEP, "Without correct_bias the step is lr."),
+    Mistake("optimizer", "correct_bias ignored", STEP, "Without correct_bias the step size is lr."),
     Mistake(
         "optimizer",
         "plain instead of efficient form",
         STEP,
-        "Add eps to sqrt(v) as it is, and put both corrections into the step size.",
+        "Add eps to the uncorrected sqrt(v), and put both corrections into the step size.",
     ),
     Mistake("optimizer", "eps inside the root", STEP, "Add eps to sqrt(v), not to v."),
     Mistake(
         "optimizer",
         "clipping after the moments, or none",
         CLIPPING,
-        "Scale the gradients to max_grad_norm before m and v see them.",
+        "Scale the gradients to max_grad_norm before updating m and v.",
     ),
     Mistake(
         "optimizer",
         "each parameter clipped by itself",
         CLIPPING,
-        "Take one norm over all gradients of the group.",
+        "Compute one norm over all gradients of the group.",
     ),
     Mistake(
         "classifier",
@@ -431,7 +438,7 @@ _MISTAKES = (
         "classifier",
         "no dropout",
         HEAD,
-        "Pass the hidden state through self.dropout before the head.",
+        "Apply self.dropout to the hidden state before the head.",
     ),
     Mistake(
         "classifier",
@@ -506,12 +513,12 @@ _MISTAKES = (
         SIGNS,
         "The first line, real·cos - imaginary·sin, belongs to the even features.",
     ),
-    Mistake("rope", "cos and sin exchanged", SIGNS, "Exchange cos and sin in both lines."),
+    Mistake("rope", "cos and sin exchanged", SIGNS, "Swap cos and sin in both lines."),
     Mistake(
         "rope",
         "the key is computed from the query",
         BOTH,
-        "Rotate the key's own features: one name of the query's stands where the key's belongs.",
+        "Rotate the key's own features: a variable of the query is used in place of the key's.",
     ),
     Mistake(
         "rope",
@@ -523,7 +530,7 @@ _MISTAKES = (
         "rope",
         "exponent without its sign",
         ANGLE,
-        "Divide 1 by theta to these powers: the exponents are negative.",
+        "The exponents are negative: angle = position / theta ** exponent.",
     ),
     Mistake(
         "rope",
@@ -542,7 +549,7 @@ _MISTAKES = (
         "rope",
         "the key takes the query's number of heads",
         GQA,
-        "Give the key its own shape, key.shape: it may have fewer heads than the query.",
+        "Use the key's own shape, key.shape: it may have fewer heads than the query.",
     ),
     Mistake("norm", "no root is taken", NORM, "Divide by the square root of (variance + eps)."),
     Mistake(
@@ -555,7 +562,7 @@ _MISTAKES = (
         "norm",
         "statistics over all axes",
         NORM,
-        "Take mean and variance over the last dimension alone: dim=-1, keepdim=True.",
+        "Take mean and variance over the last dimension only: dim=-1, keepdim=True.",
     ),
     Mistake(
         "attention",
@@ -567,20 +574,20 @@ _MISTAKES = (
         "attention",
         "no softmax",
         ATTENTION,
-        "Take the softmax of the scores before they are multiplied by the values.",
+        "Take the softmax of the scores before multiplying by the values.",
     ),
     Mistake(
         "attention",
         "0 times infinity in the mask",
         MASK,
-        "Write the mask with masked_fill or torch.where: 0 times infinity is not a number; and "
-        "apply none where attention is bidirectional.",
+        "Write the mask with masked_fill or torch.where: 0 times infinity is NaN. "
+        "Apply no mask if attention is bidirectional.",
     ),
     Mistake(
         "attention",
         "the mask hides the position itself",
         MASK,
-        "A position sees itself and those before it: mask triu(diagonal=1) only.",
+        "A position attends to itself and earlier ones: mask triu(diagonal=1) only.",
     ),
     Mistake(
         "attention",
@@ -592,7 +599,7 @@ _MISTAKES = (
         "attention",
         "dropout on the output as well",
         ATTENTION,
-        "Apply dropout to the probabilities alone, not to their product with the values.",
+        "Apply dropout to the probabilities only, not to their product with the values.",
     ),
     Mistake(
         "attention",
@@ -616,7 +623,7 @@ _MISTAKES = (
         "attention",
         "query and key exchanged",
         ATTENTION,
-        "The scores are query @ key.transpose(-2, -1): a row for each query.",
+        "The scores are query @ key.transpose(-2, -1): one row for each query.",
     ),
     Mistake(
         "attention",
@@ -628,7 +635,7 @@ _MISTAKES = (
         "attention",
         "the mask shows the next position",
         MASK,
-        "A position sees itself and those before it: mask triu(diagonal=1).",
+        "A position attends to itself and earlier ones: mask triu(diagonal=1).",
     ),
     Mistake(
         "attention",
@@ -658,50 +665,50 @@ _MISTAKES = (
         "layer",
         "the two norms exchanged",
         LAYER,
-        "attention_norm belongs before attention, ffn_norm before feed-forward.",
+        "attention_norm comes before attention, ffn_norm before feed-forward.",
     ),
     Mistake(
         "layer",
         "the norm's gain and bias are skipped",
         LAYER,
-        "Call the module, self.ffn_norm(h): _norm is what it does before gain and bias.",
+        "Call the module, self.ffn_norm(h), not its _norm, which leaves out gain and bias.",
     ),
     Mistake(
         "generate",
         "nothing left: drawn from all tokens",
         EPSILON,
-        "Where every token is below epsilon, keep the most probable one.",
+        "If every token is below epsilon, keep the most probable one.",
     ),
     Mistake(
         "generate",
         "nothing left: drawn evenly",
         EPSILON,
-        "Where every token is below epsilon, keep the most probable one.",
+        "If every token is below epsilon, keep the most probable one.",
     ),
     Mistake(
         "generate",
         "the token that reaches top_p is left out",
         TOP_P,
-        "Keep a token where the sum of those before it is below top_p.",
+        "Keep a token if the sum of those before it is below top_p.",
     ),
     Mistake(
         "generate",
         "> against ≥ in top-p",
         TOP_P,
-        "Keep no token after the one with which the sum equals top_p.",
+        "Drop every token after the one at which the sum reaches top_p.",
     ),
     Mistake("generate", "sorted the wrong way", TOP_P, "Sort with descending=True."),
     Mistake(
         "generate",
         "ranks taken for token ids",
         TOP_P,
-        "Bring what was drawn among sorted tokens back: order.gather(-1, drawn).",
+        "Map the sampled rank to its token id: order.gather(-1, rank).",
     ),
     Mistake(
         "generate",
         "tokens outside the nucleus are kept",
         TOP_P,
-        "Set to 0 what lies outside the nucleus, not what lies in it.",
+        "Set the tokens outside the nucleus to 0, not those inside.",
     ),
     Mistake(
         "generate",
@@ -721,49 +728,51 @@ _MISTAKES = (
         "generate",
         "epsilon is compared with logits",
         EPSILON,
-        "Compare epsilon with probabilities: after the softmax.",
+        "Compare epsilon with probabilities, after the softmax.",
     ),
     Mistake(
         "generate",
         "always the argmax",
         TEMPERATURE,
-        "Above temperature 0 draw from the probabilities with torch.multinomial.",
+        "Above temperature 0, sample from the probabilities with torch.multinomial.",
     ),
-    Mistake("generate", "argmin for argmax", GREEDY, "Take the largest of the logits: argmax."),
+    Mistake("generate", "argmin for argmax", GREEDY, "Take the largest logit: argmax."),
     Mistake(
         "lora",
         "B A without the transposes",
         LORA,
-        "A linear layer computes x Wᵀ: write x @ (B @ A).T, or (x @ A.T) @ B.T. As it is, it runs "
+        "A linear layer computes x Wᵀ: write x @ (B @ A).T, or (x @ A.T) @ B.T. As is, it runs "
         "on square layers only.",
     ),
     Mistake(
         "lora",
         "A x without the transposes",
         LORA,
-        "The features are x's last dimension: write (x @ A.T) @ B.T.",
+        "The features are the last dimension of x: write (x @ A.T) @ B.T.",
     ),
-    Mistake("lora", "A B instead of B A", LORA, "Write (x @ A.T) @ B.T: A reads, B writes."),
+    Mistake(
+        "lora", "A B instead of B A", LORA, "Write (x @ A.T) @ B.T: A is applied first, then B."
+    ),
     Mistake(
         "lora",
         "A and B stored transposed",
         LORA,
-        "Give lora_A the shape (rank, in) and lora_B (out, rank).",
+        "lora_A has the shape (rank, in), lora_B the shape (out, rank).",
     ),
-    Mistake("lora", "W x left out", LORA, "Add the result of the original layer."),
+    Mistake("lora", "W x left out", LORA, "Add the output of the original layer."),
     Mistake("lora", "the low-rank term is subtracted", LORA, "Add the low-rank term."),
     Mistake("lora", "rank/alpha instead of alpha/rank", LORA, "Divide alpha by the rank."),
     Mistake(
         "lora",
         "no scaling in merge_lora_weights",
         LORA,
-        "Multiply B A by alpha / rank where it is merged as well.",
+        "Multiply B A by alpha / rank when merging, too.",
     ),
     Mistake(
         "optimizer",
         "first moment not corrected",
         STEP,
-        "The step has 1-β1^t in its denominator, besides sqrt(1-β2^t) in its numerator.",
+        "The step size also has 1-β1^t in its denominator.",
     ),
     Mistake(
         "optimizer",
@@ -775,37 +784,40 @@ _MISTAKES = (
         "optimizer",
         "correct_bias reversed",
         STEP,
-        "Correct the bias where correct_bias is on, not where it is off.",
+        "Correct the bias if correct_bias is True, not if it is False.",
     ),
     Mistake(
         "optimizer",
         "t does not start at 1",
         STEP,
-        "Count the step once, before it is used: t is 1 in the first.",
+        "Increment t before using it: it is 1 in the first step.",
     ),
     Mistake(
         "optimizer",
         "the corrected moments are kept",
         MOMENTS,
-        "Keep m and v as they are: put the corrections into the step size, or into other names.",
+        "Store the uncorrected m and v: put the corrections into the step size or other variables.",
     ),
     Mistake(
         "optimizer",
         "1-β left out of the moments",
         MOMENTS,
-        "The gradient has the factor 1-β1 in m, and its square 1-β2 in v.",
+        "Multiply the gradient by 1-β1 in m, and its square by 1-β2 in v.",
     ),
     Mistake(
-        "optimizer", "the gradient is not squared in v", MOMENTS, "v is of the gradient's square."
+        "optimizer", "the gradient is not squared in v", MOMENTS, "v averages the squared gradient."
     ),
     Mistake(
-        "optimizer", "β1 and β2 exchanged", MOMENTS, "β1, the first of betas, is m's; β2 is v's."
+        "optimizer",
+        "β1 and β2 exchanged",
+        MOMENTS,
+        "β1, the first of betas, belongs to m; β2 belongs to v.",
     ),
     Mistake(
         "optimizer",
         "all parameters share one t",
         STEP,
-        "Count the steps of each parameter: keep t in self.state[p], with m and v.",
+        "Count steps for each parameter: keep t in self.state[p], with m and v.",
     ),
     Mistake("optimizer", "the weight grows by the decay", DECAY, "Subtract the decay."),
     Mistake("optimizer", "the step is added", STEP, "Subtract the step."),
@@ -819,19 +831,19 @@ _MISTAKES = (
         "optimizer",
         "decay by the corrected step size",
         DECAY,
-        "The decay has the learning rate itself as its factor, without the bias correction.",
+        "Multiply the decay by the learning rate itself, without the bias correction.",
     ),
     Mistake(
         "classifier",
         "padding tested as id 0",
         HEAD,
-        "Read hidden[:, -1]: id 0 is a token like others, and not the padding.",
+        "Read hidden[:, -1]: id 0 is an ordinary token, not padding.",
     ),
     Mistake(
         "classifier",
         "logits taken for hidden states",
         HEAD,
-        "self.llama returns (logits, hidden_states): read the second.",
+        "self.llama returns (logits, hidden_states): use the second.",
     ),
     Mistake(
         "classifier",
@@ -849,13 +861,13 @@ _MISTAKES = (
         "classifier",
         "log-softmax over the batch",
         HEAD,
-        "Take it over the labels: F.log_softmax(logits, dim=-1).",
+        "Normalise over the labels: F.log_softmax(logits, dim=-1).",
     ),
     Mistake(
         "classifier",
         "log-softmax twice over",
         HEAD,
-        "Give log_softmax the logits, not their softmax.",
+        "Pass the logits to log_softmax, not their softmax.",
     ),
     Mistake(
         "classifier",
@@ -888,7 +900,7 @@ _MISTAKES = (
         "classifier",
         "final norm left out",
         NETWORK,
-        "Read what self.llama returns, or apply self.llama.norm after its layers.",
+        "Use the hidden states that self.llama returns, or apply self.llama.norm after its layers.",
     ),
     Mistake(
         "classifier",
@@ -905,13 +917,13 @@ _MISTAKES = (
         "addition_data",
         "a pair comes twice",
         ADDITIONS,
-        "Keep the pairs that were drawn in a set, and draw again what is in it.",
+        "Keep the drawn pairs in a set, and redraw a pair that is already in it.",
     ),
     Mistake(
         "addition_data",
         "a pair comes in both orders",
         ADDITIONS,
-        "Keep the pairs as (min(a, b), max(a, b)): a+b and b+a are one.",
+        "Store pairs as (min(a, b), max(a, b)): a+b and b+a count as the same.",
     ),
     Mistake(
         "addition_data", "numbers below 1000", ADDITIONS, "Draw with random.randint(1000, 9999)."
@@ -921,8 +933,8 @@ _MISTAKES = (
     ),
     Mistake("addition_data", "spaces in the additions", ADDITIONS, "Write a+b=c without spaces."),
     Mistake("addition_data", "the sum is left out", ADDITIONS, "Write the sum after =."),
-    Mistake("addition_data", "one addition more", ADDITIONS, "Stop at n."),
-    Mistake("addition_data", "one addition fewer", ADDITIONS, "Go on to n."),
+    Mistake("addition_data", "one addition more", ADDITIONS, "Return exactly n additions."),
+    Mistake("addition_data", "one addition fewer", ADDITIONS, "Return exactly n additions."),
     Mistake(
         "train_one_epoch",
         "gradients are never set to 0",
@@ -939,7 +951,7 @@ _MISTAKES = (
         "train_one_epoch",
         "no step is made",
         EPOCH,
-        "Call loss.backward(), and then optimizer.step().",
+        "Call loss.backward(), then optimizer.step().",
     ),
     Mistake(
         "train_one_epoch", "the model is not in training mode", EPOCH, "Call model.train() first."

@@ -1,4 +1,4 @@
-"""What is remarked on besides the verdict: what the assignment does not say, or does not run."""
+"""Remarks, in addition to the verdict, on what the assignment leaves open or never runs."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,15 @@ from mini_llama.submissions.untrusted_text import one_line
 CALLS = "calls: "
 MAX_TEXT = 200
 TEXTS = {
-    BATCH: "right for one sequence, which is all that the assignment runs; a batch fails",
-    NONE_LEFT: "the assignment does not say what is drawn where epsilon leaves no token",
-    TOP_P_REACHED: "this shows only where the sum equals top_p exactly",
-    SUMS: "torch.multinomial does it by itself",
+    BATCH: "correct for one sequence, which is all that the assignment runs; a batch fails",
+    NONE_LEFT: "the assignment does not say what to draw if epsilon leaves no token",
+    TOP_P_REACHED: "this makes a difference only if the sum equals top_p exactly",
+    SUMS: "torch.multinomial renormalises by itself",
     PADDED: "the assignment's classifier reads the last column, padded or not",
-    HALF: "input in bfloat16, which the assignment does not have, fails",
+    HALF: "fails on bfloat16 input, which the assignment does not have",
 }
-SEEN_BY_ROPE_TEST = "the course's rope_test does not see it"
-EQUAL_HEADS = "right where query and key have equally many heads, as in stories42M"
+MISSED_BY_ROPE_TEST = "the course's rope_test does not see it"
+EQUAL_HEADS = "right where query and key have the same number of heads, as in stories42M"
 
 
 def remarks_of(
@@ -42,8 +42,8 @@ def remarks_of(
 
 
 def named_remarks(answer: Answer, catalogue: Catalogue, is_right: bool) -> list[str]:
-    """Of the cases that differ or fail only in what is optional; of a wrong component nothing is
-    said of them, because its mistake shows there, too.
+    """Remarks on optional cases that differ or fail; none for a wrong component, whose mistake
+    affects these cases as well.
     """
     if not is_right:
         return []
@@ -55,7 +55,7 @@ def named_remarks(answer: Answer, catalogue: Catalogue, is_right: bool) -> list[
 
 
 def remark_of(case: str, answer: Answer, catalogue: Catalogue) -> str:
-    """The known form of it, where there is one, and why it is no mistake."""
+    """The known form, if there is one, and why it is not a mistake."""
     name, text = known_form(case, answer, catalogue), TEXTS[case]
     failed = answer.failed_optional.get(case)
     if name is None and case == NONE_LEFT:
@@ -66,7 +66,7 @@ def remark_of(case: str, answer: Answer, catalogue: Catalogue) -> str:
 
 
 def known_form(case: str, answer: Answer, catalogue: Catalogue) -> str | None:
-    """The name of the variant that gives the same in this case."""
+    """The name of the variant with the same outputs in this case."""
     its = {name: array for name, array in answer.optional.items() if name.startswith(case)}
     right = {n: a for n, a in catalogue.right.optional.items() if n.startswith(case)}
     for (mistake, *_), other in catalogue.remarks:
@@ -94,11 +94,11 @@ def rope_remarks(answer: Answer, catalogue: Catalogue) -> list[str]:
     sizes = errors(answer.arrays, catalogue.right.arrays)
     found = []
     if sizes.get(ROPE_TEST, 1.0) <= DRIFT:
-        found.append(SEEN_BY_ROPE_TEST)
+        found.append(MISSED_BY_ROPE_TEST)
     off = {name for name, size in sizes.items() if size > DRIFT} | answer.failed.keys()
     if off and off <= {"key of fewer heads", "fewer key heads"}:
         found = [EQUAL_HEADS]
     for side, other in (("query", "key"), ("key", "query")):
         if off - {ROPE_TEST} and all(n.startswith(side) for n in off - {ROPE_TEST}):
-            found.append(f"it shows in the {side} alone: the {other} is right")
+            found.append(f"only the {side} is wrong: the {other} is correct")
     return found

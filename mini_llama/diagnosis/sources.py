@@ -1,4 +1,4 @@
-"""The part of a submission that is run: the course's modules, and what they import of it."""
+"""Copy the files of a submission that are run: the course's modules and their imports."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -15,18 +15,20 @@ TOKENIZER = "tokenizer.model"
 OUR_TOKENIZER = DATA / "demo" / "demo.model"
 
 Files = dict[str, bytes]  # content by name, "package/module.py"
-Read = Callable[[str], bytes | None]  # None where there is no such file
+Read = Callable[[str], bytes | None]  # None if there is no such file
 
 
 def copy_sources(place: Place, target: Path) -> Path:
-    """Copy what is run into the new folder `target`; the folder of it that llama.py is in.
+    """Copy the files to run into the new folder `target`; returns the folder with llama.py.
 
-    Of the course's given files those that are not there are ours. Raises ValueError if there are
-    no Python files, too many or too large ones, or the zip cannot be read.
+    Files that the course provides are added if they are missing. Raises ValueError if there are no
+    Python files, too many or too large ones, or if the zip cannot be read.
     """
     files, inner = collect_zip(place) if place.is_zip else collect_folder(place)
     if not files:
-        raise ValueError(f"{place.path} holds no Python files: name the folder that llama.py is in")
+        raise ValueError(
+            f"{place.path} contains no Python files: give the folder that contains llama.py"
+        )
     target.mkdir()
     for name, content in files.items():
         copy = target / name
@@ -43,7 +45,8 @@ def copy_sources(place: Place, target: Path) -> Path:
 
 def collect_folder(place: Place) -> tuple[Files, str]:
     folder = place.path
-    files = collect_sources(reader(folder), str(folder), beside(folder / place.inner), place.inner)
+    names = python_files_in(folder / place.inner)
+    files = collect_sources(folder_reader(folder), str(folder), names, place.inner)
     model = folder / place.inner / TOKENIZER
     if files and is_own_file(model, folder) and model.stat().st_size <= MAX_TOKENIZER_BYTES:
         files[str(PurePosixPath(place.inner, TOKENIZER))] = model.read_bytes()
@@ -51,7 +54,7 @@ def collect_folder(place: Place) -> tuple[Files, str]:
 
 
 def collect_zip(place: Place) -> tuple[Files, str]:
-    """Raises ValueError for a zip with errors that make its files uncertain."""
+    """Raises ValueError for a zip that cannot be read reliably."""
     submission = read_submission(place.path)
     fatal = [problem for problem in submission.problems if problem.is_fatal]
     if fatal and has_errors(fatal):
@@ -67,8 +70,8 @@ def collect_zip(place: Place) -> tuple[Files, str]:
 
 
 def collect_sources(read: Read, what: str, others: Iterable[str], inner: str = "") -> Files:
-    """The course's modules of the folder `inner` and what they import, from there and from the top;
-    and, up to MAX_FILES, the `others` that lie beside them, for an import by a computed name.
+    """The course's modules in the folder `inner` and the files that they import, from there and
+    from the top; then, up to MAX_FILES, the `others` next to them, for imports by a computed name.
 
     Raises ValueError as copy_sources does.
     """
@@ -78,7 +81,7 @@ def collect_sources(read: Read, what: str, others: Iterable[str], inner: str = "
         content = read(name)
         if content is not None:
             if len(files) == MAX_FILES and name not in files:
-                many = f"{what}: its modules import more than {MAX_FILES} Python files of it"
+                many = f"{what}: its modules import more than {MAX_FILES} of its Python files"
                 raise ValueError(f"{many}: at most {MAX_FILES} are run")
             files[name] = content
         return content
@@ -99,23 +102,25 @@ def collect_sources(read: Read, what: str, others: Iterable[str], inner: str = "
 def read_small(read: Read, name: str) -> bytes | None:
     try:
         return read(name)
-    except ValueError:  # too large, and nobody is known to import it
+    except ValueError:  # too large, and not known to be imported
         return None
 
 
-def beside(folder: Path) -> list[str]:
+def python_files_in(folder: Path) -> list[str]:
     return [path.name for path in sorted(folder.glob("*.py"))]
 
 
-def reader(folder: Path) -> Read:
-    """What reads a file of the folder. It raises ValueError for one that is too large."""
+def folder_reader(folder: Path) -> Read:
+    """Return a function that reads a file of the folder; ValueError if the file is too large."""
 
     def read(name: str) -> bytes | None:
         path = folder / name
         if not is_own_file(path, folder):
             return None
         if path.stat().st_size > MAX_SOURCE_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_SOURCE_BYTES} bytes: it is no source")
+            raise ValueError(
+                f"{path} is larger than {MAX_SOURCE_BYTES} bytes: it is not source code"
+            )
         return path.read_bytes()
 
     return read
@@ -125,13 +130,16 @@ def zip_reader(files: Mapping[str, bytes]) -> Read:
     def read(name: str) -> bytes | None:
         content = files.get(name)
         if content is not None and len(content) > MAX_SOURCE_BYTES:
-            raise ValueError(f"{name} is larger than {MAX_SOURCE_BYTES} bytes: it is no source")
+            raise ValueError(
+                f"{name} is larger than {MAX_SOURCE_BYTES} bytes: it is not source code"
+            )
         return content
 
     return read
 
 
 def is_own_file(path: Path, folder: Path) -> bool:
-    """A file of the folder itself: no link, nor in a linked folder."""
-    is_file = os.path.isfile(path) and not path.is_symlink()  # False for a name that is too long
+    """True for a file inside the folder that is not a link and not in a linked folder."""
+    # unlike Path.is_file, False for a name that is too long
+    is_file = os.path.isfile(path) and not path.is_symlink()
     return is_file and path.resolve().is_relative_to(folder.resolve())

@@ -1,8 +1,8 @@
-"""The limited side of diagnose.py: a student's modules are imported and examined here.
+"""The process with limits that diagnose.py starts: it imports and probes a student's modules.
 
-The request comes on standard input; for each component of each folder a line of JSON goes to
-standard output. It is run as a script and imports nothing of the project but the probes: `llama` or
-`config` must mean the modules that are examined.
+It reads a request from standard input and writes one line of JSON to standard output for each
+component of each folder. It runs as a script and imports nothing of the project but the probes:
+`llama` or `config` must be the student's.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import nn
 
-MAX_ANSWER = 2**22  # bytes that one component may send
+MAX_ANSWER = 2**22  # bytes of output for one component
 
-Examine = Callable[[str], dict[str, Any]]  # a component's name → what probes.examine gives
+Examine = Callable[[str], dict[str, Any]]  # a component's name → the result of probes.examine
 
 
 def load_probes() -> tuple[Callable[..., dict[str, Any]], type, Callable[..., object]]:
-    """examine, Settings and missing_modules.install, from the project, which is then forgotten:
-    `llama` and `mini_llama` are names of what is examined.
+    """Import examine, Settings and missing_modules.install from the project, then remove the
+    project from sys.modules: from here on `llama` and `mini_llama` are the student's.
     """
     root = str(Path(__file__).resolve().parents[2])
     sys.path.insert(0, root)
@@ -43,17 +43,17 @@ def load_probes() -> tuple[Callable[..., dict[str, Any]], type, Callable[..., ob
 def answer(
     folder: str, components: Sequence[str], examine: Examine, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """What `examine` gives for each component; {"timeout": seconds} or {"died": how} where it does
-    not end by itself.
+    """Yield the result of `examine` for each component; {"timeout": seconds} if it hangs,
+    {"died": how} if its process dies.
 
-    One process examines them in turn; where it hangs or dies, another goes on with the next.
+    One process examines them in turn; after a hang or a crash a new one continues with the next.
     """
     done = 0
     while done < len(components):
         child, reading, allowing = start(folder, components[done:], examine)
         lines = Lines(reading)
         while (line := lines.next(seconds)) and done < len(components):
-            yield json_of(line)  # it is passed on before the next is begun, which may end us
+            yield json_of(line)  # pass it on first: the next component may kill this process
             done += 1
             with contextlib.suppress(BrokenPipeError):
                 os.write(allowing, b".")
@@ -70,11 +70,11 @@ def answer(
 
 
 def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int, int, int]:
-    """The process that examines, the pipe on which it writes a line for each component, and the one
-    on which it waits for a byte before it goes on.
+    """Fork a process that examines the components. Returns its id, a pipe to read one line for each
+    component from, and a pipe to write a byte to before each next component.
 
-    It imports from the folder, and from those above it up to the working directory, by which
-    modules that form a package name each other.
+    It imports from the folder and its parents, up to the working directory, since modules in a
+    package may import each other by the package's name.
     """
     top = Path.cwd().parent
     reading, writing = os.pipe()
@@ -85,7 +85,10 @@ def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int
         os.close(waiting)
         return child, reading, allowing
     for fd in range(3, max(writing, allowing) + 100):
-        if fd not in (writing, waiting):  # above all the channel: nobody else answers there
+        if fd not in (
+            writing,
+            waiting,
+        ):  # above all the channel, on which only the parent may write
             with contextlib.suppress(OSError):
                 os.close(fd)
     os.chdir(folder)
@@ -100,13 +103,13 @@ def start(folder: str, components: Sequence[str], examine: Examine) -> tuple[int
 
 
 class Lines:
-    """Lines from a pipe, each waited for so long and no longer."""
+    """Reads lines from a pipe, with a time limit for each."""
 
     def __init__(self, reading: int) -> None:
         self.reading, self.held = reading, b""
 
     def next(self, seconds: float) -> bytes | None:
-        """Empty at the end; None when the time is up, or the line is longer than MAX_ANSWER."""
+        """The next line; empty at the end, None on a timeout or a line longer than MAX_ANSWER."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self.held:
             left = max(0.0, deadline - time.monotonic())
@@ -129,22 +132,22 @@ def json_of(line: bytes) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Request: {"folders", "components", "settings", "seconds"}; folders are below this one.
+    """Answer the request {"folders", "components", "settings", "seconds"}; folders are relative.
 
-    A line for each component of each folder: [folder, component, what examine gave].
+    Writes a line [folder, component, result of examine] for each component of each folder.
     """
     request = json.load(sys.stdin)
     examine_with, make_settings, stand_in_for_missing = load_probes()
     settings = make_settings(**request["settings"])
-    # What the examined modules print goes nowhere, and cannot be taken for an answer.
+    # Discard what the student's modules print, so that it cannot pass for an answer.
     channel = os.fdopen(os.dup(1), "w")
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
     torch.set_num_threads(1)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on the CPU, whatever there is
-    # What takes long is imported here, and not again in every process: with the first optimizer
-    # torch's compiler, and what the courses' utils.py asks for.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU only
+    # Import slow modules once, before forking: those of the courses' utils.py, and torch's
+    # compiler, which the first optimizer imports.
     for name in ("requests", "tqdm.auto", "filelock", "sentencepiece", "numpy"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -190,9 +190,9 @@ def _passes(grade: Grade, name: str) -> bool:
 
 
 def _components(answer_key: AnswerKey) -> list[str]:
-    from mini_llama.diagnosis.diagnosis import COMPONENTS, NOT_ASKED  # imports torch
+    from mini_llama.diagnosis.diagnosis import COMPONENTS, NOT_REQUIRED  # imports torch
 
-    return [name for name in COMPONENTS if name not in NOT_ASKED.get(answer_key.edition, ())]
+    return [name for name in COMPONENTS if name not in NOT_REQUIRED.get(answer_key.edition, ())]
 
 
 def _is_right(grade: Grade, name: str) -> bool:

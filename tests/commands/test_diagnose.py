@@ -1,4 +1,4 @@
-"""Planted mistakes are named, each for its component alone; so is whatever else goes wrong."""
+"""diagnose.py names each planted mistake, in its component only, and reports other failures."""
 
 import json
 import shutil
@@ -42,8 +42,8 @@ def wrong(findings: Findings) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> list[tuple[Sequence[Plant], Findings]]:
-    """What is said where each mistake is planted: with one of every other component, to be quick
-    (bench/confusion_table.py has each by itself), and of our own modules as they are.
+    """The findings for every planted mistake, and for our unchanged modules. To save time, each
+    copy has one mistake in every component; bench/confusion_table.py plants each of them alone.
     """
     by_id = {one.mistake.id: one for one in PLANTS}
     groups = [*grouped([*PLANTS, *STUDENT_PLANTS]), []]
@@ -55,7 +55,7 @@ def table(tmp_path_factory) -> list[tuple[Sequence[Plant], Findings]]:
 
 
 def findings_of(table) -> Iterator[tuple[Plant, Finding]]:
-    """Each plant that has its component for itself, with what is said of that."""
+    """Each plant that is the only one in its component, with the finding."""
     for plants, findings in table:
         components = [one.mistake.component for one in plants]
         for one in plants:
@@ -66,7 +66,7 @@ def findings_of(table) -> Iterator[tuple[Plant, Finding]]:
 def test_every_planted_mistake_is_named_and_nothing_else(table):
     misnamed = {}
     for plants, findings in table:
-        names: dict[str, list] = {}  # none: all is correct
+        names: dict[str, list] = {}  # empty if all are correct
         for mistake in (mistake for one in plants for mistake in one.mistakes):
             if mistake.name not in REMARKED:
                 names.setdefault(mistake.component, []).append(mistake.name)
@@ -77,14 +77,14 @@ def test_every_planted_mistake_is_named_and_nothing_else(table):
     assert len(list(findings_of(table))) == len(PLANTS) + len(STUDENT_PLANTS)
 
 
-def test_what_the_assignment_does_not_say_is_remarked_on(table):
+def test_what_the_assignment_leaves_open_is_a_remark(table):
     unsaid = [(one.mistake, f) for one, f in findings_of(table) if one.mistake.name in REMARKED]
     assert {mistake.name for mistake, _ in unsaid} == REMARKED
     for mistake, finding in unsaid:
         assert any(text.startswith(f"{mistake.name}: ") for text in finding.remarks), mistake.id
 
 
-def test_the_verdict_is_the_course_s_where_its_own_test_passes(table):
+def test_the_verdict_says_if_the_course_s_own_test_passes(table):
     verdicts = {one.id: finding for one, finding in findings_of(table)}
     passing = verdicts["optimizer: correct_bias ignored; plain instead of efficient form"]
     assert passing.verdict == PASSES and passing.is_accepted and not passing.is_correct
@@ -97,7 +97,7 @@ def test_the_verdict_is_the_course_s_where_its_own_test_passes(table):
         assert not verdicts[f"optimizer: {failing}"].is_accepted, failing
 
 
-def test_two_mistakes_of_one_component_are_reported_where_they_show_apart(table):
+def test_two_mistakes_in_one_component_are_both_reported(table):
     (findings,) = (
         found for plants, found in table if [p.mistake.component for p in plants] == ["lora"] * 2
     )
@@ -110,16 +110,16 @@ def test_two_mistakes_of_one_component_are_reported_where_they_show_apart(table)
 
 
 def test_every_known_mistake_is_planted():
-    """All, that is, which diagnose.py knows: --explain has more."""
+    """All that diagnose.py knows; sanity_check.py --explain has more."""
     planted = (mistake for one in (*PLANTS, *STUDENT_PLANTS) for mistake in one.mistakes)
     assert {mistake.id for mistake in planted} == VARIANTS.keys()
 
 
-def test_another_editions_arithmetic_is_said(table):
+def test_another_editions_arithmetic_is_reported(table):
     findings = {one.id: finding for one, finding in findings_of(table)}
     causal = findings["attention: causal where the edition is not"]
     assert causal.editions == ("spring2026", "llama2")
-    assert "right for the editions spring2026, llama2" in str(causal)
+    assert "correct for the editions spring2026, llama2" in str(causal)
     assert findings["attention: no scale"].editions == ()
 
 
@@ -212,7 +212,7 @@ def test_a_student_s_own_solution_is_correct(broken):
         ("no file", "classifier", "classifier    missing: classifier.py"),
     ],
 )
-def test_what_else_goes_wrong(broken, name: str, component: str, report: str):
+def test_other_failures_are_reported(broken, name: str, component: str, report: str):
     findings = broken[name]
     assert str(findings[component]) == report
     assert [f[0] for f in wrong(findings)] == [component]
@@ -224,7 +224,7 @@ def test_syntax_errors_have_their_line(broken):
     assert finding.where == "optimizer.py:1: import math ("
 
 
-def test_wrong_shapes_tell_both(broken):
+def test_wrong_shapes_show_both(broken):
     finding = broken["shape"]["rope"]
     assert finding.verdict == "wrong shape"
     expected = "query, even features: got (2, 149, 2, 4), expected (2, 150, 2, 4); right: key, even"
@@ -232,14 +232,14 @@ def test_wrong_shapes_tell_both(broken):
     assert [f[0] for f in wrong(broken["shape"])] == ["rope"]
 
 
-def test_errors_are_told_by_output(broken):
+def test_errors_are_reported_by_output(broken):
     assert str(broken["wide"]["feed_forward"]).startswith(
         "feed_forward  wrong: no known mistake; shapes: got 256 32 32 256 256 32, "
         "expected 88 32 32 88 88 32; forward: largest error 1.2 of the largest value"
     )
 
 
-def test_the_sampling_of_another_edition_is_said(broken):
+def test_the_sampling_of_another_edition_is_reported(broken):
     finding = broken["plain sampling"]["generate"]
     assert (finding.mistake, finding.editions) == ("no filter", ("fall2024", "llama2"))
 
@@ -254,7 +254,7 @@ def test_an_exception_of_several_components_is_shown_once(broken):
         "equal rows in training"
     )
     examined = {"attention", "feed_forward", "layer", "generate"}
-    assert shown == dict.fromkeys(examined, ("not examined", "stopped as norm was"))
+    assert shown == dict.fromkeys(examined, ("not examined", "same exception as norm"))
 
 
 def test_drift_is_correct_and_measured(broken):
@@ -290,7 +290,7 @@ os.kill(os.getppid(), signal.SIGKILL)
 """
 
 
-def test_code_that_means_harm_spoils_only_its_own_report(tmp_path):
+def test_hostile_code_affects_only_its_own_report(tmp_path):
     folder = Path(shutil.copytree(STUDENT, tmp_path / "me"))
     (folder / "lora.py").write_text(HOSTILE)
     (folder / "linked.py").symlink_to("/etc/passwd")
@@ -300,7 +300,7 @@ def test_code_that_means_harm_spoils_only_its_own_report(tmp_path):
     assert all(f.is_correct for found in others for f in found) and len(others) == 2
 
 
-def test_lines_that_are_no_answers_are_passed_over():
+def test_malformed_lines_are_ignored():
     lines = [b"{", b"3", b'["0", "rope"]', b'["7", "rope", {}]', b'["0", "rop", {}]', b"[" * 10**6]
     lines += [b'["x", "rope", {}]', b'["0", ["rope"], {}]', b'["0", "norm", {"missing": "x"}]']
     answers = diagnosis.parse_answers(b"\n".join(lines), ["0"])
@@ -320,14 +320,14 @@ def test_command_line(tmp_path, capsys):
     assert list(read["components"]) == list(components_of("mmia"))
     assert read["components"]["rope"]["verdict"] == "wrong"
     assert read["components"]["norm"]["verdict"] == "correct"
-    assert list(folder.rglob("*.pyc")) == [], "the student's folder is left as it was"
+    assert list(folder.rglob("*.pyc")) == [], "the student's folder is unchanged"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not a folder: name the one that llama.py is in"),
-        ([str(ROOT / "docs")], "holds no Python files: name the folder that llama.py is in"),
+        (["nowhere"], "nowhere is not a folder: give the folder that contains llama.py"),
+        ([str(ROOT / "docs")], "contains no Python files: give the folder that contains llama.py"),
         ([str(STUDENT), "--edition", "fall1999"], "invalid choice: 'fall1999'"),
         ([str(STUDENT), "--seconds", "0"], "--seconds 0.0 is not allowed: it must be above 0"),
         ([str(STUDENT), "--json", str(ROOT)], "is a directory; give a file name"),
@@ -335,7 +335,7 @@ def test_command_line(tmp_path, capsys):
     ],
 )
 def test_wrong_usage(arguments, message, capsys, monkeypatch):
-    """It is found before anything is run."""
+    """Detected before anything is run."""
     monkeypatch.setattr(diagnosis, "run_limited", None)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -360,7 +360,7 @@ def test_answers_that_cannot_be_read(given):
     assert read_arrays(given) is None
     catalogues = {("rope", e): Catalogue("rope", e) for e in EDITIONS}
     finding = judge("rope", given, "mmia", catalogues)
-    assert str(finding) == "rope          no answer: what its process sent cannot be read"
+    assert str(finding) == "rope          no answer: the output of its process cannot be read"
 
 
 def test_errors_are_shares_of_the_largest_value():

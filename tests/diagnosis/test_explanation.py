@@ -390,7 +390,7 @@ def test_names_the_planted_fault(name: str, problem: str, plant: Callable[[Stude
     assert line.startswith(f"First difference: {name}: {place.problem}.")
     mistake = MISTAKES[KNOWN[problem]] if problem in KNOWN else None
     assert place.mistake == mistake
-    assert remedy == ([f"To mend it: {mistake.remedy}"] if mistake else [])
+    assert remedy == ([f"Fix: {mistake.remedy}"] if mistake else [])
 
 
 def test_each_mistake_is_known_to_one_of_the_commands():

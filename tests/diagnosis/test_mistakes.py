@@ -1,11 +1,11 @@
-"""The catalogue: every mistake shows, and none looks like another."""
+"""The catalogue: every mistake is detected, and no two look the same."""
 
 import pytest
 import torch
 
 from config import EDITIONS
 from mini_llama.diagnosis.catalogue import Catalogue
-from mini_llama.diagnosis.comparison import EXACT, HALF, MATCH, distance, is_alike
+from mini_llama.diagnosis.comparison import EXACT, HALF, MATCH, distance, matches
 from mini_llama.diagnosis.diagnosis import COMPONENTS
 from mini_llama.diagnosis.mistakes import (
     attention,
@@ -18,13 +18,13 @@ from mini_llama.diagnosis.mistakes import (
     optimizer,
     rope,
 )
-from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, made
+from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, applied
 from mini_llama.diagnosis.mistakes.variants import VARIANTS
 from mini_llama.diagnosis.probes.examine import examine
 from mini_llama.diagnosis.registry import MISTAKES, TOP_P, mistakes_of
 from tests.plants import REMARKED
 
-# What an edition's own arithmetic makes impossible, or leaves without effect.
+# Mistakes that are impossible, or have no effect, in the default edition.
 SHOWS_IN = {
     "LayerNorm in place of RMSNorm": "fall2024",
     "not causal where the edition is": "llama2",
@@ -49,7 +49,7 @@ def test_every_form_of_a_mistake_shows(id: str, catalogues):
         assert all(catalogue.distance(answer) > CLEARLY for answer in forms)
 
 
-# The mistakes' formulas as they should be: each written out, in PyTorch's plainest operations.
+# The formulas of mistakes/ without any mistake, in basic PyTorch operations.
 RIGHT = [
     ("rope", rope.rotated_by(rope.rotate_in_own_type)),
     ("rope", rope.lines()),
@@ -72,10 +72,10 @@ RIGHT = [
 
 @pytest.mark.parametrize("edition", EDITIONS)
 @pytest.mark.parametrize(("component", "variant"), RIGHT)
-def test_our_modules_give_what_the_formulas_written_out_do(
+def test_our_modules_agree_with_the_formulas_written_out(
     component: str, variant: Variant, edition: str, catalogues
 ):
-    """Whichever faster way they take inside."""
+    """Even where our modules use a faster implementation."""
     catalogue = catalogues[component, edition]
     given, right = catalogue.answer(variant), catalogue.right
     arrays = given.arrays | given.optional
@@ -90,16 +90,16 @@ def test_our_modules_give_what_the_formulas_written_out_do(
 @pytest.mark.parametrize("edition", EDITIONS)
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_mistakes_differ_from_each_other(component, edition, catalogues):
-    """What looks alike is either the same sampling, or one of the general forms."""
+    """Except for the general forms, whose names start with "a wrong term"."""
     wrong = catalogues[component, edition].wrong
     for i, ((mistake,), one) in enumerate(wrong):
         for (other,), two in wrong[:i]:
             if mistake is not other and not mistake.name.startswith("a wrong term"):
-                assert not is_alike(one, two), (mistake.name, other.name)
+                assert not matches(one, two), (mistake.name, other.name)
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_generate_is_probed_by_what_stands_in_for_the_models_forward(edition: str, catalogues):
+def test_generate_is_probed_with_a_table_instead_of_the_models_forward(edition: str, catalogues):
     """The table's most probable token after i is (5i + 2) mod 8, whatever weights the model has."""
     rows = torch.arange(8)
     expected = [rows, rows, rows]
@@ -112,7 +112,7 @@ def test_generate_is_probed_by_what_stands_in_for_the_models_forward(edition: st
 def test_a_variant_leaves_our_modules_as_they_were():
     for variant in (variant for variants in VARIANTS.values() for variant in variants):
         before = [dict(vars(replacement.owner)) for replacement in variant]
-        with made(variant):
+        with applied(variant):
             assert all(vars(owner)[name] is value for owner, name, value in variant)
         assert [dict(vars(replacement.owner)) for replacement in variant] == before
 
@@ -124,17 +124,17 @@ def test_modules_are_restored_after_an_exception():
     before = dict(vars(Owner))
     with (
         pytest.raises(ZeroDivisionError),
-        made((Replacement(Owner, "first", 3), Replacement(Owner, "second", 4))),
+        applied((Replacement(Owner, "first", 3), Replacement(Owner, "second", 4))),
     ):
         assert (Owner.first, Owner.second) == (3, 4)
         raise ZeroDivisionError
     stale = (Replacement(Owner, "first", 3), Replacement(Owner, "renamed", 4))
-    with pytest.raises(KeyError, match="renamed"), made(stale):
+    with pytest.raises(KeyError, match="renamed"), applied(stale):
         pass
     assert dict(vars(Owner)) == before
 
 
-def test_probes_do_not_depend_on_what_was_drawn_before(catalogues):
+def test_probes_do_not_depend_on_earlier_draws(catalogues):
     settings = catalogues["generate", "mmia"].settings
     before = examine("generate", settings)
     torch.rand(3)

@@ -1,4 +1,4 @@
-"""What public solutions contain: mistakes that must be named, and right code of many styles."""
+"""Mistakes in public solutions, which must be named, and correct code in many styles."""
 
 import importlib.util
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_llama.diagnosis.diagnosis import components_of, diagnose, what_is_asked
+from mini_llama.diagnosis.diagnosis import components_of, diagnose, required_output
 from mini_llama.diagnosis.findings import PASSES, Finding
 from tests.helpers import ROOT
 from tests.plants import STUDENT, apply_edits
@@ -14,7 +14,7 @@ from tests.plants import STUDENT, apply_edits
 SHARED = ROOT.parent / "shared" / "students" / "plants.py"
 Findings = dict[str, Finding]
 
-# What must be said, by the id's first word: the beginning of the verdict, and texts in the report.
+# By the first word of the id: the verdict, and texts that the report must contain.
 WANTED = {
     "O1": (PASSES, "correct_bias ignored; plain instead of efficient form"),
     "O2": (PASSES, "decay by the corrected step size"),
@@ -85,7 +85,7 @@ def test_shared_plants_have_the_wanted_verdicts(tmp_path):
     assert WANTED.keys() == set(ids)
 
 
-# --- right code of other styles: no mistake, no failure ---
+# --- correct code in other styles: no mistake, no failure ---
 
 LLAMA, ROPE, OPTIMIZER, CLASSIFIER, LORA = (
     f"{name}.py" for name in ("llama", "rope", "optimizer", "classifier", "lora")
@@ -391,7 +391,7 @@ def shape_of(x: Float["b t"]):
 }
 
 
-def test_right_code_of_other_styles_is_correct(tmp_path):
+def test_correct_code_in_other_styles_is_correct(tmp_path):
     folders = [edited(tmp_path / f"{i}", one) for i, one in enumerate(RIGHT.values())]
     alarms = {}
     for name, findings in zip(RIGHT, diagnosed(folders), strict=True):
@@ -430,10 +430,10 @@ def test_top_p_of_the_spring_editions(tmp_path):
     )
     assert [finding.verdict for finding in later] == ["correct", "correct", "wrong"]
     assert [finding.is_correct for finding in earlier] == [True, True, True]
-    assert later[1].remarks[0].startswith("> against ≥ in top-p: this shows only where")
+    assert later[1].remarks[0].startswith("> against ≥ in top-p: this makes a difference")
     assert later[2].mistake == "the token that reaches top_p is left out"
     assert earlier[2].remarks == (
-        "the token that reaches top_p is left out: this edition's text can be read so",
+        "the token that reaches top_p is left out: this edition's text allows this reading",
     )
 
 
@@ -446,14 +446,14 @@ def without(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_what_an_edition_does_not_ask_for_is_not_missed(tmp_path):
+def test_components_that_an_edition_does_not_require_may_be_missing(tmp_path):
     all_positions = (LLAMA, "h if targets is not None else h[:, [-1], :]", "h")
     folders = [
         without(edited(tmp_path / "no lora"), LORA),
         without(edited(tmp_path / "neither"), LORA, CLASSIFIER),
         without(edited(tmp_path / "logits", all_positions), LORA, CLASSIFIER),
     ]
-    assert what_is_asked("lora", {"missing": "lora.py"}, "fall2024") is None
+    assert required_output("lora", {"missing": "lora.py"}, "fall2024") is None
     no_lora, neither, logits = diagnosed(folders)
     assert no_lora["lora"].verdict == "missing"
     assert neither["classifier"].verdict == "missing"
@@ -461,12 +461,12 @@ def test_what_an_edition_does_not_ask_for_is_not_missed(tmp_path):
     assert "classifier.py" in logits["classifier"].detail
     _, neither, logits = diagnosed(folders, "spring2026")
     assert "lora" not in neither and neither["classifier"].verdict == "correct"
-    # Llama.forward is examined without a classifier, too
+    # Llama.forward is examined even without a classifier
     assert logits["classifier"].mistake == "logits of all positions"
 
 
 def test_the_three_functions_of_the_addition_task(tmp_path):
-    """They are asked for in one edition; the course's addition_lib.py need not be handed in."""
+    """One edition requires them; the course's addition_lib.py need not be submitted."""
     names = ("addition_data", "train_one_epoch", "evaluate_loss")
     folders = [
         edited(tmp_path / "right"),
@@ -504,9 +504,9 @@ def as_package(folder: Path) -> Path:
     return folder
 
 
-def test_files_and_packages_that_are_not_there(tmp_path):
-    """Ours take the place of the course's given files; a package stands in the way where it is
-    used, and nowhere else.
+def test_missing_files_and_packages(tmp_path):
+    """Ours replace the course's missing files; a missing package matters only to the component that
+    uses it.
     """
     *right, lacking = diagnosed(
         [

@@ -1,4 +1,4 @@
-"""What of a student's folder is run: what its modules import, and no more than is allowed."""
+"""The files of a student's folder that are run: those its modules import, within limits."""
 
 import zipfile
 from pathlib import Path
@@ -36,7 +36,7 @@ def copied(folder: Path, inner: str = "") -> set[str]:
     return {path.relative_to(target).as_posix() for path in copies}
 
 
-def test_our_own_project_is_a_right_solution():
+def test_our_own_project_is_a_correct_solution():
     (findings,) = diagnose([ROOT])
     assert [(f.component, f.verdict) for f in findings] == [
         (c, "correct") for c in components_of("mmia")
@@ -74,8 +74,8 @@ def test_imports_are_followed(tmp_path):
     }
 
 
-def test_what_is_imported_by_nothing_is_left_where_it_is(tmp_path):
-    """Environments, other people's packages, tests: however many files they hold."""
+def test_files_that_nothing_imports_are_not_copied(tmp_path):
+    """Environments, third-party packages, tests: however many files they have."""
     folder = make(tmp_path / "me", llama="import torch, rope", rope="")
     for place in (".venv/lib/site-packages/torch", "venv/numpy", "node_modules/x", "tests", ".git"):
         files = {f"m{i}": "" for i in range(MAX_FILES // 2)}
@@ -83,7 +83,7 @@ def test_what_is_imported_by_nothing_is_left_where_it_is(tmp_path):
     assert copied(folder) == {"llama.py", "rope.py"}
 
 
-def test_other_files_beside_are_copied_as_far_as_there_is_room(tmp_path):
+def test_other_files_next_to_them_are_copied_up_to_the_limit(tmp_path):
     others = {f"a{i:03}": "" for i in range(MAX_FILES)}
     folder = make(tmp_path / "me", llama="import zoo", zoo="", **others)
     (folder / "a000.py").write_text("#" * (MAX_SOURCE_BYTES + 1))
@@ -94,14 +94,16 @@ def test_other_files_beside_are_copied_as_far_as_there_is_room(tmp_path):
 def test_too_many_imported_files(tmp_path):
     chain = {f"m{i}": f"import m{i + 1}" for i in range(MAX_FILES)}
     folder = make(tmp_path / "me", llama="import m0", **chain)
-    message = f"its modules import more than {MAX_FILES} Python files of it: at most 200 are run"
+    message = f"its modules import more than {MAX_FILES} of its Python files: at most 200 are run"
     with pytest.raises(ValueError, match=message):
         copy_sources(Place("me", folder), tmp_path / "copy")
 
 
 def test_an_imported_file_that_is_too_large(tmp_path):
     folder = make(tmp_path / "me", llama="import big", big="#" * (MAX_SOURCE_BYTES + 1))
-    with pytest.raises(ValueError, match=r"big\.py is larger than 1048576 bytes: it is no source"):
+    with pytest.raises(
+        ValueError, match=r"big\.py is larger than 1048576 bytes: it is not source code"
+    ):
         copy_sources(Place("me", folder), tmp_path / "copy")
 
 
@@ -113,7 +115,7 @@ def test_links_are_not_followed(tmp_path):
     assert copied(folder) == {"llama.py"}
 
 
-def test_a_folder_of_a_repository_is_run_with_what_it_imports_of_the_top(tmp_path):
+def test_a_folder_of_a_repository_is_run_with_its_imports_from_the_top(tmp_path):
     folder = make(
         tmp_path / "me",
         src__llama="from .rope import x\nimport src.parts, shared_parts",
@@ -141,7 +143,7 @@ def test_a_zip_is_read_at_any_depth(tmp_path):
     assert (home / "parts" / "norm.py").read_text() == "x = 1"
 
 
-def test_a_zip_without_sources_and_no_zip_at_all(tmp_path):
+def test_a_zip_without_sources_and_a_file_that_is_no_zip(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK nothing")
     zipped(tmp_path / "empty.zip")
     for name, message in (("broken", "is not a zip file"), ("empty", "holds no")):
@@ -176,7 +178,7 @@ def test_a_class_has_a_place_for_each_folder_and_zip(tmp_path):
     assert [place.name for place in find_places([inside])] == ["ann", "ben"]
 
 
-def test_places_of_one_name_are_told_apart_by_their_paths(tmp_path):
+def test_places_with_the_same_name_are_named_by_their_paths(tmp_path):
     make(tmp_path / "a" / "me", llama="")
     make(tmp_path / "b" / "me", llama="")
     names = [place.name for place in find_places([tmp_path / "a" / "me", tmp_path / "b" / "me"])]

@@ -207,8 +207,8 @@ def test_planted_faults_are_named_at_their_place(examine, fault):
     status, lines, _ = examine(sources)
     first = next(line for line in lines if line.startswith("First difference: "))
     assert status != 0 and first.startswith(f"First difference: {place}: ") and problem in first
-    remedy = [line for line in lines if line.startswith("To mend it: ")]
-    assert remedy == ([f"To mend it: {MISTAKES[mistake].remedy}"] if mistake else [])
+    remedy = [line for line in lines if line.startswith("Fix: ")]
+    assert remedy == ([f"Fix: {MISTAKES[mistake].remedy}"] if mistake else [])
 
 
 def test_a_fault_beside_another_is_seen_alone(examine):

@@ -1,1 +1,1 @@
-"""How each known mistake is made in our own modules: one file a component."""
+"""Make each known mistake in our own modules: one file for each component."""

@@ -1,4 +1,4 @@
-"""Mistakes in the additions to train on."""
+"""Mistakes in generate_addition_data."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def additions(
     key: Callable[[int, int], object] = lambda a, b: (min(a, b), max(a, b)),
     more: int = 0,
 ) -> Variant:
-    """By default as they should be: pairs with a `key` that was taken are drawn again."""
+    """Correct by default: a pair whose `key` was drawn before is drawn again."""
 
     def generate(n: int) -> list[str]:
         taken: set[object] = set()

@@ -1,4 +1,4 @@
-"""What the mistakes in train_one_epoch and in evaluate_loss share: the loss of a batch."""
+"""Mistakes in the loss of a batch, shared by train_one_epoch and evaluate_loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ Mask = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def after_equals(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(B, T): True where the target follows "="."""
+    """(B, T): True for targets after "="."""
     return (x == EQUALS).cumsum(1) > 0
 
 
@@ -23,7 +23,7 @@ def answer_loss(
     reduction: str = "mean",
     squash: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
 ) -> Callable[..., torch.Tensor]:
-    """By default as it should be; `counts` says which targets carry loss."""
+    """Correct by default; `counts` selects the targets that carry loss."""
 
     def loss(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         logits = squash(model(x, targets=y)[0])  # (B, T, V)
@@ -36,7 +36,7 @@ def answer_loss(
 
 
 def with_zeros(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Losses outside of the answer are 0, and still counted in the mean."""
+    """Losses outside the answer are 0 but count in the mean."""
     logits = model(x, targets=y)[0]
     each = F.cross_entropy(logits.transpose(1, 2), y, ignore_index=IGNORED, reduction="none")
     return (each * after_equals(x, y)).mean()

@@ -21,10 +21,11 @@ HIDDEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """softmax(Q Kᵀ / scale(shape)) V, by default as it should be: shape is (B, H, T, D).
+    """softmax(Q Kᵀ / scale(shape)) V, correct by default; shape is (B, H, T, D).
 
-    `drops` names what dropout is of, or "always"; `hides` one of HIDDEN; `mask` how it is applied:
-    before the softmax with -inf or 0, after it, or as a product with infinity.
+    `drops` lists the tensors that dropout applies to, and "always" for evaluation; `hides` is a key
+    of HIDDEN; `mask` says how it is applied: "-inf" or "0" before the softmax, "after" it, or
+    "product" for 0 times infinity.
     """
 
     scale: Callable[[torch.Size], float] = lambda shape: math.sqrt(shape[-1])
@@ -61,9 +62,9 @@ class Form:
         seen = HIDDEN[self.hides](torch.ones(scores.shape[-2:], dtype=torch.bool))
         if self.mask == "product":
             return scores + (~seen).float() * -math.inf
-        asked = attention.is_causal if self.is_causal is None else self.is_causal
-        asked = asked or self.hides != "later" or self.mask == "0"
-        if self.mask == "after" or not asked:
+        is_masked = attention.is_causal if self.is_causal is None else self.is_causal
+        is_masked = is_masked or self.hides != "later" or self.mask == "0"
+        if self.mask == "after" or not is_masked:
             return scores
         return scores.masked_fill(~seen, float(self.mask))
 
@@ -73,7 +74,7 @@ class Form:
 
 
 def attended(**options: Any) -> Variant:
-    """`options`: Form's fields."""
+    """`options` are fields of Form."""
     form = Form(**options)
 
     def scores_of(

@@ -1,4 +1,4 @@
-"""Mistakes in the trained classifier, and in what Llama.forward gives it."""
+"""Mistakes in LlamaEmbeddingClassifier, and in the outputs of Llama.forward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ def classified(
     drops: str = "train",
     finish: Callable[..., torch.Tensor] = F.log_softmax,
 ) -> Variant:
-    """By default as it should be; `drops`: in training ("train"), "always", "never", or
-    then of the logits "too" or "instead".
+    """Correct by default. `drops`: dropout in training ("train"), "always" or "never"; in training
+    on the logits, "too" or "instead".
     """
 
     def forward(self: Any, input_ids: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ def logits_for_hidden(self: Any, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 def with_head_for_logits() -> Variant:
-    """The head reads a vector as long as the vocabulary."""
+    """The head takes a vector of vocabulary size."""
     own_init = LlamaEmbeddingClassifier.__init__
 
     def init(self: Any, config: Any) -> None:
@@ -66,7 +66,7 @@ def forwarded(
     logits_of: Callable[[torch.Tensor], torch.Tensor] = lambda h: h[:, [-1], :],
     states_of: Callable[..., torch.Tensor] = lambda self, tokens: self.hidden_states(tokens),
 ) -> Variant:
-    """Llama.forward, by default as it should be without targets."""
+    """Llama.forward, correct by default."""
 
     def forward(self: Any, tokens: torch.Tensor, targets: Any = None, **_: object) -> tuple:
         hidden = states_of(self, tokens)
@@ -131,7 +131,9 @@ VARIANTS: Variants = {
     "final norm left out of Llama.forward": (forwarded(states_of=without_norm),),
     "hidden states before the final norm": ((Replacement(Llama, "forward", states_before_norm),),),
     "final norm left out": (
-        classified(pool=lambda hidden, ids: hidden[:, -1].atanh()),  # of the stand-in, tanh
+        classified(
+            pool=lambda hidden, ids: hidden[:, -1].atanh()
+        ),  # undoes the replaced norm, tanh
     ),
     "padding is looked for": (
         classified(pool=lambda hidden, ids: at(hidden, count_of_others(ids, 3))),

@@ -14,7 +14,7 @@ def evaluated(
     mode: bool = False,
     total: Callable[[list[float]], float] = lambda losses: sum(losses) / len(losses),
 ) -> Variant:
-    """By default as it should be."""
+    """Correct by default."""
 
     @torch.no_grad()
     def evaluate(model: Any, loader: Any, device: Any) -> float:

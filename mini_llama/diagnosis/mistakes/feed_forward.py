@@ -10,7 +10,7 @@ from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Varian
 
 
 def gated(formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Variant:
-    """w2(formula(w1 x, w3 x)); the right formula is silu(w1 x) · w3 x."""
+    """w2(formula(w1 x, w3 x)); the correct formula is silu(w1 x) · w3 x."""
 
     def gate(self: FeedForward, x: torch.Tensor) -> torch.Tensor:
         return formula(self.w1(x), self.w3(x))

@@ -12,12 +12,12 @@ from mini_llama.inference.sampling import Sampler, top_p_filter
 
 
 def probabilities(function: Callable[..., torch.Tensor]) -> Variant:
-    """`function` takes logits (B, V), temperature, epsilon and top_p, as logits_to_probs does."""
+    """Replace logits_to_probs by `function`, which takes the same arguments."""
     return (Replacement(sampling, "logits_to_probs", function),)
 
 
 def keep(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
-    """What the filters leave, renormalised."""
+    """Filter and renormalise."""
     if epsilon > 0:
         probs = sampling.epsilon_filter(probs, epsilon)
     return top_p_filter(probs, top_p) if top_p < 1 else probs
@@ -40,7 +40,7 @@ def sampled(
     heat: Rule = lambda logits, temperature: logits / temperature,
     choose: Rule = keep,
 ) -> Variant:
-    """Probabilities, by default as they should be: `heat` logits, softmax, `choose` tokens."""
+    """Correct by default: `heat` applies the temperature, then softmax, then `choose` filters."""
 
     def probs(logits: Any, temperature: float, epsilon: float = 0, top_p: float = 1) -> Any:
         return choose(heat(logits, temperature).softmax(-1), epsilon, top_p)
@@ -73,7 +73,7 @@ def not_renormalised(probs: torch.Tensor, epsilon: float, top_p: float) -> torch
 
 
 def kept_where(keeps: Rule) -> Rule:
-    """Where nothing is left, the quotient is not a number."""
+    """Filter without a special case for no token left: the result is then NaN."""
 
     def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
         kept = torch.where(keeps(probs, epsilon), probs, 0.0) if epsilon > 0 else probs
@@ -83,7 +83,7 @@ def kept_where(keeps: Rule) -> Rule:
 
 
 def or_else(instead: Callable[[torch.Tensor], torch.Tensor]) -> Rule:
-    """Where nothing is left, other probabilities."""
+    """Use `instead` if no token is left."""
 
     def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
         none_left = (probs < epsilon).all(-1, keepdim=True)
@@ -100,8 +100,10 @@ def drop_at_epsilon(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.
 def nucleus(
     keeps: Callable[..., torch.Tensor], descending: bool = True, maps: str = "back"
 ) -> Rule:
-    """Top-p by a rule of the sums before and after each token, in an order; what is kept is mapped
-    "back" to the tokens, or not (""), or only the "mask" is not.
+    """Top-p; `keeps` gets the cumulative sums before and after each sorted token.
+
+    `maps`: the sorted probabilities are mapped "back" to token ids; or not (""); or the sorted
+    "mask" is applied to unsorted probabilities.
     """
 
     def choose(probs: torch.Tensor, epsilon: float, top_p: float) -> torch.Tensor:
@@ -119,12 +121,12 @@ def nucleus(
 
 
 def or_first(keeps: torch.Tensor) -> torch.Tensor:
-    """The most probable token is kept in any case."""
+    """Always keep the most probable token."""
     return keeps | (torch.arange(keeps.shape[-1]) == 0)
 
 
 def greedy(pick: Callable[[torch.Tensor], torch.Tensor]) -> Variant:
-    """What is picked of logits (B, V) at temperature 0; the right one is (B, 1)."""
+    """`pick` maps logits (B, V) to tokens (B, 1) at temperature 0."""
     sample = Sampler.__call__
 
     def call(self: Any, logits: torch.Tensor) -> torch.Tensor:

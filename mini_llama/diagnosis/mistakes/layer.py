@@ -10,8 +10,8 @@ from mini_llama.diagnosis.mistakes.replacing import Replacement, Variant, Varian
 
 
 def block(formula: Callable[..., torch.Tensor]) -> Variant:
-    """The formula's arguments are x, attention, feed_forward and their norms (x, a, f, an, fn);
-    the right one is f(fn(h)) + h for h = x + a(an(x)).
+    """`formula` takes x, attention, feed_forward and their norms (x, a, f, an, fn); the correct one
+    is h + f(fn(h)) with h = x + a(an(x)).
     """
 
     def forward(self: Any, x: torch.Tensor, *_: object) -> torch.Tensor:
@@ -21,7 +21,7 @@ def block(formula: Callable[..., torch.Tensor]) -> Variant:
 
 
 def halves(half: Callable[..., torch.Tensor]) -> Variant:
-    """Attention, then feed-forward, each by half(x, function, its norm)."""
+    """Attention, then feed-forward, each computed by half(x, function, its norm)."""
     return block(lambda x, a, f, an, fn: half(half(x, a, an), f, fn))
 
 

@@ -10,7 +10,7 @@ from mini_llama.diagnosis.mistakes.replacing import Family, Replacement, Variant
 
 
 def changed(change: Callable[[Any], object]) -> Variant:
-    """Every LoRALayer is changed as soon as it is made."""
+    """Apply `change` at the end of LoRALayer.__init__."""
     own_init = LoRALayer.__init__
 
     def init(self: Any, original_layer: Any, rank: int = 4, alpha: float = 1.0) -> None:
@@ -22,7 +22,7 @@ def changed(change: Callable[[Any], object]) -> Variant:
 
 
 def scaled(scale: Callable[[Any], float]) -> tuple[Variant, Variant]:
-    """The factor is wrong everywhere, or in forward only."""
+    """Two variants: the wrong scale everywhere, or in forward only."""
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.original_layer(x) + scale(self) * (x @ self.lora_A.T @ self.lora_B.T)
@@ -64,7 +64,7 @@ def low_rank(
     scale: Callable[[Any], float] = lambda layer: layer.scaling,
     base: Callable[..., torch.Tensor] = lambda x, layer: layer.original_layer(x),
 ) -> Variant:
-    """forward, by default as it should be: base + scale · update."""
+    """LoRALayer.forward as base + scale · update, correct by default."""
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return base(x, self) + scale(self) * update(x, self)

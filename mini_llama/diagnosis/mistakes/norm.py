@@ -16,9 +16,9 @@ def normed(
     bias: bool = True,
     dim: int | tuple[int, ...] = -1,
 ) -> Variant:
-    """Both norms, by default as they should be: the mean is subtracted where there is a bias,
-    unless `is_centred` says otherwise ("late": after the square is taken); `eps` stands "inside"
-    the root, "outside" or nowhere (""), or there is "no root".
+    """Both norms, correct by default: the mean is subtracted if there is a bias, unless
+    `is_centred` is set ("late": subtracted after squaring). `eps` is "inside" or "outside" the
+    root, left out (""), or there is "no root".
     """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:

@@ -18,17 +18,16 @@ def multiply(gradient: torch.Tensor, scale: torch.Tensor | None, _: object) -> t
 
 @dataclass(frozen=True)
 class Form:
-    """How one parameter is updated, by default as it should be.
+    """The update of one parameter, correct by default.
 
     `decay`: after, before, without lr, never, by the step, coupled, negative; `correction`: as
-    asked, always, never, first alone, second alone, no root, reversed; `eps`: which form of the
-    step it stands in; `clips_step`: the step is clipped, not the gradient; `late`: what t counts
-    from; `moments`: as they should be, kept corrected, unweighted, not squared, exchanged betas,
-    or a shared count of steps.
+    set, always, never, first alone, second alone, no root, reversed; `eps`: the form of the step;
+    `clips_step`: clips the step, not the gradient; `late`: added to t; `moments`: "" (correct),
+    kept corrected, unweighted, not squared, exchanged (betas), shared count (of steps).
     """
 
     decay: str = "after"
-    correction: str = "as asked"
+    correction: str = "as set"
     eps: str = "efficient"
     clip: Callable[..., torch.Tensor] = multiply
     clips_step: bool = False
@@ -62,9 +61,9 @@ class Form:
             p.mul_(1 - shrink)
 
     def corrections(self, group: dict, t: int) -> tuple[float, float]:
-        """What m and v are divided by."""
-        asked = group["correct_bias"] and self.correction != "never"
-        corrects = not asked if self.correction == "reversed" else asked
+        """The divisors of m and v."""
+        is_on = group["correct_bias"] and self.correction != "never"
+        corrects = not is_on if self.correction == "reversed" else is_on
         if not (corrects or self.correction == "always"):
             return 1.0, 1.0
         beta1, beta2 = group["betas"][::-1] if self.moments == "exchanged" else group["betas"]
@@ -73,7 +72,7 @@ class Form:
         return first, second**2 if self.correction == "no root" else second
 
     def moved(self, state: dict, g: torch.Tensor, betas: tuple) -> tuple:
-        """m and v after this gradient, which the state keeps."""
+        """Update m and v in the state, and return them."""
         beta1, beta2 = betas[::-1] if self.moments == "exchanged" else betas
         share1, share2 = (1, 1) if self.moments == "unweighted" else (1 - beta1, 1 - beta2)
         squared = g if self.moments == "not squared" else g**2
@@ -94,7 +93,7 @@ class Form:
 
 
 def update(**options: Any) -> Variant:
-    """`options`: Form's fields."""
+    """`options` are fields of Form."""
     form = Form(**options)
 
     def update_parameter(self: Any, p: Any, group: dict, scale: Any) -> None:
@@ -104,7 +103,7 @@ def update(**options: Any) -> Variant:
 
 
 def always_scaled(gradients: Sequence[torch.Tensor], max_norm: float | None) -> Any:
-    """Short gradients are made longer, too."""
+    """Gradients below max_norm are scaled up, too."""
     if max_norm is None:
         return None
     return max_norm / torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
@@ -136,7 +135,7 @@ FAMILY = Family(
     },
     most=4,
 )
-# Rarer: two of all of them are made together, no more.
+# Rarer mistakes: combined in pairs only.
 RARE: dict[str, tuple[dict[str, Any], ...]] = {
     "the corrected moments are kept": (
         {"moments": "kept corrected", "eps": "plain", "correction": "always"},

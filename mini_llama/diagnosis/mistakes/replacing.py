@@ -1,4 +1,4 @@
-"""A mistake is made in our own modules by putting other functions in the place of theirs."""
+"""Make a mistake in our own modules by replacing some of their functions."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,22 +6,22 @@ from typing import Any, NamedTuple
 
 
 class Replacement(NamedTuple):
-    """`owner`, a module or class, has `value` under `name`, which it defines itself."""
+    """Set attribute `name` of `owner`, the module or class that defines it, to `value`."""
 
     owner: Any
     name: str
     value: Any
 
 
-Variant = tuple[Replacement, ...]  # what is replaced together
-Variants = Mapping[str, tuple[Variant, ...]]  # by the mistake's name: each way of making it
+Variant = tuple[Replacement, ...]  # replacements that make one mistake
+Variants = Mapping[str, tuple[Variant, ...]]  # all ways to make a mistake, by its name
 
 
 @contextmanager
-def made(variant: Variant) -> Iterator[None]:
-    """Our own modules make the mistake until the context is left, by an exception, too.
+def applied(variant: Variant) -> Iterator[None]:
+    """Apply a variant to our modules until the context exits, even by an exception.
 
-    Raises KeyError for a name that its owner does not define.
+    Raises KeyError if an owner does not define the name.
     """
     originals: list[Replacement] = []
     try:
@@ -35,8 +35,8 @@ def made(variant: Variant) -> Iterator[None]:
 
 
 class Family(NamedTuple):
-    """Mistakes of one formula: `make` writes it out, by default as it should be, and `options` are
-    the arguments of each mistake, by its name. `most`: how many are made together.
+    """Mistakes in one formula. `make` implements it, correctly by default; `options` are the
+    arguments that make each mistake, by its name. At most `most` mistakes are combined.
     """
 
     make: Callable[..., Variant]
@@ -45,7 +45,7 @@ class Family(NamedTuple):
 
     @property
     def variants(self) -> Variants:
-        """Each mistake by itself."""
+        """Variants with a single mistake."""
         return {
             name: tuple(self.make(**form) for form in forms) for name, forms in self.options.items()
         }

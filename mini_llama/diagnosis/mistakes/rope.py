@@ -11,7 +11,7 @@ from rope import apply_rotary_emb, rotate
 
 
 def rotated_by(function: Callable[..., torch.Tensor]) -> Variant:
-    """`function` takes x (B, T, H, D) and the angles' cos and sin (T, D/2), as rope.rotate."""
+    """Replace rope.rotate by `function`: x (B, T, H, D), cos and sin of the angles (T, D/2)."""
     return (Replacement(rope, "rotate", function),)
 
 
@@ -22,7 +22,7 @@ def rotate_in_own_type(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) ->
 
 
 def angles_in_own_type(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """What positions times frequencies of few bits give; position 1's angles are frequencies."""
+    """Compute the angles in x's dtype; the frequencies are the angles of position 1."""
     frequencies = torch.atan2(sin[1], cos[1]).to(x.dtype)
     angles = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * frequencies
     return rotate_in_own_type(x, angles.cos(), angles.sin())
@@ -34,7 +34,7 @@ SECOND: Terms = ((1, "even", "sin"), (1, "odd", "cos"))
 
 
 def lines(first: Terms = FIRST, second: Terms = SECOND) -> Variant:
-    """The two lines of the rotation, by default as they should be."""
+    """The two lines of the rotation, correct by default."""
 
     def rotate_by_lines(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
@@ -68,7 +68,7 @@ def rotate_backwards(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
 
 
 def paired(pair: Callable[..., tuple]) -> Variant:
-    """What apply_rotary_emb gives for (query, key), by a function of these and the right one."""
+    """apply_rotary_emb as pair(query, key, the correct function)."""
 
     def apply(
         query: torch.Tensor, key: torch.Tensor, head_dim: int, length: int, theta: float = 10000.0
@@ -122,7 +122,7 @@ def tables(
     first: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Variant:
-    """Angles of positions from `first`, rounded to `dtype`; by default as they should be."""
+    """Angles of the positions from `first`, rounded to `dtype`; correct by default."""
 
     def rotary_tables(
         head_dim: int, length: int, theta: float, device: object, scaling: None = None

@@ -13,19 +13,19 @@ def trained(
     mode: bool = True,
     total: Callable[[list[float]], float] = lambda losses: sum(losses) / len(losses),
 ) -> Variant:
-    """By default as it should be; `order` of what is done with each batch."""
+    """Correct by default; `order` lists the operations on each batch."""
 
     def train(model: Any, loader: Any, optimizer: Any, device: Any) -> float:
         model.train(mode)
         losses = []
         for x, y in loader:
             loss = addition_run.answer_loss(model, x.to(device), y.to(device))
-            for what in order.split():
+            for operation in order.split():
                 {
                     "zero": optimizer.zero_grad,
                     "backward": loss.backward,
                     "step": optimizer.step,
-                }[what]()
+                }[operation]()
             losses.append(loss.item())
         return total(losses)
 

@@ -1,4 +1,4 @@
-"""Every variant of every component, by the id of the mistake that it makes."""
+"""All variants of all components, by the id of the mistake."""
 
 from collections.abc import Collection, Iterator
 from itertools import combinations, product
@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
     for module in _COMPONENTS
     for name, variants in module.VARIANTS.items()
 }
-# Mistakes of one formula, which can be made together.
+# Mistakes in one formula, which can be combined.
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "rope": rope.FAMILIES,
     "norm": (norm.FAMILY,),
@@ -42,12 +42,12 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
 }
 
 
-Together = tuple[tuple[str, int], ...]  # names of mistakes, and which form of each
+Together = tuple[tuple[str, int], ...]  # names of mistakes, and the index of the form of each
 
 
 def combined(component: str, names: Collection[str]) -> Iterator[tuple[Together, Variant]]:
-    """Those of the mistakes that are of one formula, and the variant that makes all of them: by
-    twos, and then as many as the family says.
+    """Yield each combination of the named mistakes within one formula, and its variant: pairs
+    first, then up to as many as the family allows.
     """
     for family in FAMILIES.get(component, ()):
         chosen = [name for name in family.options if name in names]

@@ -1,4 +1,4 @@
-"""What is asked of LoRALayer, apply_lora and merge_lora_weights."""
+"""Probes of LoRALayer, apply_lora and merge_lora_weights."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ RANK, ALPHA = 4, 6.0
 
 
 class Projections(nn.Module):
-    """Linear layers with the names that LoRA looks for, and one that it leaves alone."""
+    """Linear layers with the names that LoRA adapts, and one that it leaves unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
         return {
             "shapes of A and B": flags(*a.shape, *b.shape),
             "which of A and B are 0": flags(not a.any(), not b.any()),
-            "A's deviation": flags(round(a.std().item(), 2)),
-            "which of W and A and B train": flags(*trains),
+            "standard deviation of A": flags(round(a.std().item(), 2)),
+            "which of W, A and B are trainable": flags(*trains),
         }
 
     def forward(n_inputs: int, n_outputs: int) -> torch.Tensor:
@@ -78,7 +78,7 @@ def probe_lora(modules: Modules, settings: Settings) -> Cases:
 
 
 def changed(modules: Modules, name: str, net: Any, *options: float) -> Any:
-    """What the function makes of the net, which it may change in place and not return."""
+    """Apply the function to the net; it may return a net or change this one in place."""
     result = call(modules, find(modules.lora, name), net, *options)
     if result is None:
         modules.note(f"{name} returns nothing: the model is changed in place")

@@ -1,4 +1,4 @@
-"""What is asked of Spring 2026's three functions: additions to train on, one epoch, and the loss.
+"""Probes of Spring 2026's three functions: the training data, one epoch, and the loss.
 
 Legend of shapes: B batch, T columns, V vocabulary; addition_lib has the layout of x and y.
 """
@@ -33,14 +33,14 @@ CHARS = "+0123456789="
 FEW, MANY = 200, 2000
 SMALLEST, LARGEST = 1000, 9999
 FORM = re.compile(r"(\d+)\+(\d+)=(\d+)")
-NO_GRAD = "evaluate_loss records gradients: torch.no_grad() makes it quicker"
-# Sums of five digits: however batches are averaged, the mean is the same.
+NO_GRAD = "evaluate_loss records gradients: torch.no_grad() makes it faster"
+# All sums have five digits: the mean is the same, however batches are averaged.
 PAIRS = (5104, 8203), (9999, 6471), (8888, 1234), (7650, 4321)
 ADDITIONS = [f"{a}+{b}={a + b}" for a, b in PAIRS]
 
 
 class Network(nn.Module):
-    """Stands in for Llama: what it predicts depends on the last two ids of the input."""
+    """A replacement for Llama: its prediction depends on the last two input ids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class CountingSGD(torch.optim.SGD):
 
 
 def batches() -> DataLoader:
-    """Two of two additions each, x and y (B, T) with two columns that are left over."""
+    """Two batches of two additions each; x and y (B, T) have two columns of padding."""
     ids = [[CHARS.index(char) + 1 for char in text] for text in ADDITIONS]
     x = torch.tensor([[0, *row, 0, 0] for row in ids])
     y = torch.tensor([[*row, 0, IGNORED, IGNORED] for row in ids])
@@ -80,7 +80,7 @@ def batches() -> DataLoader:
 
 
 def number(value: Any) -> torch.Tensor:
-    """A loss (1,). Raises ResultError."""
+    """Return the loss as a tensor (1,). Raises ResultError if it is not a number."""
     value = value[0] if isinstance(value, tuple) and value else value
     try:
         return flags(value)
@@ -100,7 +100,7 @@ def probe_train_one_epoch(modules: Modules, settings: Settings) -> Cases:
         moved = torch.cat([weight.detach().flatten() for weight in network.parameters()]) - start
         return {
             "loss": number(loss),
-            "how the weights move": moved,
+            "change of the weights": moved,
             "number of steps": flags(optimizer.n_steps),
             "training mode": flags(all(network.modes)),
         }
@@ -138,7 +138,7 @@ def probe_addition_data(modules: Modules, settings: Settings) -> Cases:
         found = [match for text in texts if (match := FORM.fullmatch(text))]
         terms = [tuple(map(int, match.groups())) for match in found]
         values = {
-            "more than asked": flags(len(texts) - MANY),
+            "extra additions": flags(len(texts) - MANY),
             "share without spaces": flags(sum(" " not in t for t in texts) / max(1, len(texts))),
             "share of the form a+b=c": flags(len(found) / max(1, len(texts))),
         }
@@ -164,7 +164,7 @@ def probe_addition_data(modules: Modules, settings: Settings) -> Cases:
 
 @contextmanager
 def few_numbers() -> Iterator[None]:
-    """random and numpy draw whole numbers from thirty alone: pairs come again soon."""
+    """random and numpy draw integers from only thirty values, so that pairs soon repeat."""
     draw_one = random.Random(0)
 
     def near(low: Callable[..., int]) -> Callable[..., Any]:

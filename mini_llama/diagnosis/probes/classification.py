@@ -1,4 +1,4 @@
-"""What is asked of Llama.forward and of the classifier that reads its hidden states.
+"""Probes of Llama.forward and of the classifier on top of its hidden states.
 
 Legend of shapes: B batch, T positions, C width, V vocabulary.
 """
@@ -29,10 +29,10 @@ from mini_llama.diagnosis.probes.common import (
 N_LABELS = 3
 PAD = 3  # the padding id of the assignment's tokenizer
 PADDED = "padded rows"
-# What a classifier may read of its configuration: run_llama.py's options.
+# Options of run_llama.py that a classifier may read from its configuration.
 OPTIONS = dict(
     num_labels=N_LABELS,
-    pretrained_model_path=__file__,  # a file that is there
+    pretrained_model_path=__file__,  # any existing file
     option="finetune",
     hidden_size=32,
     lora_rank=4,
@@ -49,7 +49,7 @@ OPTIONS = dict(
 
 
 class Backbone(nn.Module):
-    """Stands in for a pretrained Llama where none can be made: an embedding of the tokens."""
+    """A replacement for a pretrained Llama if the student's fails: an embedding of the tokens."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
 
 
 def known_network(llama: Any) -> Any:
-    """Functions in the place of layers and norm, known numbers in the embeddings."""
+    """Replace layers and norm by functions, and fill the embeddings with known numbers."""
     fill(find(llama, "tok_embeddings"), "weight")
     fill(find(llama, "output"), "weight")
     for layer in find(llama, "layers"):
@@ -71,7 +71,7 @@ def known_network(llama: Any) -> Any:
 
 
 def make_backbone(modules: Modules, config: Any) -> nn.Module:
-    """A model of the examined modules whose parts are known and whose forward pass is right."""
+    """A model with the student's classes, known parts and a correct forward pass."""
     try:
         llama = known_network(find(modules.llama, "Llama")(config))
     except Exception:
@@ -90,7 +90,7 @@ def make_backbone(modules: Modules, config: Any) -> nn.Module:
         return llama.output(hidden[:, -1:] if targets is None else hidden), hidden
 
     llama.forward = forward
-    # which is what our classifier asks for: (B, 1, C)
+    # our classifier calls this: (B, 1, C)
     llama.last_hidden_state = lambda tokens, *_: hidden_states(tokens)[:, -1:]
     return llama
 
@@ -124,26 +124,26 @@ def probe_classifier(modules: Modules, settings: Settings) -> Cases:
     within = torch.tensor([[1, 0, 6, 4, 5], [6, 5, 0, 2, 7]])
     at_the_end = torch.tensor([[1, 2, 6, 4, 0], [6, 5, 7, 0, 0]])
     padded = torch.tensor([[1, 2, 6, 4, 5], [6, 5, PAD, PAD, PAD]])
-    asked = {
+    inputs_of = {
         "log-probabilities": tokens,
         "an id of 0 within the row": within,
         "ids of 0 at its end": at_the_end,
         PADDED: padded,
     }
     cases: Cases = {"Llama.forward": lambda: probe_network(modules, config, tokens)}
-    cases |= {name: partial(classified, ids, name) for name, ids in asked.items()}
+    cases |= {name: partial(classified, ids, name) for name, ids in inputs_of.items()}
     return cases | {"dropout": dropout}
 
 
 def probe_network(modules: Modules, config: Any, tokens: torch.Tensor) -> Values:
-    """Llama.forward, with functions in the place of layers and norm."""
+    """Outputs of Llama.forward, with layers and norm replaced by functions."""
     llama = known_network(find(modules.llama, "Llama")(config))
 
     def pair(*arguments: torch.Tensor, **options: torch.Tensor) -> Any:
         result = llama(*arguments, **options)
         if not (isinstance(result, (tuple, list)) and len(result) == 2):
             kind = type(result).__name__
-            raise ResultError(f"Llama.forward gave {kind}, not (logits, hidden_states)")
+            raise ResultError(f"Llama.forward returned {kind}, not (logits, hidden_states)")
         return result
 
     logits, hidden = pair(tokens)
@@ -159,7 +159,7 @@ def make_classifier(modules: Modules, config: Any, **options: object) -> nn.Modu
 
 
 def head_of(model: nn.Module) -> nn.Linear:
-    """The linear layer with one output a label. Raises MissingError."""
+    """The linear layer with one output for each label. Raises MissingError."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.out_features == N_LABELS:
             return module

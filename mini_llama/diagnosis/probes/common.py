@@ -1,4 +1,4 @@
-"""What all probes share: the examined modules, how they are called, and numbers to fill them with.
+"""Shared by all probes: access to the student's modules, calls, and numbers to fill them with.
 
 Legend of shapes: C width, H heads, V vocabulary.
 """
@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 Values = dict[str, torch.Tensor]
-Cases = dict[str, Callable[[], Values]]  # what is asked, each by itself
+Cases = dict[str, Callable[[], Values]]  # each runs independently
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an edition fixes: config.Edition's fields, and whether AdamW clips gradients."""
+    """The settings of an edition: fields of config.Edition, and whether AdamW clips gradients."""
 
     norm: str
     attention: str
@@ -32,21 +32,21 @@ class Settings:
 
 
 class MissingError(Exception):
-    """The message names the file, function, class or attribute that is not there."""
+    """The message names the missing file, function, class or attribute."""
 
 
 class ResultError(Exception):
-    """The message says what came back that cannot be measured."""
+    """The message describes a result that cannot be measured."""
 
 
 class OwnSignatureError(Exception):
-    """A function needs an argument that the assignment does not have, and does not do with None."""
+    """A function requires an argument unknown to the assignment, and fails if it is None."""
 
 
 class Modules:
-    """The course's modules, each imported when it is first asked for.
+    """The course's modules, each imported on first access.
 
-    `notes` is what the probes remark on besides the values.
+    `notes` are the probes' remarks, in addition to the values.
     """
 
     def __init__(self) -> None:
@@ -80,9 +80,9 @@ def find(owner: Any, name: str) -> Any:
 
 
 def call(modules: Modules, function: Any, *arguments: object, **options: object) -> Any:
-    """The function, or module, with these arguments and those of the options that it takes.
+    """Call the function, or module, with these arguments and the options that it accepts.
 
-    What it needs besides is None, and is noted. Raises OwnSignatureError where None will not do.
+    Other required arguments are None, which is noted. Raises OwnSignatureError if that fails.
     """
     signature = signature_of(function)
     parameters = list(signature.parameters.values())
@@ -97,7 +97,7 @@ def call(modules: Modules, function: Any, *arguments: object, **options: object)
     if not own:
         return function(*arguments, **known)
     name = getattr(function, "__name__", type(function).__name__)
-    text = f"{name} needs an argument that the assignment does not have: {', '.join(own)}"
+    text = f"{name} requires an argument that the assignment does not have: {', '.join(own)}"
     modules.note(text)
     try:
         return function(*arguments, **known, **own)
@@ -110,26 +110,26 @@ def signature_of(function: Any) -> inspect.Signature:
 
 
 def takes(signature: inspect.Signature, name: str) -> bool:
-    """Whether the signature names the option; **others alone promises nothing."""
+    """True if the signature names the option; **kwargs does not count."""
     return name in signature.parameters
 
 
 def accepted(function: Callable, **options: object) -> dict[str, object]:
-    """Those of the options that the function's signature names."""
+    """The options that the function's signature names."""
     signature = inspect.signature(function)
     return {name: value for name, value in options.items() if takes(signature, name)}
 
 
 def draw(name: str, *shape: int) -> torch.Tensor:
-    """Normally distributed numbers that depend on the name and the shape only."""
+    """Normally distributed numbers that depend only on the name and the shape."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return torch.randn(shape, generator=generator)
 
 
 def fill(module: nn.Module, *names: str) -> None:
-    """Give the parameters `names` (a.weight → a) numbers that depend on their last names.
+    """Fill the parameters `names` (a.weight → a) with numbers that depend on their last names.
 
-    Others stay as they start: a student's own that start at 0 change nothing.
+    Others keep their initial values: a student's own parameters that start at 0 change nothing.
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -144,13 +144,13 @@ def flags(*values: SupportsFloat) -> torch.Tensor:
 
 
 def share(mask: torch.Tensor) -> torch.Tensor:
-    """To a quarter: draws from other random numbers give the same."""
+    """Share of True values, to the nearest quarter, so that the random seed does not matter."""
     return flags(round(4 * mask.float().mean().item()) / 4)
 
 
 @contextlib.contextmanager
 def replaced(owner: Any, **attributes: object) -> Iterator[None]:
-    """Attributes that `owner` has are other ones for a while."""
+    """Replace attributes that `owner` has, until the context exits."""
     old = {name: getattr(owner, name) for name in attributes if hasattr(owner, name)}
     try:
         for name in old:
@@ -162,14 +162,14 @@ def replaced(owner: Any, **attributes: object) -> Iterator[None]:
 
 
 def stand_in(module: nn.Module, function: Callable[..., torch.Tensor]) -> None:
-    """The module's forward becomes a function of its first argument."""
+    """Replace the module's forward by a function of its first argument."""
     module.forward = lambda x, *_, **__: function(x)
 
 
 def make_config(modules: Modules, settings: Settings, **changes: object) -> Any:
-    """The examined modules' own configuration of a tiny model: C = 32, H = 4, 2 key/value heads.
+    """The student's LlamaConfig for a tiny model: C = 32, H = 4, 2 key/value heads.
 
-    A large eps, so that its place shows.
+    eps is large, so that its position in the formula makes a difference.
     """
     config_class = find(modules.config, "LlamaConfig")
     shape: dict[str, object] = dict(
@@ -181,8 +181,8 @@ def make_config(modules: Modules, settings: Settings, **changes: object) -> Any:
 
 
 def make_layer(modules: Modules, settings: Settings, **changes: object) -> nn.Module:
-    """The first layer of a model, because some start their layers' parameters there; by itself
-    where no model can be made.
+    """The first layer of a model, since some models initialise their layers' parameters; or a
+    single layer if the model cannot be created.
     """
     config = make_config(modules, settings, **changes)
     with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""One component examined: what each case gives, or how it fails, as JSON."""
+"""Run all cases of one component; return outputs and failures as JSON-able values."""
 
 import traceback
 from collections.abc import Callable, Collection
@@ -47,16 +47,16 @@ PROBES: dict[str, Callable[[Modules, Settings], Cases]] = {
     "evaluate_loss": probe_evaluate_loss,
 }
 MAX_TEXT = 500
-USED = " is installed here, and "  # what missing_modules.py says of one that is used
+USED = " is installed here, and "  # in the message of missing_modules.py when a module is used
 
 
 def examine(
     component: str, settings: Settings, without: Collection[str] = (), most: int | None = None
 ) -> dict[str, Any]:
-    """What a probe gives in the first `most` cases, or all, but for those of `without`.
+    """Run the first `most` cases of a component's probe, or all, except those in `without`.
 
-    {"values": name → {"shape", "numbers"}, "failed": case → failure, "notes": texts}; where
-    nothing was measured, the first failure besides: {"missing": what}, {"unwritten": True,
+    Returns {"values": name → {"shape", "numbers"}, "failed": case → failure, "notes": texts}; if
+    nothing could be measured, also the first failure's keys: {"missing": what}, {"unwritten": True,
     "where": line}, {"result": why}, {"error": what, "where": line}.
     """
     modules = Modules()
@@ -64,7 +64,7 @@ def examine(
     failed: dict[str, dict[str, Any]] = {}
     try:
         cases = PROBES[component](modules, settings)
-    except BaseException as error:  # a module that calls sys.exit when it is imported, too
+    except BaseException as error:  # also a module that calls sys.exit at import
         return failure_of(error)
     for name, case in list(cases.items())[:most]:
         if name in without:
@@ -74,7 +74,7 @@ def examine(
             with torch.enable_grad():
                 values |= {key: plain(key, value) for key, value in case().items()}
         except OwnSignatureError:
-            continue  # noted; what calls it is examined
+            continue  # already noted; its caller is examined instead
         except BaseException as error:
             failed[name] = failure_of(error)
     answer: dict[str, Any] = {"values": values, "failed": failed, "notes": modules.notes}
@@ -96,14 +96,14 @@ def failure_of(error: BaseException) -> dict[str, Any]:
 
 
 def plain(name: str, value: object) -> dict[str, list]:
-    """Raises ResultError for what is no tensor of numbers."""
+    """A tensor as JSON-able values. Raises ResultError for anything else."""
     if not isinstance(value, torch.Tensor):
         raise ResultError(f"{name}: got {type(value).__name__}, not a tensor")
     return {"shape": list(value.shape), "numbers": value.detach().double().flatten().tolist()}
 
 
 def own_line(error: BaseException) -> str | None:
-    """The last line of the examined folder that the error passed through: "llama.py:12: code"."""
+    """The innermost line of the student's code in the traceback: "llama.py:12: code"."""
     folder = Path.cwd()
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()}"

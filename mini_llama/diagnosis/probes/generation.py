@@ -1,4 +1,4 @@
-"""What is asked of Llama.generate: one sequence at a time, as the assignment runs it, and a batch.
+"""Probes of Llama.generate: one sequence at a time, as the assignment runs it, and a batch.
 
 Legend of shapes: B batch, T positions, V vocabulary.
 """
@@ -23,29 +23,31 @@ from mini_llama.diagnosis.probes.common import (
     replaced,
 )
 
-N_DRAWS = 3000  # where what is drawn from is not seen
-DRAWN = ", drawn"  # ends the name of what was counted, or could have been
+N_DRAWS = 3000  # if torch.multinomial is not used: count samples
+DRAWN = ", drawn"  # suffix of outputs that may be counted frequencies
 NONE_LEFT = "none left"
 BATCH = "a batch of several sequences"
-SUMS = "sums of what is drawn from"
+SUMS = "sums of the probabilities"
 TOP_P_REACHED = "top_p reached exactly"
 
 
 class Table:
-    """A model whose logits are the row of a table that the last token names."""
+    """A model whose logits are row `last token` of a table."""
 
     def __init__(self, modules: Modules, settings: Settings) -> None:
         self.model = find(modules.llama, "Llama")(make_config(modules, settings)).eval()
         self.model.double()  # the plain path: see __init__.py
-        filters = {"epsilon": settings.epsilon, "top_p": settings.top_p}
-        self.options = accepted(find(self.model, "generate"), **filters)
-        asked = {"epsilon"} if settings.epsilon > 0 else {"top_p"} if settings.top_p < 1 else set()
-        if asked and not asked & self.options.keys():
-            self.options = {}  # by its own default: another filter, or the same by another name
+        values = {"epsilon": settings.epsilon, "top_p": settings.top_p}
+        self.options = accepted(find(self.model, "generate"), **values)
+        filters = (
+            {"epsilon"} if settings.epsilon > 0 else {"top_p"} if settings.top_p < 1 else set()
+        )
+        if filters and not filters & self.options.keys():
+            self.options = {}  # use its defaults: another filter, or another name
         self.sums: list[bool] = []
 
     def run(self, table: torch.Tensor, idx: torch.Tensor, new: int, **more: float) -> torch.Tensor:
-        """idx (B, T) and `new` more. Raises ResultError for anything else."""
+        """idx (B, T) followed by `new` tokens. Raises ResultError for any other result."""
         self.model.forward = lambda tokens, *_, **__: (
             table[tokens[:, -1:]],
             tokens.float()[..., None],
@@ -55,10 +57,10 @@ class Table:
         size: tuple[int, ...] = tuple(getattr(result, "shape", ()))
         if len(size) == 2 and size[0] == expected[0] and idx.shape[1] < size[1] < expected[1]:
             n = size[1] - idx.shape[1]
-            raise ResultError(f"generate stopped after {n} of {new} new tokens, by itself")
+            raise ResultError(f"generate stopped after {n} of {new} new tokens")
         if not isinstance(result, torch.Tensor) or tuple(result.shape) != expected:
             got = tuple(getattr(result, "shape", [])) or type(result).__name__
-            what = f"generate gave {got}, not {expected}"
+            what = f"generate returned {got}, not {expected}"
             raise ResultError(f"{what}: the prompt and {new} new tokens")
         return result.clone()
 
@@ -70,11 +72,11 @@ class Table:
     def in_two_batches(
         self, table: torch.Tensor, idx: torch.Tensor, new: int, **more: float
     ) -> torch.Tensor:
-        """As many rows as there are tokens would hide a wrong axis."""
+        """In batches of 6: a batch as large as the vocabulary would hide a wrong axis."""
         return torch.cat([self.run(table, idx[:6], new, **more) for _ in range(2)])
 
     def sampled(self, name: str, table: torch.Tensor, in_batch: bool, **more: float) -> Values:
-        """How probable each token is, from what torch.multinomial is given, or else counted."""
+        """Probability of each token, as passed to torch.multinomial, or else counted."""
         idx = torch.zeros(8, 3, dtype=torch.long)
         run = self.in_two_batches if in_batch else self.one_by_one
         with recorded_draws() as draws:
@@ -110,7 +112,7 @@ def probe_generate(modules: Modules, settings: Settings) -> Cases:
         return found | table.sampled(f"{BATCH}, tempered", rows, True, temperature=2.0)
 
     def sums() -> Values:
-        """Asked last: what was drawn from before, and for one sequence alone."""
+        """Runs last: it uses the earlier cases' draws, of one sequence only."""
         return {SUMS: flags(all(table.sums))} if table.sums else {}
 
     cases: Cases = {"greedy": greedy, "greedy ties": ties}
@@ -140,12 +142,12 @@ def sampling_cases(
 
 @contextlib.contextmanager
 def recorded_draws() -> Iterator[list[torch.Tensor]]:
-    """torch.multinomial notes what it is given, and picks column i in row i."""
+    """Record the arguments of torch.multinomial, and pick column i in row i."""
     draws: list[torch.Tensor] = []
     multinomial = torch.multinomial
 
     def pick(probs: torch.Tensor, *sizes: Any, **options: Any) -> torch.Tensor:
-        multinomial(probs, *sizes, **options)  # it refuses what it always does
+        multinomial(probs, *sizes, **options)  # for its usual errors
         count = sum(len(rows) for rows in draws)
         rows = probs.reshape(-1, probs.shape[-1])
         draws.append(rows)
@@ -157,10 +159,10 @@ def recorded_draws() -> Iterator[list[torch.Tensor]]:
 
 
 def probabilities(draws: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """(V,): how probable each token was, in whatever order the columns stood."""
+    """(V,): the probability of each token, in whatever order the columns were."""
     rows = torch.cat(draws)
     total = torch.zeros(8)
     for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
         if i < len(row):  # each column once
-            total[token] += row[i] / row.sum()  # as torch.multinomial takes them
+            total[token] += row[i] / row.sum()  # as torch.multinomial normalises
     return total

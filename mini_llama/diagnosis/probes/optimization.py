@@ -1,4 +1,4 @@
-"""What is asked of AdamW: a few steps of each kind, and the course's own test of it."""
+"""Probes of AdamW: a few steps with each option, and the course's own test."""
 
 from functools import partial
 
@@ -43,25 +43,25 @@ def probe_optimizer(modules: Modules, settings: Settings) -> Cases:
         options |= {"max_grad_norm": MAX_GRAD_NORM} if settings.clips else {}
         return {COURSE_TEST: course_weight(optimizer_class, accepted(optimizer_class, **options))}
 
-    asked: dict[str, dict[str, object]] = {
+    options_of: dict[str, dict[str, object]] = {
         "plain": {},
         "a large eps": {"eps": LARGE_EPS},
         "weight decay": {"weight_decay": 0.5},
         "correct_bias=False": {"correct_bias": False},
     }
     if settings.clips:
-        asked["clipping"] = {"max_grad_norm": MAX_GRAD_NORM}
-        asked["clipping of short gradients"] = {"max_grad_norm": 1000 * MAX_GRAD_NORM}
+        options_of["clipping"] = {"max_grad_norm": MAX_GRAD_NORM}
+        options_of["clipping of short gradients"] = {"max_grad_norm": 1000 * MAX_GRAD_NORM}
 
     def trained(name: str) -> Values:
-        return {name: train(**asked[name])}
+        return {name: train(**options_of[name])}
 
-    cases: Cases = {name: partial(trained, name) for name in asked}
+    cases: Cases = {name: partial(trained, name) for name in options_of}
     return cases | {COURSE_TEST: course_test}
 
 
 def course_weight(optimizer_class: type, options: dict[str, object]) -> torch.Tensor:
-    """The weight (2, 3) after the training of the course's optimizer_test.py."""
+    """The weight (2, 3) after training as in the course's optimizer_test.py."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     model = nn.Linear(3, 2, bias=False)
@@ -70,7 +70,7 @@ def course_weight(optimizer_class: type, options: dict[str, object]) -> torch.Te
     for _ in range(COURSE_STEPS):
         x = torch.tensor(rng.uniform(size=3), dtype=torch.float32)
         target = torch.stack((x[0] + x[1], -x[2]))
-        with torch.no_grad():  # of the sum of squared errors, by hand: autograd takes longer
+        with torch.no_grad():  # gradient of the squared error, by hand: faster than autograd
             weight.grad = 2 * torch.outer(weight @ x - target, x)
         optimizer.step()
     return weight.detach()

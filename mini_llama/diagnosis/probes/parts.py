@@ -1,4 +1,4 @@
-"""What is asked of the parts of a layer: rope, norm, attention, feed-forward, and the layer itself.
+"""Probes of rope, norm, attention, feed-forward, and the layer as a whole.
 
 Legend of shapes: B batch, T positions, H heads, D head_dim, C width.
 """
@@ -31,26 +31,25 @@ from mini_llama.diagnosis.probes.common import (
 )
 
 ROPE_TEST = "the course's rope_test"
-ROPE_MARK = 0.8  # what stands in for a rotation multiplies by it
+ROPE_FACTOR = 0.8  # multiplication by it replaces the rotation
 PROJECTIONS = ("compute_query", "compute_key", "compute_value", "compute_output")
-CLOSE = (
-    0.015  # of the largest value: what roundings of the result take, and few bits of angles do not
-)
+# Relative to the largest value: rounding the result stays below it, low-precision angles do not.
+CLOSE = 0.015
 
 
 def probe_rope(modules: Modules, settings: Settings) -> Cases:
     rotate = find(modules.rope, "apply_rotary_emb")
-    # Positions far enough for angles of few bits to go wrong.
+    # Positions large enough for low-precision angles to go wrong.
     query, key = draw("query", 2, 150, 2, 8), draw("key", 2, 150, 2, 8)
 
     def turn(q: torch.Tensor, k: torch.Tensor, **options: float) -> tuple:
         result = call(modules, rotate, q, k, q.shape[-1], 256, **options)
         if not (isinstance(result, (tuple, list)) and len(result) == 2):
-            raise ResultError(f"rotation gave {type(result).__name__}, not (query, key)")
+            raise ResultError(f"the rotation returned {type(result).__name__}, not (query, key)")
         return tuple(result)
 
     def halves(name: str, x: torch.Tensor) -> Values:
-        """The two lines of the rotation show apart."""
+        """Even and odd features separately: the rotation has a line for each."""
         return {f"{name}, even features": x[..., 0::2], f"{name}, odd features": x[..., 1::2]}
 
     def rotation() -> Values:
@@ -77,7 +76,7 @@ def probe_rope(modules: Modules, settings: Settings) -> Cases:
 
 
 def bfloat16_input(rotated: tuple, exact: tuple) -> Values:
-    """0 for a single rounding, 1 where angles are of few bits, 0.01 for what lies between."""
+    """0 for a single rounding, 1 for low-precision angles, 0.01 in between."""
     pairs = [
         (x.bfloat16().float(), y.bfloat16().float()) for x, y in zip(rotated, exact, strict=True)
     ]
@@ -121,12 +120,12 @@ def probe_attention(modules: Modules, settings: Settings) -> Cases:
     def forward() -> Values:
         attention = find(make_layer(modules, settings), "attention")
         fill(attention, *PROJECTIONS)
-        with rope_marked(modules):
+        with rope_replaced(modules):
             return {"forward": call(modules, attention, draw("x", 2, 5, 32))}
 
     def dropout(mode: str, when: str) -> Values:
-        # Equal scores; the values are two unit matrices side by side, so what comes out is the
-        # probabilities, twice. The last position sees all others in every edition.
+        # Equal scores; the values are two concatenated identity matrices, so the output is the
+        # probabilities, twice. In every edition the last position attends to all others.
         attention = find(make_layer(modules, settings, dropout=0.5), "attention")
         equal, unit = torch.ones(64, 4, 4, 8), torch.eye(4).repeat(1, 2).expand(64, 4, 4, 8)
         last = attend(getattr(attention, mode)(), equal, equal, unit)[:, :, -1]  # (64, H, D)
@@ -145,11 +144,11 @@ def probe_attention(modules: Modules, settings: Settings) -> Cases:
 
 
 @contextlib.contextmanager
-def rope_marked(modules: Modules) -> Iterator[None]:
-    """A factor stands in for rotation: what is rotated shows, and how it is rotated does not."""
+def rope_replaced(modules: Modules) -> Iterator[None]:
+    """Replace the rotation by a factor: it shows which tensors are rotated, but not how."""
     stand_ins = {
-        "apply_rotary_emb": lambda query, key, *_, **__: (ROPE_MARK * query, ROPE_MARK * key),
-        "rotate": lambda x, *_, **__: ROPE_MARK * x,
+        "apply_rotary_emb": lambda query, key, *_, **__: (ROPE_FACTOR * query, ROPE_FACTOR * key),
+        "rotate": lambda x, *_, **__: ROPE_FACTOR * x,
     }
     with replaced(modules.rope, **stand_ins), replaced(modules.llama, **stand_ins):
         yield
@@ -189,7 +188,7 @@ def probe_layer(modules: Modules, settings: Settings) -> Cases:
         for name in stand_ins:
             module = find(layer, name)
             stand_in(module, partial(counted, name))
-            if name.endswith("norm"):  # what a norm is without its gain and bias
+            if name.endswith("norm"):  # the norm without gain and bias
                 module._norm = partial(without_gain, stand_ins[name])
         result = call(modules, layer, draw("x", 2, 5, 32))
         for name in ("attention_norm", "ffn_norm"):
