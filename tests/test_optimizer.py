@@ -149,6 +149,6 @@ def test_sparse_gradients_are_refused_before_anything_changes(max_grad_norm: flo
     parameters = [*dense.parameters(), *embedding.parameters()]
     before = [p.detach().clone() for p in parameters]
     dense(embedding(torch.tensor([1, 4]))).sum().backward()
-    with pytest.raises(RuntimeError, match=r"no sparse gradients: use torch\.optim\.SparseAdam"):
+    with pytest.raises(RuntimeError, match=r"SparseAdam for these parameters$"):
         AdamW(parameters, max_grad_norm=max_grad_norm).step()
     assert all(torch.equal(p, old) for p, old in zip(parameters, before, strict=True))

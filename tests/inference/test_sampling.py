@@ -144,6 +144,11 @@ def test_the_excluded_id_is_never_drawn(temperature: float):
     assert share == 1 if temperature == 0 else abs(share - 2 / 3) < 0.03
 
 
+def test_an_excluded_id_is_excluded_from_a_single_row():
+    rows = torch.tensor([[0.1, 0.2, 0.1, 0.6]]).log()
+    assert Sampler(0.0, excluded=3)(rows).tolist() == [[1]]
+
+
 def test_an_excluded_id_that_the_model_does_not_have_changes_nothing():
     assert Sampler(0.0, excluded=5)(logits()).tolist() == [[0]]
 

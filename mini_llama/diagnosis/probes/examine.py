@@ -1,10 +1,12 @@
 """Run all cases of one component; return outputs and failures as JSON-able values."""
 
+import random
 import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mini_llama.diagnosis.probes.adapters import probe_lora
@@ -70,6 +72,8 @@ def examine(
         if name in without:
             continue
         torch.default_generator.manual_seed(0)  # ten times as fast as torch.manual_seed
+        random.seed(0)
+        np.random.seed(0)  # some draw with numpy, from its one generator
         try:
             with torch.enable_grad():
                 values |= {key: plain(key, value) for key, value in case().items()}
