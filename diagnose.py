@@ -8,7 +8,7 @@ outputs are compared with ours and with those of each known mistake. A package t
 is no problem unless a component uses it; missing course files are replaced by ours.
 
 Exit status: 0 every component is correct or passes the course's own test; 1 one does not, or a
-submission of a class could not be examined; 2 usage error.
+submission could not be examined, or a file not read or written; 2 usage error.
 """
 
 import argparse
@@ -62,10 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; a usage error exits with status 2."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    seconds = options.seconds
     try:
         check_bound(f"--jobs {options.jobs}", 1 <= options.jobs <= 1024, "from 1 to 1024")
-        seconds = options.seconds
         check_bound(f"--seconds {seconds}", 0 < seconds <= 3600, "above 0, at most 3600")
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         # these import torch, which --help does not need
         from mini_llama.diagnosis.diagnosis import diagnose_all
         from mini_llama.diagnosis.page import check_files, write_files
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reports.append(report)
         write_files(reports, options.json, options.html)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {describe(error)}\n")
+        parser.exit(1, f"{parser.prog}: error: {describe(error)}\n")
     n_accepted = sum(report.is_accepted for report in reports)
     if len(reports) > 1:
         print(f"{n_accepted} of {len(reports)} submissions have no mistake")

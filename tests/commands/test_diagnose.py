@@ -324,22 +324,23 @@ def test_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("status", "arguments", "message"),
     [
-        (["nowhere"], "nowhere is not a folder: give the folder that contains llama.py"),
-        ([str(ROOT / "docs")], "contains no Python files: give the folder that contains llama.py"),
-        ([str(STUDENT), "--edition", "fall1999"], "invalid choice: 'fall1999'"),
-        ([str(STUDENT), "--seconds", "0"], "--seconds 0.0 is not allowed: it must be above 0"),
-        ([str(STUDENT), "--json", str(ROOT)], "is a directory; give a file name"),
-        ([str(STUDENT), "--json", "nowhere/a.json"], "folder nowhere does not exist; create it"),
+        (1, ["nowhere"], "nowhere is not a folder: give the folder that contains llama.py"),
+        (1, [str(ROOT / "docs")], "contains no Python files: give the folder that contains"),
+        (2, [str(STUDENT), "--edition", "fall1999"], "invalid choice: 'fall1999'"),
+        (2, [str(STUDENT), "--seconds", "0"], "--seconds 0.0 is not allowed: it must be above 0"),
+        (2, [str(STUDENT), "--jobs", "0"], "--jobs 0 is not allowed: it must be from 1 to 1024"),
+        (1, [str(STUDENT), "--json", str(ROOT)], "is a directory; give a file name"),
+        (1, [str(STUDENT), "--json", "nowhere/a.json"], "folder nowhere does not exist; create it"),
     ],
 )
-def test_wrong_usage(arguments, message, capsys, monkeypatch):
-    """Detected before anything is run."""
+def test_wrong_usage_and_files(status, arguments, message, capsys, monkeypatch):
+    """Detected before anything is run; status 2 is for usage alone."""
     monkeypatch.setattr(diagnosis, "run_limited", None)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    assert stop.value.code == 2
+    assert stop.value.code == status
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
