@@ -25,35 +25,13 @@ import torch
 
 from config import PRESETS, LlamaConfig
 from llama import Llama
+from mini_llama.checkpoints.formats.gguf_names import their_name
 from mini_llama.inference.decoders import choose_decoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 
-# Our names → GGUF's; {} stands for the layer. GGUF's Llama has interleaved pairs, as ours.
-NAMES = {
-    "tok_embeddings": "token_embd",
-    "norm": "output_norm",
-    "output": "output",
-    "attention_norm": "attn_norm",
-    "attention.compute_query": "attn_q",
-    "attention.compute_key": "attn_k",
-    "attention.compute_value": "attn_v",
-    "attention.compute_output": "attn_output",
-    "ffn_norm": "ffn_norm",
-    "feed_forward.w1": "ffn_gate",
-    "feed_forward.w2": "ffn_down",
-    "feed_forward.w3": "ffn_up",
-}
 Timing = tuple[float, float]  # seconds for the prompt, tokens/s after it
 Side = Callable[[list[int], int], tuple[Timing, list[int]]]
-
-
-def gguf_name(name: str) -> str:
-    name = name.removesuffix(".weight")
-    if not name.startswith("layers."):
-        return f"{NAMES[name]}.weight"
-    _, layer, part = name.split(".", 2)
-    return f"blk.{layer}.{NAMES[part]}.weight"
 
 
 def write_gguf(path: Path, llama: Llama, quantize: bool) -> None:
@@ -74,9 +52,9 @@ def write_gguf(path: Path, llama: Llama, quantize: bool) -> None:
     for name, tensor in llama.state_dict().items():
         array = tensor.numpy()
         if quantize and array.ndim == 2:
-            writer.add_tensor(gguf_name(name), gguf.quantize(array, kind), raw_dtype=kind)
+            writer.add_tensor(their_name(name), gguf.quantize(array, kind), raw_dtype=kind)
         else:
-            writer.add_tensor(gguf_name(name), array)
+            writer.add_tensor(their_name(name), array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
