@@ -77,7 +77,11 @@ def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
             "nothing in a checkpoint is ever executed, so it is refused: get it from its source"
         ) from None
     except DAMAGED:
-        raise ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}") from None
+        raise truncated(path) from None
+
+
+def truncated(path: Path) -> ValueError:
+    return ValueError(f"{path} is truncated or not a torch checkpoint; {REMEDY}")
 
 
 def _is_swapped(path: Path) -> bool:

@@ -3,6 +3,7 @@ llama2.c's training checkpoints, whose other key names record.migrate_names turn
 """
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mini_llama.checkpoints.tensor_files import (
     read_start,
     save_plain,
     save_plain_lazily,
+    truncated,
 )
 from utils import REMEDY
 
@@ -26,6 +28,12 @@ STARTS = (b"PK", b"\x80")  # of zip files, and of the older format's pickles
 
 def recognises(path: Path) -> bool:
     return read_start(path, 2).startswith(STARTS)
+
+
+def check(path: Path) -> None:
+    """Raise ValueError for a zip file without its end, as an interrupted download leaves it."""
+    if read_start(path, 2) == STARTS[0] and not zipfile.is_zipfile(path):
+        raise truncated(path)
 
 
 def read(path: Path) -> Checkpoint:
@@ -87,4 +95,5 @@ FORMAT = Format(
     recognises,
     read,
     targets=(Target("assignment", _write, own_bytes, is_llama=False, hint=NO_TOKENIZER),),
+    check=check,
 )

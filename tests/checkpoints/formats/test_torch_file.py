@@ -12,7 +12,7 @@ import torch
 
 from llama import Llama, load_pretrained
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
-from mini_llama.checkpoints.reading import read_checkpoint
+from mini_llama.checkpoints.reading import read_checkpoint, recognise
 from tests.checkpoints.helpers import (
     read_maps,
     write_llama2c,
@@ -158,6 +158,16 @@ def test_a_changed_file_of_the_older_format_is_one_line(tmp_path):
     path.write_bytes(whole[::-1].replace(key[::-1], b"1" * len(key), 1)[::-1])
     with pytest.raises(ValueError, match="truncated or not a torch checkpoint"):
         read_checkpoint(path)
+
+
+def test_a_truncated_file_is_named_before_a_missing_tokenizer(tmp_path):
+    """A look at its end is enough, as for what is of another kind."""
+    path = tmp_path / "m.pt"
+    save_checkpoint(path, tiny_config(), random_llama(tiny_config()).state_dict())
+    recognise(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"m\.pt is truncated or not a torch checkpoint"):
+        recognise(path)
 
 
 def test_rounded_weights_are_not_saved(tmp_path):
