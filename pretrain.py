@@ -5,7 +5,6 @@ A resumed run continues with the losses of an uninterrupted one. Under torchrun 
 its share of every batch.
 """
 
-import sys
 from collections.abc import Sequence
 
 from mini_llama.command_line import make_parser, one_line_errors, parse_given
@@ -21,9 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(PROGRAM):
         options = PretrainOptions(**given)
         choose_threads()
-        from mini_llama.pretraining.run import run  # it imports torch: after the quick checks
+        # these import torch: after the quick checks
+        from mini_llama.pretraining.processes import end_process
+        from mini_llama.pretraining.run import run
 
-        sys.exit(run(options))
+        end_process(run(options))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -47,6 +49,19 @@ def join_processes(use_gpu: bool) -> Iterator[Process]:
         yield Process(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def end_process(status: int) -> NoReturn:
+    """Exit with `status`; a process that torchrun started leaves the interpreter as it is.
+
+    A thread of gloo that still holds a tensor while the interpreter is finalized aborts the process
+    (PyTorch's pull request 179291), so these end as the children of multiprocessing do.
+    """
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 class StopRequest:
