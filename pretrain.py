@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = PretrainOptions(**given)
         choose_threads()
         # these import torch: after the quick checks
-        from mini_llama.pretraining.processes import end_process
         from mini_llama.pretraining.run import run
+        from mini_llama.training.processes import end_process
 
         end_process(run(options))
 

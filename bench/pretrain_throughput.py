@@ -25,8 +25,8 @@ from config import DTYPES, PRESETS
 from mini_llama.checkpoints.sizes import count_parameters, training_flops
 from mini_llama.layers.linear import linear
 from mini_llama.pretraining.options import PretrainOptions
-from mini_llama.pretraining.processes import Process
 from mini_llama.pretraining.trainer import Trainer
+from mini_llama.training.processes import Process
 
 
 def our_step(options: PretrainOptions) -> Callable[[torch.Tensor], None]:

@@ -69,7 +69,7 @@ def test_all_edges_of_a_training_step_are_right_or_one_line(tmp_path):
     """The numbers that are in range at an edge: a run with them ends by itself."""
     code = (
         "import sys, pretrain\n"
-        "from mini_llama.pretraining import log\n"
+        "from mini_llama.training import log\n"
         "log.plot_losses = lambda *given, **labels: None\n"
         "for words in sys.argv[1:]:\n"
         "    try: pretrain.main(words.split())\n"

@@ -30,7 +30,7 @@ FLOORS = [
     ("llama",),
     (
         *("classifier", "mini_llama.assignment", "mini_llama.pretraining"),
-        "mini_llama.alignment",
+        *("mini_llama.training", "mini_llama.alignment"),
         *(*ADDITION, "addition_run", "mini_llama.addition"),  # students fill addition_run, too
         *("mini_llama.task_heads", "mini_llama.bundled", "mini_llama.downloads"),
         "mini_llama.chatting",

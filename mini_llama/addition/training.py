@@ -34,8 +34,8 @@ from mini_llama.addition.experiment import (
 from mini_llama.addition.options import PROGRESS, TrainOptions, count_samples
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
-from mini_llama.pretraining.log import draw_losses
 from mini_llama.resume import REMEDY, check_same_run, digest
+from mini_llama.training.log import draw_losses
 from optimizer import AdamW
 from utils import check_not_there, check_outputs, choose_device, seed_everything
 

@@ -1,14 +1,11 @@
 """A pre-training run from text to model: data, training, evaluation, samples, checkpoints."""
 
-import itertools
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from mini_llama.checkpoints.formats.huggingface_tokenizer import copy_file
 from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
@@ -22,20 +19,21 @@ from mini_llama.pretraining.data import (
     read_documents,
     train_tokenizer,
 )
-from mini_llama.pretraining.log import TrainingLog, draw_losses
 from mini_llama.pretraining.options import PretrainOptions
-from mini_llama.pretraining.processes import Process, StopRequest, join_processes
 from mini_llama.pretraining.run_folder import (
     TOKENIZER,
     TOKENS,
     check_folder,
-    new_folder,
     remove_results,
 )
 from mini_llama.pretraining.start import Start, find_start
 from mini_llama.pretraining.trainer import Trainer
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import load_tokenizer
+from mini_llama.training.folder import PROGRESS, new_folder
+from mini_llama.training.log import TrainingLog, draw_losses
+from mini_llama.training.loop import Steps, exit_status, report, run_loop
+from mini_llama.training.processes import Process, join_processes
 from tokenizer import Tokenizer
 from utils import seed_everything
 
@@ -93,33 +91,19 @@ def train(
         process.rank,
         process.world_size,
     )
-    stop = StopRequest()
-    bar = tqdm(total=options.steps, initial=trainer.step, unit="step", disable=None)
-    start, tokens = time.perf_counter(), 0
-    for windows in itertools.islice(batches, options.steps - trainer.step):
+
+    def take_step(windows: torch.Tensor) -> tuple[dict[str, float], int]:
         loss, norm = trainer.train_step(windows)
-        tokens += options.batch_size * options.context
-        rate = tokens / (time.perf_counter() - start)
-        bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} tokens/s", refresh=False)
-        bar.update()
-        values = {"train_loss": loss, "grad_norm": norm, "tokens_per_second": rate}
-        values["lr"] = trainer.optimizer.param_groups[0]["lr"]
-        is_stopped = stop.agreed(process)
-        if trainer.step % options.eval_every == 0 or trainer.step == options.steps:
-            values |= check_progress(trainer, tokenizer, val_windows)
-        if log is not None:
-            log.write(trainer.step, **values)
-            if "val_loss" in values:
-                log.draw()
-        if is_stopped:
-            break
-    bar.close()
+        return {"train_loss": loss, "grad_norm": norm}, options.batch_size * options.context
+
+    def check() -> dict[str, float]:
+        return check_progress(trainer, tokenizer, val_windows)
+
+    steps = Steps(trainer.step, options.steps, options.eval_every)
+    stopped = run_loop(trainer.core, steps, batches, take_step, check, log)
     trainer.save_progress()
     trainer.save("last")
-    if stop.signal is not None:
-        report(process, f"stopped at step {trainer.step}; --resume goes on from there")
-        return 128 + stop.signal
-    return 0
+    return exit_status(process, stopped, trainer.step)
 
 
 def check_progress(
@@ -130,7 +114,7 @@ def check_progress(
     if not math.isfinite(val_loss):
         raise ValueError(
             f"the validation loss is {val_loss} at step {trainer.step}: lower --lr "
-            f"{trainer.options.lr}; {trainer.last_good()}"
+            f"{trainer.options.lr}; {trainer.core.last_good()}"
         )
     perplexity = math.exp(min(val_loss, 700))
     is_best = val_loss < trainer.best_loss
@@ -163,12 +147,6 @@ def sample_text(trainer: Trainer, tokenizer: BaseTokenizer) -> str:
         stop_id=tokenizer.eos_id,
     )
     return tokenizer.decode(tokens[0].tolist())
-
-
-def report(process: Process, line: str) -> None:
-    """Print a line above the bar, in the first process alone."""
-    if process.is_main:
-        tqdm.write(line)
 
 
 def run(options: PretrainOptions) -> int:
@@ -212,7 +190,7 @@ def begin(trainer: Trainer, start: Start) -> None:
     --overwrite replaces.
     """
     options = trainer.options
-    if options.resume and trainer.progress_path.exists():
+    if options.resume and (trainer.folder / PROGRESS).exists():
         trainer.load_progress()
         return
     if start.checkpoint is not None:

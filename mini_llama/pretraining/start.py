@@ -14,9 +14,10 @@ from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import Checkpoint, check_is_pretrained
 from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.pretraining.options import SHAPE, PretrainOptions
-from mini_llama.pretraining.run_folder import PROGRESS, TOKENIZER
+from mini_llama.pretraining.run_folder import TOKENIZER
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import check_vocabulary
+from mini_llama.training.folder import PROGRESS
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.layers.linear_loss import linear_cross_entropy
 from mini_llama.pretraining import trainer as trainer_module
 from mini_llama.pretraining.data import TokenWindows, make_loader
-from mini_llama.pretraining.log import read_metrics
 from mini_llama.pretraining.options import PretrainOptions
-from mini_llama.pretraining.processes import Process
 from mini_llama.pretraining.run import prepare_data
-from mini_llama.pretraining.trainer import learning_rate, make_optimizer
+from mini_llama.training.core import make_optimizer
+from mini_llama.training.log import read_metrics
+from mini_llama.training.processes import Process
+from mini_llama.training.schedule import learning_rate
 from tests.helpers import ROOT, WORDS
 from tokenizer import Tokenizer
 from utils import seed_everything
@@ -155,7 +156,7 @@ def test_learning_rate(schedule: str, step: int, expected: float):
 
 def test_weight_decay_is_on_matrices_only():
     llama = Llama(LlamaConfig(vocab_size=50, dim=16, n_layers=1, n_heads=2))
-    decayed, plain = make_optimizer(llama, PretrainOptions()).param_groups
+    decayed, plain = make_optimizer(llama, lr=1e-3, weight_decay=0.1).param_groups
     assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in plain["params"]} == {1}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     count = sum(len(group["params"]) for group in (decayed, plain))

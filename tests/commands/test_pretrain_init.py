@@ -14,10 +14,10 @@ from config import LlamaConfig, RopeScaling
 from llama import load_pretrained
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.tensor_files import load_plain
-from mini_llama.pretraining import log as log_module
 from mini_llama.pretraining.data import TokenWindows, make_loader, train_tokenizer
-from mini_llama.pretraining.log import read_metrics
 from mini_llama.pretraining.options import PretrainOptions
+from mini_llama.training import log as log_module
+from mini_llama.training.log import read_metrics
 from tests.checkpoints.helpers import write_llama2c
 from tests.helpers import WORDS, assert_relative, random_llama, tiny_config
 

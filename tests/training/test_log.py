@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_llama.pretraining.log import TrainingLog, draw_losses, plot_losses, read_metrics
+from mini_llama.training.log import TrainingLog, draw_losses, plot_losses, read_metrics
 
 
 def write_run(folder: Path, steps: range, loss: float, resume_step: int = 0) -> None:

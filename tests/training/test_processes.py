@@ -10,7 +10,7 @@ from tests.helpers import ROOT
 
 PROGRAM = """
 import atexit
-from mini_llama.pretraining.processes import end_process
+from mini_llama.training.processes import end_process
 atexit.register(print, "finalized")
 print("last words")
 end_process(3)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_llama.optional_imports import import_optional
-from mini_llama.pretraining.run_folder import CURVE, METRICS
+from mini_llama.training.folder import CURVE, METRICS
 from utils import atomic_write
 
 
