@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 
 CHECKS = ("sanity_check", "rope_test", "optimizer_test")
 COMMANDS = ("chat", "checkpoint", "pretrain", "reproduce", "grade", "diagnose", "prepare_submit")
-COMMANDS += ("download", "addition_run")
+COMMANDS += ("download", "addition_run", "align")
 ADDITION = ("addition_data_generation", "addition_lib")
 ASSIGNMENT = ("run_llama", "llama", "base_llama", "rope", "lora", "classifier", "optimizer")
 ASSIGNMENT += ("tokenizer", "config", "utils", *ADDITION, *CHECKS)
@@ -118,7 +118,7 @@ print("torch" in sys.modules, file=sys.stderr)
 
 
 HELPFUL = ("run_llama", "tokenizer", "addition_data_generation", *COMMANDS)
-HELPFUL += ("checkpoint convert", "addition_run train", "addition_run test")
+HELPFUL += ("checkpoint convert", "addition_run train", "addition_run test", "align sft")
 
 
 @pytest.mark.parametrize("command", HELPFUL)
