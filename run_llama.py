@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = Options(**args)
         if is_bundled:
             bundled.announce("model and data")
-        print(f"args: {args}", flush=True)
+        if options.option != "predict":  # its standard output is for predictions
+            print(f"args: {args}", flush=True)
         choose_threads()
         from utils import raise_on_sigterm  # it imports NumPy: after the quick checks
 
@@ -35,6 +36,10 @@ def run(options: Options) -> None:
         from mini_llama.assignment import prompting
 
         prompting.run(options)
+    elif options.option == "predict":
+        from mini_llama.assignment import predict
+
+        predict.run(options)
     else:
         from mini_llama.assignment import finetune
 

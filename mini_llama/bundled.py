@@ -46,7 +46,8 @@ def stand_in(given: Mapping[str, Any]) -> dict[str, Any]:
     `given` are the options that the command line names.
     """
     is_real = any(Path(default_of(name)).exists() for name in PATHS)
-    if is_real or given.keys() & PATHS.keys() or not CHECKPOINT.exists():
+    is_trained = given.get("option") == "predict"  # the bundled model is no classifier
+    if is_real or is_trained or given.keys() & PATHS.keys() or not CHECKPOINT.exists():
         return {}
     values = {name: str(path) for name, path in PATHS.items()} | {"prompt_text": PROMPT_TEXT}
     ending = OUTPUT_ENDINGS.get(given.get("option", ""))

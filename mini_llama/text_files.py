@@ -8,7 +8,7 @@ import codecs
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BOM = codecs.BOM_UTF8  # some editors write a byte order mark
@@ -19,6 +19,7 @@ OTHER_ENCODINGS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+LONGEST_LINE = 2**24  # a book has a million characters
 KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
 KINDS |= {stat.S_IFBLK: "a device"}
 
@@ -90,27 +91,46 @@ def read_chunks(path: str | Path, size: int) -> Iterator[str]:
     Raises OSError, and ValueError, naming the byte's offset, as read_text does.
     """
     check_file(path)
+    with open(path, "rb") as file:
+        yield from decode_chunks(file, path, size)
+
+
+def decode_chunks(file: io.BufferedReader, name: str | Path, size: int) -> Iterator[str]:
+    """As read_chunks, of an open file or pipe: what a pipe has is given at once."""
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    with open(path, "rb") as file:
-        start = file.read(4)
-        check_start(start, path)
-        file.seek(len(BOM) if start.startswith(BOM) else 0)
-        chunk = b"-"
-        while chunk:
-            offset = file.tell()
-            split = len(utf8.getstate()[0])  # bytes of a character split by a chunk
-            chunk = file.read(size)
-            if (nul := chunk.find(b"\0")) >= 0:
-                place = f"{path} has a NUL byte at offset {offset + nul}"
-                raise ValueError(f"{place}: it is no text; save it as UTF-8, or leave it out")
-            try:
-                yield decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-                    f"{offset - split + error.start}; save it as UTF-8, or leave it out"
-                ) from None
+    start = file.peek(4)
+    check_start(start, name)
+    offset = len(file.read(len(BOM))) if start.startswith(BOM) else 0
+    chunk = b"-"
+    while chunk:
+        split = len(utf8.getstate()[0])  # bytes of a character split by a chunk
+        chunk = file.read1(size)
+        if (nul := chunk.find(b"\0")) >= 0:
+            place = f"{name} has a NUL byte at offset {offset + nul}"
+            raise ValueError(f"{place}: it is no text; save it as UTF-8, or leave it out")
+        try:
+            yield decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
+                f"{offset - split + error.start}; save it as UTF-8, or leave it out"
+            ) from None
+        offset += len(chunk)
+
+
+def lines_of(chunks: Iterable[str]) -> Iterator[str]:
+    """The lines of text that comes in parts with line ends as "\\n"; the last one need not have an
+    end. Raises ValueError for a line of more than LONGEST_LINE characters.
+    """
+    rest = ""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        yield from lines
+        if len(rest) > LONGEST_LINE:
+            raise ValueError(f"a line has more than {LONGEST_LINE} characters: break it")
+    if rest:
+        yield rest
 
 
 def _line_number(data: bytes, offset: int) -> int:

@@ -253,9 +253,16 @@ def run_facts(options: Options, task: Task) -> dict[str, Any]:
         "option": options.option,
         "dataset": options.dataset,
         "label_names": task.label_names,
+        "labels_written": task.labels.written,
+        "batch_size": options.batch_size,
+        "dtype": options.dtype,
         "mask_padding": options.mask_padding,
         "max_sentence_len": options.max_sentence_len,
-        "tokenizer": {"name": Path(tokenizer).name, "sha256": digest(tokenizer)},
+        "tokenizer": {
+            "name": Path(tokenizer).name,
+            "path": str(tokenizer),
+            "sha256": digest(tokenizer),
+        },
     }
 
 

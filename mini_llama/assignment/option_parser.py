@@ -9,7 +9,8 @@ from mini_llama.assignment.options import OUTPUT_ENDINGS, Options, dataset_of, d
 
 PROGRAM = "run_llama.py"
 DESCRIPTION = (
-    "The assignment's command line: python run_llama.py --option {generate,prompt,finetune,lora}."
+    "The assignment's command line: python run_llama.py --option {generate,prompt,finetune,lora}, "
+    "and --option predict, which uses what the last two have trained."
 )
 
 

@@ -32,7 +32,11 @@ from mini_llama.bounds import (
 )
 from mini_llama.command_line import argument, check_option, check_ranges, number
 
-OPTIONS = ("generate", "prompt", "finetune", "lora")
+GRADED = ("generate", "prompt", "finetune", "lora")
+OPTIONS = (*GRADED, "predict")
+TRAINING = ("finetune", "lora")
+FORMATS = ("lines", "tsv", "jsonl")
+STANDARD_STREAM = "-"
 NO_FILE = ("", "none")
 # The assignment's rule for prediction files: what the names end in, by option.
 OUTPUT_ENDINGS = {"prompt": "prompting", "finetune": "finetuning", "lora": "lora"}
@@ -44,7 +48,8 @@ class AssignmentOptions:
 
     option: str = argument(
         "generate",
-        "generate text, classify by prompt, or train a classifier: all weights or LoRA",
+        "generate text, classify by prompt, train a classifier (all weights or LoRA), or use a "
+        "trained one on new texts",
         choices=OPTIONS,
     )
     train: str = argument(
@@ -143,11 +148,8 @@ class AssignmentOptions:
 
 
 @dataclass(frozen=True)
-class Options(AssignmentOptions):
-    """All options: the assignment's and ours.
-
-    Raises ValueError, naming the flag, for a value out of bounds.
-    """
+class OwnOptions(AssignmentOptions):
+    """What we add to the assignment's four options."""
 
     edition: str | None = argument(
         None,
@@ -237,9 +239,37 @@ class Options(AssignmentOptions):
     )
     resume: bool = argument(False, "go on after the last finished epoch of an interrupted run")
 
+
+@dataclass(frozen=True)
+class Options(OwnOptions):
+    """All options: the assignment's and ours, those of predict among them.
+
+    Raises ValueError, naming the flag, for a value out of bounds.
+    """
+
+    input: str | None = argument(
+        None,
+        "predict: texts to classify, one a line, or LABEL ||| SENTENCE, CSV, TSV or JSON; - is "
+        "standard input",
+        metavar="FILE",
+    )
+    output: str = argument(
+        STANDARD_STREAM,
+        "predict: file of the predictions, replaced if it is there; - is standard output",
+        metavar="FILE",
+    )
+    format: str = argument(
+        "lines",
+        "predict: PREDICTION ||| SENTENCE, or a table or JSON lines with the label words",
+        choices=FORMATS,
+    )
+    probabilities: bool = argument(
+        False, "predict: the probability of every label as well (--format tsv or jsonl)"
+    )
+
     def __post_init__(self) -> None:
         check_ranges(self)
-        trains = self.option in ("finetune", "lora")
+        trains = self.option in TRAINING
         self._check(
             "quantize",
             not (self.quantize and trains),
@@ -254,8 +284,8 @@ class Options(AssignmentOptions):
         self._check("adapters", is_used, "left out, but for --option generate and prompt")
         is_plain = not (self.adapters and self.quantize)
         self._check("adapters", is_plain, "left out: quantized weights take no adapters")
-        for name, of in (("prompts", "generate"), ("question", "prompt")):
-            is_used = getattr(self, name) is None or self.option == of
+        for name, of in OF_ONE_OPTION.items():
+            is_used = getattr(self, name) == default_of(name) or self.option == of
             self._check(name, is_used, f"left out, but for --option {of}")
         is_one = self.prompts is None or self.prompt_text is None
         self._check("prompts", is_one, "left out with --prompt_text")
@@ -263,8 +293,25 @@ class Options(AssignmentOptions):
         check_bound(f"--question {self.question!r}", is_line, "one line, not empty")
         packs = not (self.compile and self.quantize == "nf4")
         self._check("quantize", packs, "int8 with --compile")
+        if self.option == "predict":
+            self._check_predict()
+            return
         self._check_data()
         self._check_output_names()
+
+    def _check_predict(self) -> None:
+        if self.input is None:
+            raise ValueError("--option predict needs --input: a file of texts, or - (see --help)")
+        if self.pretrained_model_path == default_of("pretrained_model_path"):
+            raise ValueError(
+                "--option predict needs --pretrained-model-path: a classifier that --option "
+                "finetune or lora wrote"
+            )
+        for name in ("edition", "norm", "attention", "quantize"):
+            is_own = getattr(self, name) is None
+            self._check(name, is_own, "left out: a classifier keeps the arithmetic it learnt with")
+        has_place = not self.probabilities or self.format != "lines"
+        self._check("probabilities", has_place, "left out, or --format tsv or jsonl")
 
     def _check_data(self) -> None:
         if self.option == "generate":
@@ -279,6 +326,9 @@ class Options(AssignmentOptions):
     @property
     def inputs(self) -> list[str]:
         """Files that the run reads, without a tokenizer that is found by itself."""
+        if self.option == "predict":
+            files = [self.pretrained_model_path, self.input, self.tokenizer]
+            return [path for path in files if path and path != STANDARD_STREAM]
         texts = [] if self.option == "generate" else self.splits.values()
         names = [] if self.option == "generate" else [self.label_names]
         others = [path for path in (self.tokenizer, self.adapters, self.prompts) if path]
@@ -294,6 +344,11 @@ class Options(AssignmentOptions):
         """The file of the best model; its default name has option, data, epochs and rate."""
         default = f"{self.option}-{self.dataset}-{self.epochs}-{self.lr}.pt"
         return Path(self.checkpoint_out or default)
+
+
+# Options that only one --option has a use for.
+OF_ONE_OPTION = {"prompts": "generate", "question": "prompt"}
+OF_ONE_OPTION |= dict.fromkeys(("input", "output", "format", "probabilities"), "predict")
 
 
 def dataset_of(train: str) -> str:

@@ -19,11 +19,12 @@ TRAINING = 3  # a pass forward and back costs about three forward
 class Progress:
     """Counts a run's work in real tokens, each as many times as its `weight`, up to `total`.
 
-    Everything goes to standard error; nothing is shown if it `is_hidden`. Inside `with`, the bar is
-    removed at the end.
+    Where texts are tokenised as they come, `total` is an estimate, which `expect` makes better by
+    how many of all `characters` are left. Everything goes to standard error; nothing is shown if it
+    `is_hidden`. Inside `with`, the bar is removed at the end.
     """
 
-    def __init__(self, total: int, is_hidden: bool = False) -> None:
+    def __init__(self, total: int, is_hidden: bool = False, characters: int = 0) -> None:
         width = shutil.get_terminal_size().columns - 1  # Windows breaks a line that is full
         self.bar = tqdm(
             total=total,
@@ -36,6 +37,7 @@ class Progress:
         )
         self.is_told = self.bar.disable and not is_hidden
         self.total, self.done = total, 0
+        self.characters_left, self.characters_read, self.tokens_read = characters, 0, 0
         self.loss: float | None = None
         self.begun = self.told = time.monotonic()
         self.begin("")
@@ -70,6 +72,14 @@ class Progress:
         times = [tqdm.format_interval(max(time, 0)) for time in (seconds, left)]
         share = min(self.done / max(self.total, 1), 1)
         return f"{self.description}: {share:.0%} of all, {times[0]} gone, {times[1]} left, {rate}"
+
+    def expect(self, tokens: int, characters: int) -> None:
+        """The next part has so many tokens, of so many characters."""
+        self.characters_read += characters
+        self.tokens_read += tokens
+        self.characters_left = max(0, self.characters_left - characters)
+        rest = self.characters_left * self.tokens_read / max(1, self.characters_read)
+        self.total = self.bar.total = self.tokens_read + int(rest)
 
     def leave_out(self, work: int) -> None:
         """That much of the total was done before."""

@@ -1,4 +1,4 @@
-"""Labelled texts in CSV, TSV and JSON files: which columns they are in, and what is refused.
+"""Texts in CSV, TSV and JSON files, labelled or not: their columns, and what is refused.
 
 The ending of a file's name says what it is; any other file has the assignment's lines.
 """
@@ -24,15 +24,28 @@ LARGEST_CELL = 2**31 - 1  # csv's own bound of 131,072 characters is below a lon
 
 
 @dataclass(frozen=True)
+class Row:
+    """A text as its file has it; `label` is None where the file has no column of labels."""
+
+    label: str | None
+    text: str
+    place: str
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns that were asked for; None: one of those recognised."""
 
     text: str | None = None
     label: str | None = None
+    needs_label: bool = True
 
-    def find(self, names: Sequence[str], path: str | Path) -> tuple[str, str]:
+    def find(self, names: Sequence[str], path: str | Path) -> tuple[str, str | None]:
         """The column of the texts and that of the labels among `names`. Raises ValueError."""
         text = _find(names, self.text, TEXT_COLUMNS, "text", path)
+        others = [name for name in names if name != text]
+        if not (self.needs_label or self.label or _known(others, LABEL_COLUMNS)):
+            return text, None
         label = _find(names, self.label, LABEL_COLUMNS, "label", path)
         if text == label:
             raise ValueError(f"{path}: column {text!r} cannot be both text and label")
@@ -43,10 +56,8 @@ def _find(
     names: Sequence[str], asked: str | None, known: Sequence[str], kind: str, path: str | Path
 ) -> str:
     """The one column that was asked for, or else is recognised."""
-    wanted = known if asked is None else (asked,)
-    found = [name for name in names if name == asked] or [
-        name for name in names if name.strip().lower() in {want.lower() for want in wanted}
-    ]
+    found = [name for name in names if name == asked]
+    found = found or _known(names, known if asked is None else (asked,))
     if len(found) == 1:
         return found[0]
     there = ", ".join(visible(name[:40]) for name in names[:20]) or "none"
@@ -55,6 +66,11 @@ def _find(
         raise ValueError(f"{path} has several {kind} columns ({there}): {remedy}")
     missing = f"no column {asked!r}" if asked else f"no {kind} column ({', '.join(known)})"
     raise ValueError(f"{path} line 1 has {missing}, only {there}: name it with --{kind}_column")
+
+
+def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those of `names` that are known, whatever their case."""
+    return [name for name in names if name.strip().lower() in {want.lower() for want in known}]
 
 
 def is_table(path: str | Path) -> bool:
@@ -70,33 +86,43 @@ def read_records(path: str | Path, columns: Columns) -> list[Record]:
     """
     if not is_table(path):
         return read_labelled_lines(path)
-    content = read_text(existing(path))
-    rows = READERS[Path(path).suffix.lower()](content, path, columns)
-    records = [_checked(record) for record in rows]
+    records = [Record(row.label or "", row.text, row.place) for row in read_rows(path, columns)]
     if not records:
         raise ValueError(f"{path} is empty; a data file has a text and a label on each line")
     return records
 
 
-def _checked(record: Record) -> Record:
-    text = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ", record.text.strip())
-    label = record.label.strip()
+def read_rows(path: str | Path, columns: Columns) -> Iterator[Row]:
+    """The texts of a table, and their labels where there are any; as read_records."""
+    content = read_text(existing(path))
+    for row in READERS[Path(path).suffix.lower()](content, path, columns):
+        yield _checked(row)
+
+
+def _checked(row: Row) -> Row:
+    text = one_line(row.text)
+    label = None if row.label is None else row.label.strip()
     for kind, value in (("label", label), ("text", text)):
-        if not value:
-            raise ValueError(f"{record.place}: the {kind} is empty; fill it in, or drop the line")
-    if "\n" in label or "\r" in label:
-        raise ValueError(f"{record.place}: label {label[:20]!r} has a line break")
-    return Record(label, text, record.place)
+        if value == "":
+            raise ValueError(f"{row.place}: the {kind} is empty; fill it in, or drop the line")
+    if label is not None and ("\n" in label or "\r" in label):
+        raise ValueError(f"{row.place}: label {label[:20]!r} has a line break")
+    return Row(label, text, row.place)
+
+
+def one_line(text: str) -> str:
+    """The text, stripped, with a space for each line break."""
+    return re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ", text.strip())
 
 
 # CSV and TSV
 
 
-def _read_csv(content: str, path: str | Path, columns: Columns) -> Iterator[Record]:
+def _read_csv(content: str, path: str | Path, columns: Columns) -> Iterator[Row]:
     return _read_separated(content, path, columns, DELIMITERS)
 
 
-def _read_tsv(content: str, path: str | Path, columns: Columns) -> Iterator[Record]:
+def _read_tsv(content: str, path: str | Path, columns: Columns) -> Iterator[Row]:
     """As CSV; but where every line has the same number of tabs, quotation marks that are not
     those of a whole cell belong to the text, as in GLUE's files.
     """
@@ -117,14 +143,15 @@ def _quoted(cell: str) -> str:
 
 def _read_separated(
     content: str, path: str | Path, columns: Columns, delimiters: Sequence[str]
-) -> Iterator[Record]:
+) -> Iterator[Row]:
     """Records under a header. The delimiter is the first of `delimiters` with which the header has
     both columns.
     """
     if not content.strip():
         return
     delimiter, header, names = _read_header(content, path, columns, delimiters)
-    text, label = (header.index(name) for name in names)
+    text = header.index(names[0])
+    label = None if names[1] is None else header.index(names[1])
     rows = _rows(content, path, delimiter)
     next(rows)
     for number, row in rows:
@@ -133,12 +160,12 @@ def _read_separated(
                 f"{path} line {number} has {len(row)} cells, the header {len(header)}; "
                 f'a cell with {delimiter!r}, quotation marks or line breaks needs "…" around it'
             )
-        yield Record(row[label], row[text], f"{path} line {number}")
+        yield Row(None if label is None else row[label], row[text], f"{path} line {number}")
 
 
 def _read_header(
     content: str, path: str | Path, columns: Columns, delimiters: Sequence[str]
-) -> tuple[str, list[str], tuple[str, str]]:
+) -> tuple[str, list[str], tuple[str, str | None]]:
     """The delimiter, the header, and the columns of text and label in it. Raises ValueError, of
     the first delimiter, if none will do.
     """
@@ -175,20 +202,21 @@ def _rows(content: str, path: str | Path, delimiter: str) -> Iterator[tuple[int,
 # JSON
 
 
-def _read_json(content: str, path: str | Path, columns: Columns) -> Iterator[Record]:
+def _read_json(content: str, path: str | Path, columns: Columns) -> Iterator[Row]:
     """An object a line, or one list of objects."""
-    names: tuple[str, str] | None = None
+    names: tuple[str, str | None] | None = None
     for item, place in json_items(content, path):
         if not isinstance(item, dict):
             raise ValueError(f"{place} is not a JSON object with a text and a label")
         names = names or columns.find(list(item), path)
         for name in names:
-            if name not in item:
+            if name is not None and name not in item:
                 raise ValueError(f"{place} has no {name!r}; every object needs one")
-        text, label = item[names[0]], item[names[1]]
+        text = item[names[0]]
         if not isinstance(text, str):
             raise ValueError(f"{place}: {names[0]!r} is {_shown(text)}, not a text")
-        yield Record(_label(label, f"{place}: {names[1]!r}"), valid_text(text, place), place)
+        label = None if names[1] is None else _label(item[names[1]], f"{place}: {names[1]!r}")
+        yield Row(label, valid_text(text, place), place)
 
 
 def json_items(content: str, path: str | Path) -> Iterator[tuple[Any, str]]:
@@ -232,7 +260,7 @@ def valid_text(text: str, place: str) -> str:
     return text
 
 
-Reader = Callable[[str, str | Path, Columns], Iterator[Record]]
+Reader = Callable[[str, str | Path, Columns], Iterator[Row]]
 READERS: Mapping[str, Reader] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,

@@ -12,7 +12,7 @@ from pathlib import Path
 from mini_llama import bundled
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
-from mini_llama.assignment.options import OPTIONS, OUTPUT_ENDINGS, Options, default_of
+from mini_llama.assignment.options import GRADED, OUTPUT_ENDINGS, Options, default_of
 from mini_llama.bounds import COUNTS, EPOCHS, Range, check_bound
 from mini_llama.command_line import argument, argument_of, check_ranges, number
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
@@ -33,9 +33,7 @@ class Settings:
     """
 
     out: Path = argument(text="folder for all output")
-    only: Sequence[str] = argument(
-        OPTIONS, "options to run", choices=OPTIONS, nargs="+", shown="all"
-    )
+    only: Sequence[str] = argument(GRADED, "options to run", choices=GRADED, nargs="+", shown="all")
     datasets: Sequence[str] = argument(
         DATASETS, "data sets to run them on", choices=DATASETS, nargs="+", shown="all"
     )
@@ -164,7 +162,7 @@ def make_runs(settings: Settings) -> list[Run]:
     prompting is deterministic. Raises ValueError for an option's value out of bounds.
     """
     runs = []
-    for option in OPTIONS:
+    for option in GRADED:
         if option not in settings.only:
             continue
         if option == "generate":
