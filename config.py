@@ -91,10 +91,17 @@ class _Checked:
 
 
 # The parameters of each type of RoPE scaling; rope.py has the formulas.
-ROPE_SCALINGS = {
+ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "dynamic": ("factor", "original_max_seq_len"),
     "llama3": ("factor", "original_max_seq_len", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "original_max_seq_len"),
+    "longrope": ("factor", "original_max_seq_len", "short_factor", "long_factor"),
+}
+# Parameters that may be left out, and what that means; the attention's follows from the others.
+ROPE_OPTIONS: dict[str, dict[str, Any]] = {
+    "yarn": {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True, "attention_factor": None},
+    "longrope": {"attention_factor": None},
 }
 
 
@@ -103,8 +110,8 @@ class RopeScaling(_Checked):
     """How RoPE's angles are changed for contexts longer than the model was trained on.
 
     `original_max_seq_len` is the length before scaling, `LlamaConfig.max_seq_len` the one after
-    it. Fields that ROPE_SCALINGS does not list for a type are None. Raises ValueError for a value
-    out of bounds.
+    it. Fields that ROPE_SCALINGS and ROPE_OPTIONS do not list for a type are None; options that
+    are left out get their default. Raises ValueError for a value out of bounds.
     """
 
     rope_type: str
@@ -112,33 +119,57 @@ class RopeScaling(_Checked):
     original_max_seq_len: int | None = None
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    truncate: bool | None = None
+    attention_factor: float | None = None  # None: rope.attention_factor's own
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
 
     _prefix = "rope_scaling."
 
     def __post_init__(self) -> None:
-        kinds = tuple(
-            ROPE_SCALINGS
-        )  # a tuple: looking up an unhashable value in a dict would raise TypeError
+        # In a tuple, since looking up an unhashable value in a dict would raise TypeError.
+        kinds = tuple(ROPE_SCALINGS)
         self._check("rope_type", self.rope_type in kinds, f"one of {', '.join(kinds)}")
-        needed = ROPE_SCALINGS[self.rope_type]
+        needed, options = ROPE_SCALINGS[self.rope_type], ROPE_OPTIONS.get(self.rope_type, {})
         for name in (field.name for field in fields(self)[1:]):
-            if name not in needed:
+            if name in options and getattr(self, name) is None:
+                object.__setattr__(self, name, options[name])
+            elif name not in needed and name not in options:
                 is_left_out = getattr(self, name) is None
                 self._check(name, is_left_out, f"left out of {self.rope_type} scaling")
-            elif name != "original_max_seq_len":
-                self._check_numbers(name)
-        is_factor = 1 <= self.factor <= LARGEST_ROPE_FACTOR
-        self._check("factor", is_factor, f"from 1 to {LARGEST_ROPE_FACTOR}")
-        if "original_max_seq_len" in needed:
-            original = self.original_max_seq_len
-            is_length = _is_int(original) and 1 <= original <= LARGEST_DIMENSION
-            self._check("original_max_seq_len", is_length, f"from 1 to {LARGEST_DIMENSION}")
-        low, high = self.low_freq_factor, self.high_freq_factor
-        if low is not None and high is not None:
-            self._check("low_freq_factor", low > 0, "above 0")
-            is_above = low < high <= LARGEST_ROPE_FACTOR
-            bound = f"above low_freq_factor={low}, and at most {LARGEST_ROPE_FACTOR}"
-            self._check("high_freq_factor", is_above, bound)
+            else:
+                self._check_value(name)
+        if self.rope_type == "llama3":
+            self._check_order("low_freq_factor", "high_freq_factor")
+        elif self.rope_type == "yarn":
+            self._check_order("beta_slow", "beta_fast")
+
+    def _check_value(self, name: str) -> None:
+        value = getattr(self, name)
+        if name == "original_max_seq_len":
+            least = 2 if self.rope_type == "longrope" else 1  # it is divided by its logarithm
+            is_length = _is_int(value) and least <= value <= LARGEST_DIMENSION
+            self._check(name, is_length, f"from {least} to {LARGEST_DIMENSION}")
+        elif name == "truncate":
+            self._check(name, isinstance(value, bool), "true or false")
+        elif name in ("short_factor", "long_factor"):
+            is_list = isinstance(value, list | tuple) and all(map(_is_rope_factor, value))
+            bound = f"a list of numbers above 0, and at most {LARGEST_ROPE_FACTOR}"
+            self._check(name, is_list, bound)
+            object.__setattr__(self, name, tuple(value))
+        else:
+            self._check_numbers(name)
+            least = 1 if name == "factor" else 0
+            bound = "from 1 to" if name == "factor" else "above 0, and at most"
+            is_within = _is_rope_factor(value) and value >= least
+            self._check(name, is_within, f"{bound} {LARGEST_ROPE_FACTOR}")
+
+    def _check_order(self, lower: str, upper: str) -> None:
+        low, high = getattr(self, lower), getattr(self, upper)
+        bound = f"above {lower}={low}, and at most {LARGEST_ROPE_FACTOR}"
+        self._check(upper, low < high, bound)
 
 
 @dataclass(frozen=True)
@@ -146,9 +177,10 @@ class LlamaConfig(_Checked):
     """Shape and arithmetic of a Llama; the field names are those of a checkpoint's `model_args`.
 
     `n_kv_heads=None` means one key/value head per query head; `hidden_dim=None` means the value
-    of `feed_forward_hidden_dim`; `attention=None` means the default edition's, bidirectional. All
-    are filled in. A model that is built from scratch should say which attention it has: Llama warns
-    if it was left out, since training on next tokens would let each position read its own answer.
+    of `feed_forward_hidden_dim`; `head_dim=None` means dim // n_heads; `attention=None` means the
+    default edition's, bidirectional. All are filled in. A model that is built from scratch should
+    say which attention it has: Llama warns if it was left out, since training on next tokens would
+    let each position read its own answer.
     `rope_scaling` may be a dict, as in files.
     Raises ValueError for a value out of bounds.
     """
@@ -168,6 +200,9 @@ class LlamaConfig(_Checked):
     attention: str = _DERIVED
     tie_word_embeddings: bool = True
     rope_scaling: RopeScaling | None = None
+    head_dim: int = _DERIVED
+    attention_bias: bool = False  # of query, key, value and output
+    mlp_bias: bool = False  # of all three of the feed-forward
     # Constants of the courses' own configuration: accepted, without effect.
     position_embedding_type: InitVar[str] = "rotary"
     use_cache: InitVar[bool] = True
@@ -184,8 +219,7 @@ class LlamaConfig(_Checked):
             hidden_dim = feed_forward_hidden_dim(self.dim, self.multiple_of)
             object.__setattr__(self, "hidden_dim", hidden_dim)
         self._check_counts("n_kv_heads", "hidden_dim")
-        self._check("dim", self.dim % self.n_heads == 0, f"a multiple of n_heads={self.n_heads}")
-        self._check("dim", self.head_dim % 2 == 0, "n_heads times an even head_dim (RoPE pairs)")
+        self._check_head_dim()
         divides = self.n_heads % self.n_kv_heads == 0
         self._check("n_kv_heads", divides, f"a divisor of n_heads={self.n_heads}")
         self._check_numbers("layer_norm_eps", "rope_theta", "dropout")
@@ -197,7 +231,21 @@ class LlamaConfig(_Checked):
         self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         self._check("norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
         self._check("attention", self.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
+        for name in ("attention_bias", "mlp_bias"):
+            self._check(name, isinstance(getattr(self, name), bool), "true or false")
         self._check_rope_scaling()
+
+    def _check_head_dim(self) -> None:
+        if self.head_dim is not None:
+            self._check_counts("head_dim")
+            is_even = self.head_dim % 2 == 0 and self.head_dim <= LARGEST_DIMENSION
+            self._check("head_dim", is_even, f"even (RoPE pairs), and at most {LARGEST_DIMENSION}")
+            return
+        object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        is_multiple = self.dim % self.n_heads == 0
+        bound = f"a multiple of n_heads={self.n_heads}, or head_dim given"
+        self._check("dim", is_multiple, bound)
+        self._check("dim", self.head_dim % 2 == 0, "n_heads times an even head_dim (RoPE pairs)")
 
     def _check_rope_scaling(self) -> None:
         scaling = self.rope_scaling
@@ -217,10 +265,23 @@ class LlamaConfig(_Checked):
         self._check("max_seq_len", is_within, bound)
         is_defined = scaling.rope_type != "dynamic" or self.head_dim > 2
         self._check("dim", is_defined, "n_heads times a head_dim above 2 (dynamic RoPE scaling)")
+        is_base = scaling.rope_type != "yarn" or self.rope_theta > 1
+        self._check("rope_theta", is_base, "above 1 (yarn RoPE scaling)")
+        for name in ("short_factor", "long_factor"):
+            factors = getattr(scaling, name)
+            is_whole = factors is None or len(factors) == self.head_dim // 2
+            bound = f"one with {self.head_dim // 2} numbers, half of head_dim, as {name}"
+            self._check("rope_scaling", is_whole, bound)
 
     @property
-    def head_dim(self) -> int:
-        return self.dim // self.n_heads
+    def query_dim(self) -> int:
+        """Width of all query heads together: H·D."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key heads together, and of all value heads: H_kv·D."""
+        return self.n_kv_heads * self.head_dim
 
     @property
     def is_causal(self) -> bool:
@@ -262,17 +323,24 @@ def feed_forward_hidden_dim(dim: int, multiple_of: int, multiplier: float | None
 def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of a model, including LayerNorm's biases."""
     dim, hidden_dim = config.dim, config.hidden_dim
-    kv_dim = config.n_kv_heads * config.head_dim
+    query_dim, kv_dim = config.query_dim, config.kv_dim
+    projections = {
+        "attention.compute_query": (query_dim, dim),
+        "attention.compute_key": (kv_dim, dim),
+        "attention.compute_value": (kv_dim, dim),
+        "attention.compute_output": (dim, query_dim),
+        "feed_forward.w1": (hidden_dim, dim),
+        "feed_forward.w2": (dim, hidden_dim),
+        "feed_forward.w3": (hidden_dim, dim),
+    }
     norm_parts = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
     yield "tok_embeddings.weight", (config.vocab_size, dim)
     for layer in (f"layers.{i}." for i in range(config.n_layers)):
-        yield layer + "attention.compute_query.weight", (dim, dim)
-        yield layer + "attention.compute_key.weight", (kv_dim, dim)
-        yield layer + "attention.compute_value.weight", (kv_dim, dim)
-        yield layer + "attention.compute_output.weight", (dim, dim)
-        yield layer + "feed_forward.w1.weight", (hidden_dim, dim)
-        yield layer + "feed_forward.w2.weight", (dim, hidden_dim)
-        yield layer + "feed_forward.w3.weight", (hidden_dim, dim)
+        for name, shape in projections.items():
+            yield f"{layer}{name}.weight", shape
+            is_attention = name.startswith("attention")
+            if config.attention_bias if is_attention else config.mlp_bias:
+                yield f"{layer}{name}.bias", shape[:1]
         for norm in ("attention_norm.", "ffn_norm."):
             for part in norm_parts:
                 yield layer + norm + part, (dim,)
@@ -337,6 +405,10 @@ def resolve_arithmetic(
 
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_rope_factor(value: object) -> bool:
+    return _is_number(value) and 0 < value <= LARGEST_ROPE_FACTOR
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -4,7 +4,8 @@ The configuration says which norm and which attention mask are used (config.EDIT
 combinations).
 
 Shapes: B batch, T new positions, S attended positions (S = T without a cache),
-H query heads, H_kv key/value heads, D head_dim, C = H·D the model's width, V vocabulary.
+H query heads, H_kv key/value heads, D head_dim (C/H in most models), C the model's width,
+V vocabulary.
 Masks are boolean and True where attention is allowed.
 """
 
@@ -116,11 +117,11 @@ class Attention(nn.Module):
         self.config = config
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.is_causal = config.head_dim, config.is_causal
-        kv_dim = config.n_kv_heads * config.head_dim
-        self.compute_query = Linear(config.dim, config.dim)
-        self.compute_key = Linear(config.dim, kv_dim)
-        self.compute_value = Linear(config.dim, kv_dim)
-        self.compute_output = Linear(config.dim, config.dim)
+        has_bias = config.attention_bias
+        self.compute_query = Linear(config.dim, config.query_dim, has_bias)
+        self.compute_key = Linear(config.dim, config.kv_dim, has_bias)
+        self.compute_value = Linear(config.dim, config.kv_dim, has_bias)
+        self.compute_output = Linear(config.query_dim, config.dim, has_bias)
         self.dropout = config.dropout
         self.resid_dropout = nn.Dropout(config.dropout)
 
@@ -187,7 +188,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.update(layer_id, key, value)  # (B, H_kv, S, D)
         attended = self.compute_query_key_value_scores(query, key, value, mask)
-        attended = attended.transpose(1, 2).flatten(2)  # (B, T, C)
+        attended = attended.transpose(1, 2).flatten(2)  # (B, T, H·D)
         return self.resid_dropout(self.compute_output(attended))
 
 
@@ -200,13 +201,14 @@ class FeedForward(nn.Module):
         hidden_dim: int | None = None,
         multiple_of: int = LlamaConfig.multiple_of,
         dropout: float = LlamaConfig.dropout,
+        has_bias: bool = LlamaConfig.mlp_bias,
     ) -> None:
         super().__init__()
         if hidden_dim is None:
             hidden_dim = feed_forward_hidden_dim(dim, multiple_of)
-        self.w1 = Linear(dim, hidden_dim)
-        self.w2 = Linear(hidden_dim, dim)
-        self.w3 = Linear(dim, hidden_dim)
+        self.w1 = Linear(dim, hidden_dim, has_bias)
+        self.w2 = Linear(hidden_dim, dim, has_bias)
+        self.w3 = Linear(dim, hidden_dim, has_bias)
         self.dropout = nn.Dropout(dropout)
 
     def SwiGLU(self, x: torch.Tensor) -> torch.Tensor:  # noqa: N802 (the assignment's name)
@@ -224,7 +226,7 @@ class LlamaLayer(nn.Module):
         self.layer_id = layer_id
         self.attention = Attention(config)
         self.feed_forward = FeedForward(
-            config.dim, config.hidden_dim, config.multiple_of, config.dropout
+            config.dim, config.hidden_dim, config.multiple_of, config.dropout, config.mlp_bias
         )
         self.attention_norm = make_norm(config)
         self.ffn_norm = make_norm(config)

@@ -51,6 +51,58 @@ def llama3_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch
     return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
+def yarn_frequencies(
+    frequencies: torch.Tensor, theta: float, head_dim: int, scaling: RopeScaling
+) -> torch.Tensor:
+    """Keep the fast pairs, divide the slow ones by factor, and between the two go over linearly in
+    the pair's number (YaRN, Peng et al. 2023, section 3.2: "NTK-by-parts").
+
+    Fast is what rotates more than `beta_fast` times in the original length, slow what rotates less
+    than `beta_slow` times. `truncate` rounds the numbers of these two pairs outwards.
+    """
+    original, fast, slow = scaling.original_max_seq_len, scaling.beta_fast, scaling.beta_slow
+    assert original is not None and fast is not None and slow is not None
+
+    def pair_with(rotations: float) -> float:
+        return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = pair_with(fast), pair_with(slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    width = 0.001 if first == last else last - first
+    pairs = torch.arange(head_dim // 2, device=frequencies.device).float()
+    kept = 1 - ((pairs - first) / width).clamp(0, 1)
+    return frequencies / scaling.factor * (1 - kept) + frequencies * kept
+
+
+def longrope_frequencies(
+    frequencies: torch.Tensor, length: int, scaling: RopeScaling
+) -> torch.Tensor:
+    """Divide each pair's frequency by a factor of its own, found by search: one list of them up to
+    the original length, another past it (LongRoPE, Ding et al. 2024).
+    """
+    original = scaling.original_max_seq_len
+    assert original is not None
+    factors = scaling.long_factor if length > original else scaling.short_factor
+    return frequencies / torch.tensor(factors, device=frequencies.device)
+
+
+def attention_factor(scaling: RopeScaling | None) -> float:
+    """What cos and sin are multiplied by, and so attention's scores by its square: YaRN's
+    temperature (its section 3.3), and LongRoPE's counterpart. 1 for the other rules.
+    """
+    if scaling is None or scaling.rope_type not in ("yarn", "longrope"):
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    stretch = math.log(scaling.factor)
+    if scaling.rope_type == "yarn":
+        return 0.1 * stretch + 1
+    assert scaling.original_max_seq_len is not None
+    return math.sqrt(1 + stretch / math.log(scaling.original_max_seq_len))
+
+
 def inverse_frequencies(
     head_dim: int,
     length: int,
@@ -60,7 +112,7 @@ def inverse_frequencies(
 ) -> torch.Tensor:
     """Each pair's angle per position, theta^(-2i/head_dim), scaled: (D/2,) in float32.
 
-    `length`, the number of positions in the sequence, matters only for dynamic NTK.
+    `length`, the number of positions in the sequence, matters only for dynamic NTK and LongRoPE.
     """
     if scaling is not None and scaling.rope_type == "dynamic":
         theta = dynamic_ntk_theta(theta, head_dim, length, scaling)
@@ -70,14 +122,22 @@ def inverse_frequencies(
         return position_interpolation(frequencies, scaling)
     if scaling is not None and scaling.rope_type == "llama3":
         return llama3_frequencies(frequencies, scaling)
+    if scaling is not None and scaling.rope_type == "yarn":
+        return yarn_frequencies(frequencies, theta, head_dim, scaling)
+    if scaling is not None and scaling.rope_type == "longrope":
+        return longrope_frequencies(frequencies, length, scaling)
     return frequencies
 
 
-def make_tables(frequencies: torch.Tensor, start: int, end: int) -> RotaryTables:
-    """cos and sin of the angles of positions start to end - 1, each (end - start, D/2)."""
+def make_tables(
+    frequencies: torch.Tensor, start: int, end: int, factor: float = 1.0
+) -> RotaryTables:
+    """factor times cos and sin of the angles of positions start to end - 1, each
+    (end - start, D/2).
+    """
     positions = torch.arange(start, end, device=frequencies.device).float()  # (T,)
     angles = torch.outer(positions, frequencies)  # (T, D/2)
-    return angles.cos(), angles.sin()
+    return factor * angles.cos(), factor * angles.sin()
 
 
 @lru_cache(maxsize=16)
@@ -96,12 +156,12 @@ def rotary_tables(
     # Not inference tensors, even if the first call is in inference mode: autograd saves them.
     with torch.inference_mode(False):
         frequencies = inverse_frequencies(head_dim, length, theta, device, scaling)
-        return make_tables(frequencies, 0, length)
+        return make_tables(frequencies, 0, length, attention_factor(scaling))
 
 
 def fixed_positions(max_seq_len: int, scaling: RopeScaling | None) -> int:
     """How many of `max_seq_len` positions have angles independent of the sequence's length."""
-    if scaling is None or scaling.rope_type != "dynamic":
+    if scaling is None or scaling.rope_type not in ("dynamic", "longrope"):
         return max_seq_len
     assert scaling.original_max_seq_len is not None
     return scaling.original_max_seq_len
@@ -121,21 +181,23 @@ def tables_for(
     A batch may be longer than `max_seq_len` (some reviews are); its length is then rounded up to
     the next multiple, so that only a few different tables are cached.
 
-    Dynamic NTK takes `end` as the sequence's length, padding included. Past the original length
-    the frequencies change with each new position, while cached keys keep their old rotation, as in
-    transformers: decoding then differs from a forward pass over the whole sequence.
+    Dynamic NTK and LongRoPE take `end` as the sequence's length, padding included. Past the
+    original length the frequencies change, with dynamic NTK at each new position, while cached keys
+    keep their old rotation, as in transformers: decoding then differs from a forward pass over the
+    whole sequence.
     """
     fixed = fixed_positions(max_seq_len, scaling)
-    is_dynamic = scaling is not None and scaling.rope_type == "dynamic"
+    is_dynamic = scaling is not None and scaling.rope_type in ("dynamic", "longrope")
     is_stretched = is_dynamic and end > fixed
-    if is_dynamic and not is_stretched:
+    if scaling is not None and scaling.rope_type == "dynamic" and not is_stretched:
         scaling = None
     if not is_eager():  # a part of what is compiled, traced or transformed: nothing to keep
-        return make_tables(inverse_frequencies(head_dim, end, theta, device, scaling), start, end)
+        frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
+        return make_tables(frequencies, start, end, attention_factor(scaling))
     if is_stretched:  # only valid for this length: not cached
         with torch.inference_mode(False):
             frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
-            return make_tables(frequencies, start, end)
+            return make_tables(frequencies, start, end, attention_factor(scaling))
     length = fixed * max(1, -(-end // fixed))
     cos, sin = rotary_tables(head_dim, length, theta, device, scaling)
     return cos[start:end], sin[start:end]

@@ -1,9 +1,12 @@
 """What a resumed run must share with the one that was interrupted: its settings and its files."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
+from config import FIELD_NAMES, LlamaConfig
 from mini_llama.text_files import check_file
 
 REMEDY = "start again without --resume"
@@ -23,12 +26,24 @@ def check_same_run(
     written = saved["settings"] if isinstance(saved, dict) and is_state else None
     if not isinstance(written, dict):
         raise ValueError(f"--resume: {path} is not the state of an interrupted run; {remedy}")
+    written = _with_all_fields(written)
     for name, value in settings.items():
         if (found := written.get(name)) != value:
             raise ValueError(
                 f"--resume: {path} was written with {name} {found}, not {value}; "
                 f"use the same settings, or {remedy}"
             )
+
+
+def _with_all_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, and the fields of a model's configuration that an earlier version had not."""
+    known = {name: settings[name] for name in FIELD_NAMES & settings.keys()}
+    if "dim" not in known:
+        return settings
+    try:
+        return settings | dataclasses.asdict(LlamaConfig(**known))
+    except (TypeError, ValueError):  # damaged: the comparison says in what
+        return settings
 
 
 def digest(path: str | Path) -> str:

@@ -32,11 +32,11 @@ def smollm2() -> Path:
 
 
 def their_name(name: str) -> str:
-    name = name.removesuffix(".weight")
+    name, _, leaf = name.rpartition(".")
     if name in WHOLE:
-        return f"{WHOLE[name]}.weight"
+        return f"{WHOLE[name]}.{leaf}"
     _, number, part = name.split(".", 2)
-    return f"blk.{number}.{PARTS[part]}.weight"
+    return f"blk.{number}.{PARTS[part]}.{leaf}"
 
 
 def set_up_llama(writer: Any, llama: Llama) -> None:

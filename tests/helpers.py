@@ -19,7 +19,7 @@ def tiny_config(**changes: object) -> LlamaConfig:
     config = LlamaConfig(
         vocab_size=96, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=8, max_seq_len=16
     )
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **{"head_dim": None} | changes)
 
 
 def random_llama(config: LlamaConfig, seed: int = 0) -> Llama:

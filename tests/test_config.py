@@ -146,7 +146,15 @@ LLAMA3 = {
 }
 
 
-@pytest.mark.parametrize("plain", [LINEAR, DYNAMIC, LLAMA3])
+YARN = {"rope_type": "yarn", "factor": 2, "original_max_seq_len": 512}
+LONGROPE = YARN | {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 32,
+    "long_factor": [n / 2 for n in range(1, 33)],
+}
+
+
+@pytest.mark.parametrize("plain", [LINEAR, DYNAMIC, LLAMA3, YARN, LONGROPE])
 def test_rope_scaling_is_plain_data_and_back(plain: dict):
     config = LlamaConfig(rope_scaling=plain)
     assert config.rope_scaling == RopeScaling(**plain)
@@ -165,10 +173,26 @@ def test_rope_scaling_is_plain_data_and_back(plain: dict):
     ("scaling", "part"),
     [
         ([], "rope_scaling=[]"),
-        ("linear", "a dict of one of linear, dynamic, llama3"),
+        ("linear", "a dict of one of linear, dynamic, llama3, yarn, longrope"),
         ({}, "rope_scaling.rope_type=None"),
         ({"factor": 2.0}, "rope_scaling.rope_type=None"),
-        (LINEAR | {"rope_type": "yarn"}, "one of linear, dynamic, llama3"),
+        (LINEAR | {"rope_type": "su"}, "one of linear, dynamic, llama3, yarn, longrope"),
+        (LINEAR | {"rope_type": "yarn"}, "original_max_seq_len=None"),
+        (LINEAR | {"attention_factor": 1.0}, "left out of linear scaling"),
+        (YARN | {"beta_fast": 1.0}, "beta_fast=1.0 is not allowed: it must be above beta_slow=1.0"),
+        (YARN | {"beta_slow": 0}, "beta_slow=0 is not allowed: it must be above 0"),
+        (YARN | {"beta_fast": float("inf")}, "beta_fast=inf"),
+        (YARN | {"attention_factor": float("nan")}, "attention_factor=nan"),
+        (YARN | {"attention_factor": "1"}, "attention_factor='1'"),
+        (YARN | {"truncate": 1}, "truncate=1 is not allowed: it must be true or false"),
+        (YARN | {"short_factor": [1.0] * 32}, "left out of yarn scaling"),
+        (LONGROPE | {"long_factor": None}, "long_factor=None"),
+        (LONGROPE | {"long_factor": 2.0}, "long_factor=2.0"),
+        (LONGROPE | {"long_factor": [1.0] * 31}, "one with 32 numbers, half of head_dim"),
+        (LONGROPE | {"short_factor": [0.0] * 32}, "a list of numbers above 0"),
+        (LONGROPE | {"short_factor": ["1"] * 32}, "a list of numbers above 0"),
+        (LONGROPE | {"original_max_seq_len": 1}, "from 2 to"),
+        (LONGROPE | {"beta_fast": 32.0}, "left out of longrope scaling"),
         (LINEAR | {"rope_type": ["linear"]}, "rope_scaling.rope_type=['linear']"),
         (LINEAR | {"type": "linear", 3: 4}, "without type, 3"),
         ({"rope_type": "linear"}, "rope_scaling.factor=None"),

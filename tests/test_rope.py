@@ -2,6 +2,8 @@
 property of relative positions.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from config import RopeScaling
 from rope import (
     apply_rotary_emb,
+    attention_factor,
     config_tables,
     fixed_positions,
     inverse_frequencies,
@@ -103,6 +106,21 @@ LLAMA3 = [
 ]
 
 
+YARN = [
+    RopeScaling("yarn", 4.0, ORIGINAL),
+    RopeScaling("yarn", 1, ORIGINAL),
+    RopeScaling("yarn", 16.0, ORIGINAL, beta_fast=8, beta_slow=0.5, attention_factor=1.3),
+    RopeScaling("yarn", 2.5, ORIGINAL, beta_fast=3.0, beta_slow=2.9, truncate=False),
+    RopeScaling("yarn", 40.0, ORIGINAL, beta_fast=1e4, beta_slow=9e3),  # every pair is slow
+]
+SHORT, LONG = (tuple(1 + scale * i for i in range(4)) for scale in (0.1, 2.5))
+LONGROPE = [  # for head_dim 8
+    RopeScaling("longrope", 4.0, ORIGINAL, short_factor=SHORT, long_factor=LONG),
+    RopeScaling("longrope", 1, ORIGINAL, short_factor=SHORT, long_factor=LONG),
+    RopeScaling("longrope", 2, 64, attention_factor=0.9, short_factor=LONG, long_factor=SHORT),
+]
+
+
 def theirs(head_dim: int, theta: float, scaling: RopeScaling | None):
     """transformers' rotary embedding, freshly made: it keeps what a longer sequence made of it."""
     transformers = pytest.importorskip("transformers")
@@ -110,13 +128,13 @@ def theirs(head_dim: int, theta: float, scaling: RopeScaling | None):
 
     rope = {"rope_type": "default"}
     if scaling is not None:
-        rope = {"rope_type": scaling.rope_type, "factor": scaling.factor}
-    if rope["rope_type"] == "llama3":
-        rope |= {
-            "original_max_position_embeddings": scaling.original_max_seq_len,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-        }
+        rope = {k: v for k, v in dataclasses.asdict(scaling).items() if v is not None}
+        original = rope.pop("original_max_seq_len", None)
+        if rope["rope_type"] not in ("linear", "dynamic"):
+            rope["original_max_position_embeddings"] = original
+        for name in ("short_factor", "long_factor"):
+            if name in rope:
+                rope[name] = list(rope[name])
     config = transformers.LlamaConfig(
         hidden_size=4 * head_dim,
         num_attention_heads=4,
@@ -126,11 +144,14 @@ def theirs(head_dim: int, theta: float, scaling: RopeScaling | None):
     return LlamaRotaryEmbedding(config)
 
 
-@pytest.mark.parametrize("scaling", [None, *LINEAR, *DYNAMIC, *LLAMA3], ids=str)
+@pytest.mark.parametrize("scaling", [None, *LINEAR, *DYNAMIC, *LLAMA3, *YARN, *LONGROPE], ids=str)
 @pytest.mark.parametrize("theta", [1e4, 1e5, 5e5])
 @pytest.mark.parametrize("head_dim", [8, 64])
 def test_frequencies_and_tables_are_those_of_transformers(head_dim, theta, scaling):
     """Within the original length and past it: 5e-7 of each frequency, 1e-5 in the tables."""
+    if head_dim == 64 and scaling in LONGROPE:
+        more = {k: getattr(scaling, k) * 8 for k in ("short_factor", "long_factor")}
+        scaling = dataclasses.replace(scaling, **more)
     for length in (7, ORIGINAL, ORIGINAL + 1, 3 * ORIGINAL):
         rope = theirs(head_dim, theta, scaling)
         cos, sin = rope(torch.zeros(1), torch.arange(length)[None])
@@ -157,7 +178,9 @@ def test_theta_is_10000_unless_given():
     np.testing.assert_allclose(rotary_tables(64, 3)[0].double(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("scaling", [None, LINEAR[1], DYNAMIC[1], LLAMA3[1]], ids=str)
+@pytest.mark.parametrize(
+    "scaling", [None, LINEAR[1], DYNAMIC[1], LLAMA3[1], YARN[0], LONGROPE[0]], ids=str
+)
 def test_tables_are_made_on_the_device_that_is_asked_for(scaling: RopeScaling | None):
     """The meta device stands for any other than the CPU."""
     assert inverse_frequencies(8, 40, device="meta", scaling=scaling).device.type == "meta"
@@ -197,14 +220,27 @@ def test_tables_of_a_configuration_are_those_of_its_theta_and_scaling():
     np.testing.assert_allclose(sin.double(), np.sin(angles), atol=1e-5)
 
 
-def test_only_dynamic_scaling_changes_angles_with_the_length():
-    for scaling in (None, LINEAR[1], LLAMA3[1]):
+def test_only_two_rules_change_angles_with_the_length():
+    for scaling in (None, LINEAR[1], LLAMA3[1], YARN[0]):
         assert fixed_positions(1000, scaling) == 1000
-    assert fixed_positions(1000, DYNAMIC[1]) == ORIGINAL
+    for scaling in (DYNAMIC[1], LONGROPE[0]):
+        assert fixed_positions(1000, scaling) == ORIGINAL
+
+
+def test_yarn_and_longrope_scale_attention_by_their_papers_numbers():
+    """YaRN: 0.1 ln(s) + 1 (section 3.3); LongRoPE's: sqrt(1 + ln s / ln L)."""
+    assert attention_factor(YARN[0]) == pytest.approx(1.138629436)
+    assert attention_factor(LONGROPE[0]) == pytest.approx(1.183215957)  # 4 and 32: 1 + 2/5
+    assert attention_factor(YARN[2]) == 1.3 and attention_factor(YARN[1]) == 1
+    for scaling in (None, LINEAR[1], DYNAMIC[1], LLAMA3[1]):
+        assert attention_factor(scaling) == 1
+    x = torch.randn(1, 3, 2, 8, generator=torch.Generator().manual_seed(4))
+    rotated, _ = apply_rotary_emb(x, x, 8, ORIGINAL, 1e4, YARN[0])
+    torch.testing.assert_close(rotated[:, 0], x[:, 0] * 1.138629436)
 
 
 def test_scaled_tables_serve_autograd_after_inference_mode():
-    for scaling in (LINEAR[1], DYNAMIC[1], LLAMA3[1]):
+    for scaling in (LINEAR[1], DYNAMIC[1], LLAMA3[1], YARN[0]):
         with torch.inference_mode():
             tables = tables_for(12, ORIGINAL, 0, 40, 778.0, "cpu", scaling)
         assert not any(table.is_inference() for table in tables)

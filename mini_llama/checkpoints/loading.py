@@ -83,7 +83,7 @@ def place_tensors(
         module = model.get_submodule(path)
         if is_tied and module is model.output:
             continue
-        if quantize is None or not isinstance(module, Linear):
+        if quantize is None or part == "bias" or not isinstance(module, Linear):
             tensor = usable(tensors[name], dtype)
             if tensor.ndim == 1 and isinstance(tensors, StreamedTensors):
                 tensor = tensor.clone()  # a norm alone would keep the file mapped
@@ -93,9 +93,11 @@ def place_tensors(
         kind = Int8Linear if module is model.output else KINDS[quantize]
         weight = tensors[name]
         try:
-            model.set_submodule(path, kind(weight))
+            quantized = kind(weight)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+        quantized.bias = module.bias
+        model.set_submodule(path, quantized)
     if quantize is None:
         model.tie_weights()
     else:

@@ -5,7 +5,7 @@ and a tied output embedding may lack is filled in.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,38 @@ class Checkpoint:
         embedding = self.tensors.get("tok_embeddings.weight")
         output = self.tensors["output.weight"]
         return embedding is not None and torch.equal(embedding, output)
+
+
+def layer_tensors(n_layers: int, parts: Iterable[str]) -> Iterator[str]:
+    """Names of all tensors that the layers' parts, such as ffn_norm, can have."""
+    for layer in range(n_layers):
+        for part in parts:
+            yield f"layers.{layer}.{part}.weight"
+            if "norm" not in part:
+                yield f"layers.{layer}.{part}.bias"
+
+
+def with_zero_biases(tensors: LazyTensors, config: LlamaConfig) -> LazyTensors:
+    """The tensors, and zeros for the kinds of bias, such as compute_output's, that no layer has
+    though the configuration does.
+    """
+    kinds = {bias_kind(name) for name in tensors}
+    zeros = {
+        name: torch.empty(shape, device="meta")
+        for name, shape in expected_shapes(config)
+        if bias_kind(name) and bias_kind(name) not in kinds
+    }
+
+    def make(name: str) -> torch.Tensor:
+        return torch.zeros(zeros[name].shape) if name in zeros else tensors[name]
+
+    return LazyTensors(tensors.meta | zeros, make) if zeros else tensors
+
+
+def bias_kind(name: str) -> str:
+    """attention.compute_output.bias of any layer's; "" for what is no linear layer's bias."""
+    is_bias = name.startswith("layers.") and name.endswith(".bias") and "norm." not in name
+    return name.split(".", 2)[2] if is_bias else ""
 
 
 def check_is_pretrained(checkpoint: Checkpoint) -> None:

@@ -165,6 +165,9 @@ def describe(
         )
     left_out = ("norm", "attention")  # the arithmetic's line has them
     fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
+    if config.rope_scaling is not None:
+        given = fields["rope_scaling"].items()
+        fields["rope_scaling"] = {name: value for name, value in given if value is not None}
     facts = [
         *facts,
         ("config", ", ".join(f"{name} {value}" for name, value in fields.items())),

@@ -44,7 +44,8 @@ def weight_bytes(config: LlamaConfig, dtype: str, quantize: str | None = None) -
 
 def is_quantized(name: str, quantize: str | None) -> bool:
     """Whether a tensor is a linear layer's that is quantized when it is loaded."""
-    return quantize is not None and name != EMBEDDING and "norm." not in name
+    is_linear = name != EMBEDDING and "norm." not in name and name.endswith(".weight")
+    return quantize is not None and is_linear
 
 
 def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | None = None) -> int:
@@ -65,31 +66,30 @@ def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | 
 def activation_bytes(config: LlamaConfig, shape: TrainingShape) -> int:
     """What the backward pass needs of the forward pass, without recomputation.
 
-    A layer keeps about, for every token: four times its input and two normalised copies of it,
-    query and attended values (8 · dim), keys and values, and the feed-forward's three products and
-    activation (4 · hidden_dim). The logits count twice, with their gradient.
+    A layer keeps about, for every token: four times its input and two normalised copies of it
+    (6 · dim), query and attended values (2 · query_dim), keys and values, and the feed-forward's
+    three products and activation (4 · hidden_dim). The logits count twice, with their gradient.
     """
-    kv_dim = config.n_kv_heads * config.head_dim
-    layer = 8 * config.dim + 4 * kv_dim + 4 * config.hidden_dim
+    layer = 6 * config.dim + 2 * config.query_dim + 4 * config.kv_dim + 4 * config.hidden_dim
     numbers = config.n_layers * layer + 2 * config.vocab_size
     return shape.batch_size * shape.context * numbers * BYTES[shape.dtype]
 
 
 def kv_cache_bytes(config: LlamaConfig, length: int, dtype: str) -> int:
     """Keys and values of one sequence of `length` tokens."""
-    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * length * BYTES[dtype]
+    return 2 * config.n_layers * config.kv_dim * length * BYTES[dtype]
 
 
 def training_flops(config: LlamaConfig, context: int) -> int:
     """Floating-point operations of forward and backward pass for one token.
 
     6 for each weight that is multiplied (Kaplan et al. 2020, section 2.1; the input embedding is a
-    look-up), and 6 · context · dim a layer for causal attention, which is half of all pairs.
+    look-up), and 6 · context · query_dim a layer for causal attention, half of all pairs.
     """
     multiplied = count_parameters(config)
     if not config.tie_word_embeddings:
         multiplied -= config.vocab_size * config.dim
-    return 6 * multiplied + 6 * config.n_layers * context * config.dim
+    return 6 * multiplied + 6 * config.n_layers * context * config.query_dim
 
 
 def describe(config: LlamaConfig, shape: TrainingShape) -> str:

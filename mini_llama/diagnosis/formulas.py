@@ -76,9 +76,8 @@ class Formulas:
         )
 
     def feed_forward(self, name: str, x: Array) -> Array:
-        return numpy_llama.feed_forward(
-            x, *(self.weights[f"{name}.w{i}.weight"] for i in (1, 2, 3))
-        )
+        w1, w2, w3 = (self.weights[f"{name}.w{i}.weight"] for i in (1, 2, 3))
+        return numpy_llama.feed_forward(x, w1, w2, w3)
 
     def component(self, name: str, x: Array) -> Array:
         """What the norm, attention or feed-forward of this name gives for x (B, T, C)."""

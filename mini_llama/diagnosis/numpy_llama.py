@@ -7,7 +7,7 @@ model is not repeated here.
 Shapes: B batch, T positions, H query heads, D head_dim, C width, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +48,13 @@ def softmax(x: Array) -> Array:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def linear(x: Array, weight: Array) -> Array:
-    return np.einsum("...i,oi->...o", x, weight)
+def linear(x: Array, weight: Array, bias: Array | float = 0.0) -> Array:
+    return np.einsum("...i,oi->...o", x, weight) + bias
+
+
+def project(x: Array, weights: Mapping[str, Array], name: str) -> Array:
+    """The linear layer `name`, with its bias if it has one."""
+    return linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0))
 
 
 def rotate(x: ArrayLike, positions: ArrayLike, theta: float = 10000.0) -> Array:
@@ -89,10 +94,12 @@ def attend(
     return mixed
 
 
-def feed_forward(x: Array, w1: Array, w2: Array, w3: Array) -> Array:
-    gate = linear(x, w1)
+def feed_forward(
+    x: Array, w1: Array, w2: Array, w3: Array, biases: Sequence[Array | float] = (0.0, 0.0, 0.0)
+) -> Array:
+    gate = linear(x, w1, biases[0])
     silu = gate / (1 + np.exp(-gate))
-    return linear(silu * linear(x, w3), w2)
+    return linear(silu * linear(x, w3, biases[2]), w2, biases[1])
 
 
 def visible_keys(
@@ -133,17 +140,17 @@ def attention_block(
     """x (B, T, C) → (B, T, C), with the weights under `name`; positions (T,) count from 0."""
     batch, length, _ = x.shape
 
-    def project(kind: str, heads: int) -> Array:
-        projected = linear(x, weights[f"{name}.compute_{kind}.weight"])
+    def split(kind: str, heads: int) -> Array:
+        projected = project(x, weights, f"{name}.compute_{kind}")
         return projected.reshape(batch, length, heads, -1)  # (B, T, heads, D)
 
     positions = np.arange(length) if positions is None else positions
-    query = rotate(project("query", arithmetic.n_heads), positions, arithmetic.rope_theta)
-    key = rotate(project("key", arithmetic.n_kv_heads), positions, arithmetic.rope_theta)
-    value = project("value", arithmetic.n_kv_heads)
+    query = rotate(split("query", arithmetic.n_heads), positions, arithmetic.rope_theta)
+    key = rotate(split("key", arithmetic.n_kv_heads), positions, arithmetic.rope_theta)
+    value = split("value", arithmetic.n_kv_heads)
     query, key, value = (np.einsum("bthd->bhtd", heads) for heads in (query, key, value))
     mixed = np.einsum("bhtd->bthd", attend(query, key, value, visible))
-    return linear(mixed.reshape(batch, length, -1), weights[f"{name}.compute_output.weight"])
+    return project(mixed.reshape(batch, length, -1), weights, f"{name}.compute_output")
 
 
 def forward(
@@ -173,8 +180,10 @@ def forward(
         attended = attention_block(normed, weights, f"{name}.attention", arithmetic, visible)
         h = x + attended
         ffn_normed = apply_norm(h, weights, f"{name}.ffn_norm", arithmetic)
-        w1, w2, w3 = (weights[f"{name}.feed_forward.w{i}.weight"] for i in (1, 2, 3))
-        fed = feed_forward(ffn_normed, w1, w2, w3)
+        parts = [f"{name}.feed_forward.w{i}" for i in (1, 2, 3)]
+        w1, w2, w3 = (weights[f"{part}.weight"] for part in parts)
+        biases = [weights.get(f"{part}.bias", 0.0) for part in parts]
+        fed = feed_forward(ffn_normed, w1, w2, w3, biases)
         x = h + fed
         record[f"{name}.attention_norm"] = normed
         record[f"{name}.attention"] = attended

@@ -36,13 +36,13 @@ from rope import RotaryTables, config_tables, rotate
 # Raise it with every change of the function that `Step` describes: its arithmetic (the norms are
 # llama.py's, the rotation is rope.py's), its arguments, the names of its weights. The key of a
 # cached function has it, so that a function of another version is never loaded.
-STEP_VERSION = 1
+STEP_VERSION = 2
 COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # an environment variable
 SHORTEST_CONTEXT = 3  # the exporter needs dynamic lengths of at least 2
 
 
 class Matrix(nn.Module):
-    """A layer's weight (N, K), in `precision`, times a vector (1, K): (1, N).
+    """A layer's weight (N, K), in `precision`, times a vector (1, K), plus its bias: (1, N).
 
     Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
     in float32. A weight already in that precision is not copied.
@@ -50,10 +50,11 @@ class Matrix(nn.Module):
 
     weight: torch.Tensor
     scales: torch.Tensor | None
+    bias: torch.Tensor | None
 
     def __init__(self, layer: Any, precision: str) -> None:
         super().__init__()
-        scales = None
+        scales, bias = None, None if layer.bias is None else layer.bias.detach().float()
         if precision == "int8":
             layer = layer if isinstance(layer, Int8Linear) else Int8Linear(layer.weight)
             weight, scales = layer.weight.contiguous(), layer.scales
@@ -61,10 +62,12 @@ class Matrix(nn.Module):
             weight = layer.weight.detach().to(getattr(torch, precision))
         self.register_buffer("weight", weight)
         self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         product = (self.weight.float() * x).sum(-1)
-        return (product if self.scales is None else product * self.scales).unsqueeze(0)
+        product = product if self.scales is None else product * self.scales
+        return (product if self.bias is None else product + self.bias).unsqueeze(0)
 
 
 class CompiledLayer(nn.Module):

@@ -36,8 +36,18 @@ def make_projection(
     """Several linear layers of the same input: x (rows, K) → one (rows, N) in float32 for each.
 
     Quantized layers stay as they are; the others are converted to `precision`. Weights that already
-    have it are copied into a faster layout where `may_copy`, and where there is one.
+    have it are copied into a faster layout where `may_copy`, and where there is one. Biases, of all
+    the layers or of none, are added in float32.
     """
+    products = make_products(layers, rows, precision, may_copy)
+    if layers[0].bias is None:
+        return products
+    biases = [layer.bias.float() for layer in layers]
+    return lambda x: tuple(map(torch.add, products(x), biases))
+
+
+def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bool) -> Projection:
+    """make_projection of the weights alone."""
     if any(isinstance(layer, QuantizedLinear) for layer in layers):
         products = [layer.product for layer in layers]
         return lambda x: _bfloat16_products(x, products)
@@ -98,7 +108,7 @@ class LayerStep:
         )
         query = query.view(self.heads).to(keys.dtype)
         attended = F.scaled_dot_product_attention(query, keys, values, enable_gqa=self.enable_gqa)
-        h = h + self.attention_output(attended.reshape(h.shape).float())[0]
+        h = h + self.attention_output(attended.flatten(1).float())[0]
         gate, up = self.gate_and_up(self.ffn_norm(h))
         return h + self.down(F.silu(gate) * up)[0]
 

@@ -101,6 +101,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _product(x, weight)
 
 
+def add_bias(product: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """product (…, N) plus bias (N,), in the product's dtype; unchanged where there is no bias."""
+    return product if bias is None else product + bias.type_as(product)
+
+
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `packed_linear` supports this dtype and device."""
     if device.type != "cpu" or not has_onednn():
@@ -129,10 +134,10 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Linear(nn.Linear):
-    """nn.Linear without bias."""
+    """nn.Linear, by default without bias."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, has_bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=has_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight)
+        return add_bias(linear(x, self.weight), self.bias)

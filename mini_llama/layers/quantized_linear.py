@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mini_llama.eager import has_tangent, is_eager
-from mini_llama.layers.linear import linear, quantize_rows
+from mini_llama.layers.linear import add_bias, linear, quantize_rows
 from mini_llama.optional_imports import import_optional
 
 BLOCK_WEIGHTS = 2**22  # quantized or dequantized at a time
@@ -30,15 +30,18 @@ def _pad(x: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 class QuantizedLinear(nn.Module):
-    """x (…, K) times a quantized weight (N, K) transposed: (…, N), in x's dtype.
+    """x (…, K) times a quantized weight (N, K) transposed, plus a bias: (…, N), in x's dtype.
 
-    `weight` itself is not kept. There are no gradients. Raises ValueError for weights that are
-    infinite or not a number.
+    `weight` itself is not kept; the bias, None unless it is set, is not quantized. There are no
+    gradients. Raises ValueError for weights that are infinite or not a number.
     """
+
+    bias: nn.Parameter | None
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        self.register_parameter("bias", None)
         if not torch.stack(torch.aminmax(weight.detach())).float().isfinite().all():
             raise ValueError("it holds NaN or infinity, which quantized weights cannot")
 
@@ -48,10 +51,10 @@ class QuantizedLinear(nn.Module):
             raise ValueError(
                 "quantized weights cannot be trained through: load the model without quantize"
             )
-        return self.product(x)
+        return add_bias(self.product(x), self.bias)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """What `forward` returns, without its check."""
+        """What `forward` returns, without its check and the bias."""
         raise NotImplementedError
 
 

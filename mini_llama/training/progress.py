@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from config import FIELD_NAMES
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import check_same_run
 from mini_llama.training.core import TrainerCore
@@ -104,7 +105,8 @@ def check_resumed(
     settings: dict[str, Any] = saved.get("settings", {}) if isinstance(saved, dict) else {}
     if isinstance(settings, dict) and settings:
         # a run of an earlier version lacks what was not an option then
-        known = {name: settings.get(name, getattr(defaults, name, None)) for name in wanted}
+        options_only = wanted.keys() - FIELD_NAMES  # check_same_run fills in the model's fields
+        known = {name: getattr(defaults, name, None) for name in options_only}
         settings = known | settings
         saved = {**saved, "settings": settings}
         wanted = {name: value for name, value in wanted.items() if name not in SCHEDULED}

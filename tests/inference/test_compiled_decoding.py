@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from config import RopeScaling
 from llama import Llama
 from mini_llama.inference import compiled_decoding
 from mini_llama.inference.compiled_decoding import (
@@ -22,6 +23,8 @@ from mini_llama.inference.sampling import Sampler
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_decoding import frozen_tables, rounded
 
+YARN = RopeScaling("yarn", 4.0, 4)
+BIASES = {"attention_bias": True, "mlp_bias": True}
 GREEDY = Sampler(temperature=0.0)
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
@@ -61,11 +64,15 @@ def generate_compiled(llama: Llama, prompt: torch.Tensor, count: int) -> torch.T
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("norm", "precision", "n_kv_heads"), [("rmsnorm", "float32", 2), ("layernorm", "int8", 4)]
+    ("norm", "precision", "shape"),
+    [
+        ("rmsnorm", "float32", {}),
+        ("layernorm", "int8", {"n_kv_heads": 4, "head_dim": 12, "rope_scaling": YARN, **BIASES}),
+    ],
 )
-def test_steps_equal_the_forward_pass(norm: str, precision: str, n_kv_heads: int):
+def test_steps_equal_the_forward_pass(norm: str, precision: str, shape: dict):
     """Quantized weights as well: everything else is in float32, so the tolerance is float32's."""
-    llama = make(norm, n_kv_heads=n_kv_heads)
+    llama = make(norm, **shape)
     tokens = random_tokens(llama.config, 1, llama.config.max_seq_len)
     expected, _ = rounded(llama, precision)(tokens, targets=tokens)
     actual = decode_all(llama, tokens, precision)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from config import LlamaConfig
 from mini_llama.checkpoints.formats.base import Format
 from mini_llama.checkpoints.formats.gguf_config import FACTORS, import_config
 from mini_llama.checkpoints.formats.gguf_names import our_names
 from mini_llama.checkpoints.formats.gguf_writing import TARGET
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
-from mini_llama.checkpoints.record import Checkpoint
+from mini_llama.checkpoints.record import Checkpoint, with_zero_biases
 from mini_llama.checkpoints.sizes import gigabytes
 from mini_llama.checkpoints.tensor_files import read_start
 from mini_llama.gguf_file import (
@@ -46,9 +47,8 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Checkpoint:
     parts, pages = read_parts(path), MappedPages()
     first = parts[0]
-    factors = _read_factors(first)
-    args = import_config(first, factors)
     infos = {name: (part, info) for part in parts for name, info in part.tensors.items()}
+    args = import_config(first, _read_factors(first), infos.keys())
     if args["n_layers"] > len(infos):  # before n_layers names are built from a damaged number
         raise first.error(f"it holds {len(infos)} tensors, too few for {args['n_layers']} layers")
     known = our_names(args["n_layers"])
@@ -64,7 +64,7 @@ def read(path: Path) -> Checkpoint:
     quantized = frozenset(k for k, (_, info) in places.items() if info.type.name not in PLAIN)
     if quantized:
         import_gguf()  # before anything is read
-    tensors = _map_tensors(places, pages)
+    tensors = with_zero_biases(_map_tensors(places, pages), LlamaConfig(**args))
     return Checkpoint(
         first.path,
         args,
@@ -160,7 +160,7 @@ def _check(path: Path) -> None:
     """What import_config refuses, without looking for the other parts."""
     file = read_gguf(path)
     if file.part == (1, 1):
-        import_config(file, _read_factors(file))
+        import_config(file, _read_factors(file), file.tensors)
 
 
 FORMAT = Format("a GGUF file", recognises, read, targets=(TARGET,), check=_check)

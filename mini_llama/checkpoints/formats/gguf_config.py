@@ -1,16 +1,20 @@
 """The metadata of a GGUF file of the architecture llama ↔ our configuration."""
 
+import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from config import LlamaConfig, RopeScaling
+from config import ROPE_OPTIONS, LlamaConfig, RopeScaling
 from mini_llama.gguf_file import GGUFFile
+from rope import attention_factor
 
 ARCHITECTURE = "llama"
 LENGTH, SCALING, FACTORS = "llama.context_length", "llama.rope.scaling", "rope_freqs.weight"
-ORIGINAL = f"{SCALING}.original_context_length"
+ORIGINAL, ATTENTION = f"{SCALING}.original_context_length", f"{SCALING}.attn_factor"
+YARN = ROPE_OPTIONS["yarn"]
 COUNTS = {
     "dim": "llama.embedding_length",
     "n_layers": "llama.block_count",
@@ -35,20 +39,31 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "llama.attention.scale": (0.0,),
     "llama.attention.clamp_kqv": (0.0,),
     "llama.attention.max_alibi_bias": (0.0,),
+    # Of YaRN; the last value is what llama.cpp uses where a llama's file has none.
+    f"{SCALING}.yarn_ext_factor": (-1.0, 1.0),
+    f"{SCALING}.yarn_attn_factor": (-1.0, 1.0),
+    f"{SCALING}.yarn_beta_fast": (-1.0, YARN["beta_fast"]),
+    f"{SCALING}.yarn_beta_slow": (-1.0, YARN["beta_slow"]),
+    f"{SCALING}.yarn_log_multiplier": (0.0,),
 }
+# The first says what head_dim is, the others must not say otherwise.
 HEAD_DIM_KEYS = (
-    "llama.rope.dimension_count",
     "llama.attention.key_length",
     "llama.attention.value_length",
+    "llama.rope.dimension_count",
 )
+# Which biases there are only the tensors say: part of their names.
+BIASED = {"attention_bias": ".attn_", "mlp_bias": ".ffn_"}
 USUAL_FACTORS = (1.0, 4.0)  # Llama 3's low_freq_factor and high_freq_factor
 TOLERANCE = 1e-4  # of a frequency, relative: the file has float32
 
 
-def import_config(file: GGUFFile, factors: np.ndarray | None) -> dict[str, Any]:
+def import_config(
+    file: GGUFFile, factors: np.ndarray | None, names: Iterable[str]
+) -> dict[str, Any]:
     """model_args; `factors` (D/2,) are Llama 3's, by which frequencies are divided, where the file
-    has them. Raises ValueError, naming the key, for another architecture or arithmetic, and for
-    what is missing.
+    has them; `names` are those of all the model's tensors. Raises ValueError, naming the key, for
+    another architecture or arithmetic, and for what is missing.
     """
     check_architecture(file)
     for key, allowed in FIXED.items():
@@ -72,7 +87,9 @@ def import_config(file: GGUFFile, factors: np.ndarray | None) -> dict[str, Any]:
         raise file.error("it lacks token_embd.weight")
     if rows not in (None, args["vocab_size"]):
         raise file.error(f"llama.vocab_size is {rows}, and token_embd has {args['vocab_size']}")
-    args["rope_scaling"] = None
+    for name, parts in BIASED.items():
+        args[name] = any(key.endswith(".bias") and parts in key for key in names)
+    args |= {"rope_scaling": None, "head_dim": file.integer(HEAD_DIM_KEYS[0])}
     try:
         head_dim = LlamaConfig(**args).head_dim
     except ValueError as error:
@@ -123,20 +140,28 @@ def _import_scaling(
     factor = _shortest(factor)
     if file.text(f"{SCALING}.type") is None and factor != 1:
         kind = "linear"
-    if kind not in ("none", "linear"):
+    if kind not in ("none", "linear", "yarn"):
         raise file.error(f"its RoPE scaling is of the type {kind[:40]!r}, which is not supported")
-    is_linear = kind == "linear" and factor != 1
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
+    attention = _shortest(file.number(ATTENTION) or 1.0)
+    if kind == "yarn":
+        scaling["original_max_seq_len"] = file.integer(ORIGINAL) or args["max_seq_len"]
+        if attention != 1:  # llama.cpp multiplies YaRN's own by it
+            scaling["attention_factor"] = attention * (0.1 * math.log(max(factor, 1)) + 1)
+    elif attention != 1:
+        raise file.error(f"{ATTENTION} is {attention}, and only yarn RoPE scaling has it")
+    is_scaled = kind == "yarn" or (kind == "linear" and factor != 1)
     if factors is None:
-        return {"rope_type": "linear", "factor": factor} if is_linear else None
-    if is_linear:
-        raise file.error(f"its RoPE has linear scaling and {FACTORS} at once")
+        return scaling if is_scaled else None
+    if is_scaled:
+        raise file.error(f"its RoPE has {kind} scaling and {FACTORS} at once")
     if factors.shape != (head_dim // 2,) or not (factors >= 1 - TOLERANCE).all():
         raise file.error(f"{FACTORS} is not {head_dim // 2} factors of at least 1")
     original = file.integer(ORIGINAL)
-    scaling = find_llama3(factors.astype(float), args["rope_theta"], args["max_seq_len"], original)
-    if scaling is None:
+    found = find_llama3(factors.astype(float), args["rope_theta"], args["max_seq_len"], original)
+    if found is None:
         raise file.error(f"{FACTORS} follows no rule that is known here (Llama 3's, linear)")
-    return scaling
+    return found
 
 
 def llama3_factors(head_dim: int, theta: float, scaling: dict[str, Any]) -> np.ndarray:
@@ -186,19 +211,35 @@ def find_llama3(
 
 def export_config(config: LlamaConfig) -> dict[str, Any]:
     """Our configuration → metadata; Llama 3's scaling is a tensor, `export_factors`. Raises
-    ValueError for dynamic scaling, which the format does not have.
+    ValueError for scaling that the format does not have, or that llama.cpp computes in another way.
     """
     metadata: dict[str, Any] = {"general.architecture": ARCHITECTURE, "general.type": "model"}
     metadata |= {key: np.uint32(getattr(config, name)) for name, key in COUNTS.items()}
     metadata |= {key: np.float32(getattr(config, name)) for name, key in NUMBERS.items()}
     metadata |= {key: np.uint32(config.head_dim) for key in HEAD_DIM_KEYS}
     metadata["llama.vocab_size"] = np.uint32(config.vocab_size)
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.rope_type == "dynamic":
-        raise ValueError("a GGUF file cannot have dynamic RoPE scaling: convert it --to assignment")
-    if scaling is not None and scaling.rope_type == "linear":
-        metadata |= {f"{SCALING}.type": "linear", f"{SCALING}.factor": np.float32(scaling.factor)}
-    if scaling is not None and scaling.original_max_seq_len is not None:
+    return (
+        metadata if config.rope_scaling is None else metadata | _export_scaling(config.rope_scaling)
+    )
+
+
+def _export_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    kind, remedy = scaling.rope_type, "convert it --to assignment"
+    if kind in ("dynamic", "longrope"):
+        raise ValueError(f"a GGUF file cannot have {kind} RoPE scaling: {remedy}")
+    if kind == "yarn":
+        for name in ("beta_fast", "beta_slow", "truncate"):
+            if (value := getattr(scaling, name)) != YARN[name]:
+                raise ValueError(
+                    f"{name} is {value}, and llama.cpp computes YaRN with {YARN[name]}: {remedy}"
+                )
+    if kind in ("linear", "yarn"):
+        metadata |= {f"{SCALING}.type": kind, f"{SCALING}.factor": np.float32(scaling.factor)}
+    if scaling.attention_factor is not None:  # llama.cpp multiplies YaRN's own by the file's
+        own = attention_factor(dataclasses.replace(scaling, attention_factor=None))
+        metadata[ATTENTION] = np.float32(scaling.attention_factor / own)
+    if scaling.original_max_seq_len is not None:
         metadata[ORIGINAL] = np.uint32(scaling.original_max_seq_len)
     return metadata
 

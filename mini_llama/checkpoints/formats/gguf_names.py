@@ -1,5 +1,7 @@
 """The names of a Llama's tensors in GGUF files."""
 
+from mini_llama.checkpoints.record import layer_tensors
+
 NAMES = {
     "tok_embeddings.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
@@ -23,11 +25,10 @@ def their_name(name: str) -> str:
     if name in NAMES:
         return NAMES[name]
     _, number, rest = name.split(".", 2)
-    return f"blk.{number}.{LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
+    part, _, leaf = rest.rpartition(".")
+    return f"blk.{number}.{LAYER_NAMES[part]}.{leaf}"
 
 
 def our_names(n_layers: int) -> dict[str, str]:
     """Their names → ours, of every tensor of a model."""
-    names = list(NAMES)
-    names += [f"layers.{i}.{part}.weight" for i in range(n_layers) for part in LAYER_NAMES]
-    return {their_name(name): name for name in names}
+    return {their_name(name): name for name in (*NAMES, *layer_tensors(n_layers, LAYER_NAMES))}

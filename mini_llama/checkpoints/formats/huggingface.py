@@ -2,7 +2,7 @@
 
 The network is the same. Only how a head's features are paired for rotation differs: there (i, i +
 D/2), split halves, here (2i, 2i + 1), interleaved; permuting the rows of the query and the key
-projection turns one into the other exactly.
+projection, and of their biases, turns one into the other exactly.
 
 Shapes: C the model's width, D head_dim.
 """
@@ -36,7 +36,7 @@ from mini_llama.checkpoints.formats.huggingface_config import (
 from mini_llama.checkpoints.formats.huggingface_tokenizer import find_beside, write_tokenizer
 from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
-from mini_llama.checkpoints.record import Checkpoint
+from mini_llama.checkpoints.record import Checkpoint, bias_kind, layer_tensors, with_zero_biases
 from mini_llama.checkpoints.tensor_files import write_json
 from mini_llama.warning import warn
 from utils import atomic_folder, read_json
@@ -86,25 +86,27 @@ def our_names(n_layers: int, architecture: str = ARCHITECTURE) -> dict[str, str]
     if architecture in HEADS:
         names.remove("output.weight")
         names += HEADS[architecture][1]
-    names += [f"layers.{i}.{part}.weight" for i in range(n_layers) for part in LAYER_NAMES]
+    names += layer_tensors(n_layers, LAYER_NAMES)
     return {their_name(name, architecture): name for name in names}
 
 
 def interleave_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows of a query or key projection (heads · D, C): split halves → interleaved pairs."""
-    halves = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
+    """Rows of a query or key projection (heads · D, C), or its bias (heads · D,): split halves →
+    interleaved pairs.
+    """
+    halves = weight.reshape(-1, 2, head_dim // 2, *weight.shape[1:])
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def split_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """The other way: interleaved pairs → split halves."""
-    pairs = weight.reshape(-1, head_dim // 2, 2, weight.shape[1])
+    pairs = weight.reshape(-1, head_dim // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
 def is_rotated(name: str) -> bool:
     """Whether RoPE turns what this tensor, by our name, projects to."""
-    return name.endswith(("compute_query.weight", "compute_key.weight"))
+    return name.rpartition(".")[0].endswith(("compute_query", "compute_key"))
 
 
 def import_tensors(
@@ -132,11 +134,15 @@ def import_tensors(
 
     def make(name: str) -> torch.Tensor:
         tensor = imported[name]
-        if is_rotated(name) and tensor.ndim == 2 and len(tensor) % config.head_dim == 0:
+        if is_rotated(name) and tensor.ndim and len(tensor) % config.head_dim == 0:
             return interleave_rows(tensor, config.head_dim)
         return tensor
 
-    return LazyTensors(imported, make)
+    held, lazy = set(imported), LazyTensors(imported, make)
+    whole = with_zero_biases(lazy, config)
+    if added := sorted({bias_kind(name) for name in whole} - {bias_kind(name) for name in held}):
+        warn(f"no layer has {' nor '.join(added)}: taken for 0, as transformers does")
+    return whole
 
 
 def _check_frequencies(frequencies: Mapping[str, torch.Tensor], config: LlamaConfig) -> None:

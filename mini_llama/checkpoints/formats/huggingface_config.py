@@ -1,9 +1,10 @@
 """Hugging Face's config.json of a Llama ↔ our configuration."""
 
 import dataclasses
+import math
 from typing import Any
 
-from config import ROPE_SCALINGS, LlamaConfig, RopeScaling
+from config import ROPE_OPTIONS, ROPE_SCALINGS, LlamaConfig, RopeScaling
 from mini_llama.warning import warn
 
 MODEL_TYPE = "llama"
@@ -18,8 +19,10 @@ FIELDS = {
     "hidden_dim": "intermediate_size",
     "layer_norm_eps": "rms_norm_eps",
 }
+# Biases are off where a file leaves them out.
+BIASES = ("attention_bias", "mlp_bias")
 # Fields that would change the arithmetic, and the one value that leaves it ours.
-FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+FIXED = {"hidden_act": "silu"}
 # Fields of config.RopeScaling: ours → theirs.
 SCALING_FIELDS = {field.name: field.name for field in dataclasses.fields(RopeScaling)}
 ORIGINAL_LENGTH = SCALING_FIELDS["original_max_seq_len"] = "original_max_position_embeddings"
@@ -40,10 +43,11 @@ def architecture_of(content: dict[str, Any]) -> str:
 def import_rope(content: dict[str, Any]) -> dict[str, Any]:
     """What their config.json says of RoPE → rope_theta, rope_scaling and max_seq_len.
 
-    For linear and llama3 scaling max_position_embeddings is the length after scaling, and nothing
-    but generation's window depends on it. For dynamic scaling it is the original length, which
-    the angles depend on, and the window becomes factor times that. Raises ValueError for an unknown
-    rule, and for parameters that are missing, not the rule's, or contradict each other.
+    max_position_embeddings is the length after scaling, and nothing but generation's window depends
+    on it, unless a rule's parameters are left out (_fill_in). For dynamic scaling it is the
+    original length, which the angles depend on, and the window becomes factor times that. Raises
+    ValueError for an unknown rule, and for parameters that are missing, not the rule's, or
+    contradict each other.
     """
     rope, length = {"rope_type": None}, content["max_position_embeddings"]
     places = [content.get("rope_parameters"), content.get("rope_scaling")]  # today's, the older one
@@ -51,8 +55,9 @@ def import_rope(content: dict[str, Any]) -> dict[str, Any]:
         add_parameters(rope, place or {})
     if rope["rope_type"] == "dynamic":
         add_parameters(rope, {ORIGINAL_LENGTH: length})
-    elif rope["rope_type"] == "llama3":  # transformers reads it from here as well
+    elif rope["rope_type"] in ("llama3", *ROPE_OPTIONS):  # transformers reads it from here as well
         add_parameters(rope, {ORIGINAL_LENGTH: content.get(ORIGINAL_LENGTH)})
+        _fill_in(rope, length)
     theta = rope.pop("rope_theta", content.get("rope_theta", LlamaConfig.rope_theta))
     args = {"rope_theta": theta, "rope_scaling": None, "max_seq_len": length}
     scaling = import_scaling(rope)
@@ -61,6 +66,40 @@ def import_rope(content: dict[str, Any]) -> dict[str, Any]:
         if scaling.rope_type == "dynamic":
             args["max_seq_len"] = int(scaling.factor * length)
     return args
+
+
+def _fill_in(rope: dict[str, Any], length: Any) -> None:
+    """What YaRN's and LongRoPE's parameters mean that are left out, as in transformers; `length` is
+    max_position_embeddings.
+    """
+    if rope["rope_type"] not in ROPE_OPTIONS:
+        return
+    is_yarn = rope["rope_type"] == "yarn"
+    original = rope.get(ORIGINAL_LENGTH, None if is_yarn else length)
+    if type(length) is int and type(original) is int and original > 0:
+        rope.setdefault("factor", length / original)
+    rope.setdefault(ORIGINAL_LENGTH, length)
+    if not is_yarn:
+        return
+    rope.pop("finetuned", None)  # a remark of its authors' own models
+    for name in ("beta_fast", "beta_slow"):
+        if not rope.get(name):
+            rope.pop(name, None)
+    scales = [rope.pop(name, None) for name in ("mscale", "mscale_all_dim")]
+    if all(scales) and "factor" in rope:
+        rope.setdefault("attention_factor", _attention_factor(rope["factor"], *scales))
+
+
+def _attention_factor(factor: Any, mscale: Any, mscale_all_dim: Any) -> float:
+    """DeepSeek's generalisation of YaRN's own. Raises ValueError for what is no number."""
+    try:
+        stretch = max(0.0, 0.1 * math.log(factor))
+        return (stretch * mscale + 1) / (stretch * mscale_all_dim + 1)
+    except (TypeError, ValueError, ArithmeticError):
+        raise ValueError(
+            f"factor {factor!r}, mscale {mscale!r} and mscale_all_dim {mscale_all_dim!r} are not "
+            "numbers above 0, which yarn RoPE scaling needs"
+        ) from None
 
 
 def check_spellings(content: dict[str, Any]) -> None:
@@ -112,14 +151,16 @@ def import_scaling(rope: dict[str, Any]) -> RopeScaling | None:
     kind = "default" if rope["rope_type"] is None else rope["rope_type"]
     if kind not in ("default", *ROPE_SCALINGS):
         raise ValueError(f"RoPE scaling {kind!r} is not supported")
-    names = {ours: SCALING_FIELDS[ours] for ours in ("rope_type", *ROPE_SCALINGS.get(kind, ()))}
-    if missing := sorted(set(names.values()) - rope.keys()):
+    needed = ("rope_type", *ROPE_SCALINGS.get(kind, ()))
+    names = {ours: SCALING_FIELDS[ours] for ours in (*needed, *ROPE_OPTIONS.get(kind, ()))}
+    if missing := sorted({SCALING_FIELDS[ours] for ours in needed} - rope.keys()):
         raise ValueError(f"its {kind} RoPE scaling lacks {', '.join(missing)}")
     if unknown := sorted(rope.keys() - set(names.values())):
         raise ValueError(f"{', '.join(unknown)}: RoPE of type {kind} has no such parameter")
     if kind == "default":
         return None
-    return RopeScaling(**{ours: rope[theirs] for ours, theirs in names.items()})
+    values: dict[str, Any] = {ours: rope.get(theirs) for ours, theirs in names.items()}
+    return RopeScaling(**values)
 
 
 def export_rope(config: LlamaConfig) -> dict[str, Any]:
@@ -148,6 +189,8 @@ def import_config(content: dict[str, Any]) -> dict[str, Any]:
     for name, value in FIXED.items():
         if content.get(name, value) != value:
             raise ValueError(f"{name} is {content[name]!r}, and only {value!r} is supported")
+    if (partial := content.get("partial_rotary_factor")) not in (None, 1):
+        raise ValueError(f"partial_rotary_factor is {partial!r}, and only 1 is supported")
     content = LEFT_OUT | content
     needed = {*FIELDS.values(), "max_position_embeddings"} - LEFT_OUT.keys()
     missing = sorted(name for name in needed if content.get(name) is None)
@@ -158,9 +201,9 @@ def import_config(content: dict[str, Any]) -> dict[str, Any]:
     check_spellings(content)
     args |= {"norm": "rmsnorm", "attention": "causal"}
     args["tie_word_embeddings"] = content.get("tie_word_embeddings", False)
-    head_dim = LlamaConfig(**args).head_dim
-    if content.get("head_dim") not in (None, head_dim):
-        raise ValueError(f"head_dim is {content['head_dim']}, and only {head_dim} is supported")
+    args |= {name: False if content.get(name) is None else content[name] for name in BIASES}
+    args["head_dim"] = content.get("head_dim")
+    LlamaConfig(**args)  # checks each value
     return args
 
 
@@ -173,5 +216,8 @@ def export_config(config: LlamaConfig) -> dict[str, Any]:
         )
     fields = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
     fixed = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, **FIXED}
+    rest: dict[str, Any] = {name: getattr(config, name) for name in BIASES}
+    if config.query_dim != config.dim:
+        rest["head_dim"] = config.head_dim
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
-    return fixed | fields | tied | export_rope(config)
+    return fixed | rest | fields | tied | export_rope(config)

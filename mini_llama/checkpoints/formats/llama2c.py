@@ -52,8 +52,9 @@ TABLES = ("freqs_cos", "freqs_sin")
 LEGACY_ORDER = (EMBEDDING, ATTENTION_NORM, *ATTENTION, FFN_NORM, *FEED_FORWARD, NORM, *TABLES)
 ORDER = (ATTENTION_NORM, FFN_NORM, NORM, EMBEDDING, *ATTENTION, *FEED_FORWARD)
 GROUPS_AT_ONCE = 2**16  # quantized at a time, so that a large embedding needs little more memory
-# What llama2.c always computes with.
+# What llama2.c always computes with, beside a head_dim of dim // n_heads.
 FIXED = {"rope_theta": 10000.0, "rope_scaling": None, "layer_norm_eps": 1e-5}
+FIXED |= {"attention_bias": False, "mlp_bias": False}
 
 
 class QuantizationLoss(NamedTuple):
@@ -291,7 +292,7 @@ def _write_quantized(
 
 def _check_arithmetic(config: LlamaConfig, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError for a model that llama2.c would compute differently."""
-    for name, value in FIXED.items():
+    for name, value in {**FIXED, "head_dim": config.dim // config.n_heads}.items():
         if getattr(config, name) != value:
             raise ValueError(
                 f"{name} is {getattr(config, name)}, and llama2.c computes with {value} whatever "

@@ -17,7 +17,7 @@ from mini_llama.checkpoints.formats.gguf_config import find_llama3
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_checkpoint
 from mini_llama.gguf_file import TENSOR_TYPES, TensorInfo
-from rope import inverse_frequencies
+from rope import attention_factor, inverse_frequencies
 from tests.checkpoints.helpers import assert_same_model
 from tests.gguf_files import set_up_llama, write_gguf
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
@@ -168,6 +168,27 @@ def test_rope_scaling(tmp_path, scaling: RopeScaling):
         assert loaded.config.rope_scaling == scaling
 
 
+@pytest.mark.parametrize("attention", [None, 1.0, 1.25])
+@pytest.mark.parametrize("original", [None, 64])
+def test_yarn(tmp_path, attention: float | None, original: int | None):
+    """llama.cpp multiplies YaRN's own factor of attention, 0.1 ln 4 + 1, by the file's."""
+
+    def set_yarn(writer) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        writer.add_rope_scaling_yarn_beta_fast(32.0)
+        if attention is not None:
+            writer.add_rope_scaling_attn_factors(attention)
+        if original is not None:
+            writer.add_rope_scaling_orig_ctx_len(original)
+
+    llama = make_llama(dim=128, n_heads=4, max_seq_len=256)
+    found = load_pretrained(write_gguf(tmp_path / "m.gguf", llama, set=set_yarn)).config
+    scaling = RopeScaling("yarn", 4.0, original or 256)
+    assert dataclasses.replace(found.rope_scaling, attention_factor=None) == scaling
+    assert attention_factor(found.rope_scaling) == pytest.approx(1.1386294 * (attention or 1))
+
+
 def test_factors_of_no_rule_are_none():
     assert find_llama3(np.array([1.0, 3.0, 2.0, 8.0]), 1e4, 4096) is None
     assert find_llama3(np.ones(4), 1e4, 4096) is None
@@ -201,14 +222,21 @@ def set_value(method: str, value: object):
         ({"architecture": "gemma3"}, "of the architecture 'gemma3'"),
         ({"set": set_value("add_expert_count", 8)}, "llama.expert_count is 8"),
         ({"set": set_value("add_type", "adapter")}, "of the type 'adapter', not a model"),
-        ({"set": set_value("add_key_length", 16)}, "key_length is 16, and only 8"),
+        ({"set": set_value("add_key_length", 16)}, "dimension_count is 8, and only 16"),
         (
-            {"set": set_value("add_rope_scaling_type", gguf.RopeScalingType.YARN)},
-            "RoPE scaling is of the type 'yarn'",
+            {"set": set_value("add_rope_scaling_type", gguf.RopeScalingType.LONGROPE)},
+            "RoPE scaling is of the type 'longrope'",
         ),
+        (
+            {"set": set_value("add_rope_scaling_yarn_beta_fast", 16.0)},
+            "yarn_beta_fast is 16.0",
+        ),
+        ({"set": set_value("add_rope_scaling_yarn_log_mul", 0.5)}, "yarn_log_multiplier is 0.5"),
+        ({"set": set_value("add_rope_scaling_attn_factors", 1.5)}, "attn_factor is 1.5, and only"),
         ({"without": ["blk.1.attn_q.weight"]}, "missing layers.1.attention.compute_query"),
         ({"without": ["token_embd.weight"]}, "missing tok_embeddings.weight"),
-        ({"extra": {"blk.0.attn_q.bias": np.ones(32, np.float32)}}, "it holds 'blk.0.attn_q.bias'"),
+        ({"extra": {"blk.0.attn_q.bias": np.ones(32, np.float32)}}, "missing layers.1.attention"),
+        ({"extra": {"output.bias": np.ones(96, np.float32)}}, "it holds 'output.bias'"),
         ({"extra": {"rope_freqs.weight": np.ones(3, np.float32)}}, "is not 4 factors"),
         ({"extra": {"output.weight": np.ones((96, 16), np.float32)}}, "wrong shape output.weight"),
         ({"extra": {"output.weight": np.ones((96, 32), np.int8)}}, "the type I8"),

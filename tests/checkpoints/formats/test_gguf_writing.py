@@ -1,5 +1,6 @@
 """GGUF files that are written: read back, read by llama.cpp's own package, refused."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.options import target_name
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
+from rope import attention_factor
 from tests.gguf_files import smollm2, their_name
 from tests.helpers import ROOT, assert_relative, random_llama, random_tokens, tiny_config
 
@@ -85,14 +87,23 @@ def test_rows_that_are_not_whole_blocks_are_float16(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "scaling", [RopeScaling("linear", 4.0), RopeScaling("llama3", 8.0, 64, 1.0, 4.0)], ids=str
+    "scaling",
+    [
+        RopeScaling("linear", 4.0),
+        RopeScaling("llama3", 8.0, 64, 1.0, 4.0),
+        RopeScaling("yarn", 4.0, 64),
+        RopeScaling("yarn", 4.0, 64, attention_factor=1.3),
+    ],
+    ids=str,
 )
 def test_rope_scaling_comes_along(tmp_path, scaling: RopeScaling):
     changes = {"dim": 64, "n_heads": 2, "max_seq_len": 512, "rope_scaling": scaling}
     source = save(tmp_path / "a.pt", **changes)
     convert(source, tmp_path / "b.gguf")
     before, after = load_pretrained(source), load_pretrained(tmp_path / "b.gguf")
-    assert after.config.rope_scaling == scaling
+    found = after.config.rope_scaling
+    assert attention_factor(found) == pytest.approx(attention_factor(scaling), rel=1e-6)
+    assert dataclasses.replace(found, attention_factor=scaling.attention_factor) == scaling
     tokens = random_tokens(before.config, 1, 200)
     assert_relative(after(tokens, targets=tokens)[0], before(tokens, targets=tokens)[0], 1e-5)
 
@@ -101,6 +112,14 @@ def test_what_the_format_lacks_is_refused(tmp_path):
     dynamic = save(tmp_path / "a.pt", rope_scaling=RopeScaling("dynamic", 2.0, 8))
     with pytest.raises(ValueError, match="cannot have dynamic RoPE scaling"):
         convert(dynamic, tmp_path / "b.gguf")
+    factors = {"short_factor": (1.0,) * 4, "long_factor": (2.0,) * 4}
+    longrope = save(tmp_path / "a.pt", rope_scaling=RopeScaling("longrope", 2.0, 8, **factors))
+    with pytest.raises(ValueError, match="cannot have longrope RoPE scaling"):
+        convert(longrope, tmp_path / "b.gguf")
+    for name, value in {"beta_fast": 16.0, "beta_slow": 2.0, "truncate": False}.items():
+        yarn = save(tmp_path / "a.pt", rope_scaling=RopeScaling("yarn", 2.0, 8, **{name: value}))
+        with pytest.raises(ValueError, match=f"^{name} is {value}, and llama.cpp computes YaRN"):
+            convert(yarn, tmp_path / "b.gguf")
     layernorm = save(tmp_path / "n.pt", norm="layernorm")
     with pytest.raises(ValueError, match="means RMSNorm"):
         convert(layernorm, tmp_path / "b.gguf")

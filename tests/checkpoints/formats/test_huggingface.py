@@ -156,6 +156,21 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": True,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "short_factor": [1.0, 1.1, 1.3, 1.2, 1.5, 1.6, 2.0, 2.5],
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 7.0, 9.0, 16.0, 21.5],
+}
 SCALINGS = [
     {"rope_type": "linear", "factor": 4.0},
     {"rope_type": "linear", "factor": 2.5},
@@ -163,6 +178,10 @@ SCALINGS = [
     {"rope_type": "dynamic", "factor": 8},
     LLAMA3,
     LLAMA3 | {"factor": 32.0, "low_freq_factor": 0.5, "high_freq_factor": 2},
+    YARN,
+    YARN | {"factor": 16, "beta_fast": 3.5, "attention_factor": 1.25, "truncate": False},
+    LONGROPE,
+    LONGROPE | {"factor": 2.0, "attention_factor": 0.8},
 ]
 
 
@@ -214,11 +233,12 @@ def test_scaled_rope_gives_the_greedy_tokens_of_transformers(tmp_path, scaling, 
 def test_windows_of_scaled_models():
     """max_position_embeddings is the original length to dynamic scaling, else the scaled one."""
     for scaling in SCALINGS:
-        args = huggingface.import_config(SHAPE | {"rms_norm_eps": 1e-5, "rope_parameters": scaling})
+        shape = SHAPE | {"hidden_size": 64, "rms_norm_eps": 1e-5, "rope_parameters": scaling}
+        args = huggingface.import_config(shape)
         expected = 128 * scaling["factor"] if scaling["rope_type"] == "dynamic" else 128
         assert args["max_seq_len"] == expected
         original = args["rope_scaling"]["original_max_seq_len"]
-        assert original == {"linear": None, "dynamic": 128, "llama3": 32}[scaling["rope_type"]]
+        assert original == {"linear": None, "dynamic": 128}.get(scaling["rope_type"], 32)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
@@ -252,6 +272,43 @@ def test_exported_scaling_is_what_transformers_loads(tmp_path, scaling: dict, th
     assert load_pretrained(tmp_path).config == llama.config
     del content["rope_parameters"]
     assert huggingface.import_config(content) == args
+
+
+PLACE = {"original_max_position_embeddings": 32}
+SHORT_FORM = {"type": "yarn", "factor": 4.0}
+PHI = {k: v for k, v in LONGROPE.items() if k not in ("factor", "original_max_position_embeddings")}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rope_scaling": SHORT_FORM | {"original_max_position_embeddings": 32, "finetuned": True}},
+        {"rope_scaling": SHORT_FORM},  # of max_position_embeddings, a context not yet scaled
+        {"rope_scaling": SHORT_FORM, "original_max_position_embeddings": 32},
+        {"rope_scaling": {"rope_type": "yarn", "factor": None, **PLACE}},
+        {"rope_scaling": SHORT_FORM | PLACE | {"beta_fast": None, "beta_slow": 0}},
+        {"rope_scaling": SHORT_FORM | PLACE | {"mscale": 1.0, "mscale_all_dim": 0.5}},
+        {"rope_scaling": SHORT_FORM | PLACE | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+        {"rope_scaling": SHORT_FORM | PLACE | {"mscale": 1.0}},
+        {"rope_scaling": SHORT_FORM | PLACE | {"mscale": 1, "mscale_all_dim": 0}},
+        {"rope_parameters": YARN | {"mscale": 2.0, "mscale_all_dim": 1, "attention_factor": 1.1}},
+        {"rope_parameters": YARN | {"rope_theta": 5e5}},
+        {"rope_scaling": PHI, "original_max_position_embeddings": 32},
+        {"rope_scaling": PHI},
+        {"rope_parameters": PHI | PLACE | {"factor": 8.0, "rope_theta": 1e5}},
+    ],
+    ids=str,
+)
+def test_forms_of_yarn_and_longrope(tmp_path, values: dict):
+    """What may be left out, and the spellings of published files: transformers reads the same
+    config.json.
+    """
+    twin(hidden_size=64).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["rope_parameters"]
+    (tmp_path / "config.json").write_text(json.dumps(content | values))
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert_same_lengths(load_pretrained(tmp_path), model)
 
 
 def test_safetensors_whose_data_is_not_aligned(tmp_path):
@@ -309,19 +366,28 @@ def llama3(**changes) -> dict:
     [
         ({"model_type": "mistral"}, "'mistral'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"attention_bias": True}, "attention_bias is True"),
         ({"hidden_size": None}, "lacks hidden_size"),
-        ({"head_dim": 16}, "head_dim is 16"),
         ({"num_attention_heads": 5}, "n_heads=5"),
         ({"num_hidden_layers": 3}, "missing layers.2."),
         ({"num_hidden_layers": 1}, "model.layers.1."),
         ({"intermediate_size": 64}, "wrong shape layers.0.feed_forward"),
         ({"vocab_size": 97}, "wrong shape tok_embeddings"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "'proportional'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "its yarn RoPE scaling lacks factor"),
+        (rope(**YARN, low_freq_factor=1.0), "low_freq_factor: RoPE of type yarn has no such"),
+        (rope(**YARN | {"original_max_position_embeddings": 256}), "original_max_seq_len=256"),
+        (rope(**YARN | {"beta_slow": 64.0}), "beta_fast=32.0 is not allowed"),
+        (rope(**YARN, mscale="a", mscale_all_dim=1.0), "mscale 'a' and mscale_all_dim 1.0"),
+        (rope(**YARN | {"factor": "4"}, mscale=1, mscale_all_dim=1), "factor '4', mscale 1"),
+        (rope(**YARN, mscale=1, mscale_all_dim=-1e9), "attention_factor=-"),
+        ({**rope(**YARN), "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({**rope(**YARN), "original_max_position_embeddings": 64}, "32 and 64"),
+        (rope(**LONGROPE | {"long_factor": [1.0] * 4}), "short_factor"),
+        (rope(**LONGROPE | {"long_factor": None}), "its longrope RoPE scaling lacks long_factor"),
         ({"rope_parameters": [1]}, "[1]"),
         ({"rope_parameters": {"rope_type": ["linear"]}}, "['linear']"),
         ({"rope_parameters": {"rope_type": ""}}, "RoPE scaling ''"),
-        (rope(rope_type="longrope", factor=2.0), "'longrope'"),
+        (rope(rope_type="longrope", factor=2.0), "scaling lacks long_factor, short_factor"),
         (rope(type="su"), "'su'"),
         (rope(rope_type="linear"), "its linear RoPE scaling lacks factor"),
         (rope(rope_type="linear", factor=None), "lacks factor"),
