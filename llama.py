@@ -23,7 +23,7 @@ from mini_llama.eager import is_transformed
 from mini_llama.inference import generation, sampling
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import Linear
-from rope import RotaryTables, config_tables, rotate
+from rope import RotaryTables, config_tables, restart, rotate
 
 
 class LayerNorm(nn.Module):
@@ -287,13 +287,20 @@ class Llama(LlamaPreTrainedModel):
         lengths: torch.Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
+        documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The hidden states of `forward`, without logits; same arguments and ValueError."""
+        """The hidden states of `forward`, without logits; same arguments and ValueError.
+
+        With `documents` (B, T), numbers that are equal within each text of a row, the texts do not
+        see each other, and positions begin again with each.
+        """
         if cache is not None and not (self.config.is_causal and lengths is None):
             raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
         start, length = cache.position if cache else 0, tokens.shape[1]
         tables = config_tables(self.config, start, start + length, tokens.device)
         mask, last = self._mask(start, length, lengths, tokens.device), None
+        if documents is not None:
+            tables, mask = restart(tables, documents), document_mask(documents, self.config)
         h = self.dropout(self.tok_embeddings(tokens))  # (B, T, C)
         *lower, top = self.layers
         for layer in lower:
@@ -353,6 +360,12 @@ class Llama(LlamaPreTrainedModel):
 def padding_mask(lengths: torch.Tensor, length: int) -> torch.Tensor:
     """(B, 1, 1, T): True for the first `lengths` (B,) keys of each row."""
     return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
+
+
+def document_mask(documents: torch.Tensor, config: LlamaConfig) -> torch.Tensor:
+    """(B, 1, T, T): True within a document of documents (B, T), if causal for keys up to it."""
+    mask = documents[:, None, :, None] == documents[:, None, None, :]
+    return mask.tril() if config.is_causal else mask
 
 
 def last_index(tokens: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:

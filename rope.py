@@ -12,6 +12,7 @@ import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 
 from config import LlamaConfig, RopeScaling
 from mini_llama.eager import is_eager
@@ -209,6 +210,17 @@ def config_tables(
     """tables_for, with head_dim, max_seq_len, theta and scaling from a configuration."""
     theta, scaling = config.rope_theta, config.rope_scaling
     return tables_for(config.head_dim, config.max_seq_len, start, end, theta, device, scaling)
+
+
+def restart(tables: RotaryTables, documents: torch.Tensor) -> RotaryTables:
+    """Tables (T, D/2) of positions 0 to T-1 as (B, T, D/2), for positions that begin again where
+    documents (B, T), numbers that are equal within a text, change.
+    """
+    places = torch.arange(documents.shape[1], device=documents.device)
+    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    positions = places - torch.where(begins, places, 0).cummax(dim=1).values  # (B, T)
+    cos, sin = tables
+    return cos[positions], sin[positions]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

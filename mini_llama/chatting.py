@@ -103,7 +103,7 @@ def start(chat: ChatOptions) -> "Conversation":
     options = chat.model_options()
     with contextlib.redirect_stdout(sys.stderr):
         llama, tokenizer = load(options, [])
-    template, name, reason = choose_template(chat, tokenizer)
+    template, name, reason = choose_template(chat.template, chat.pretrained_model_path, tokenizer)
     ends = stop_ids(options.pretrained_model_path, tokenizer)
     if isinstance(template, OwnTemplate):
         ends = (*ends, *template.check(tokenizer))
@@ -127,15 +127,16 @@ def start(chat: ChatOptions) -> "Conversation":
 
 
 def choose_template(
-    chat: ChatOptions, tokenizer: "BaseTokenizer"
+    wanted: str, model: str | Path, tokenizer: "BaseTokenizer"
 ) -> tuple["str | OwnTemplate", str, str]:
-    """The template, its name for the user, and why it is that one. Raises OSError, ValueError."""
-    if chat.template in TEMPLATES:
-        return chat.template, chat.template, "as asked for"
-    if chat.template != AUTO:
-        source = read_template(Path(chat.template))
-        return OwnTemplate(source, chat.template), chat.template, "as asked for"
-    path = Path(chat.pretrained_model_path)
+    """The template that --template and the model's path ask for, its name for the user, and why it
+    is that one. Raises OSError, ValueError.
+    """
+    if wanted in TEMPLATES:
+        return wanted, wanted, "as asked for"
+    if wanted != AUTO:
+        return OwnTemplate(read_template(Path(wanted)), wanted), wanted, "as asked for"
+    path = Path(model)
     if found := find_template(tokenizer, path):
         source, origin = found
         return OwnTemplate(source, origin), str(origin), "the model's own"

@@ -18,10 +18,10 @@ from mini_llama.bounds import (
     check_bound,
 )
 from mini_llama.bundled import CHECKPOINT
+from mini_llama.chatting import AUTO, TEMPLATE_BOUND, is_template
 from mini_llama.command_line import argument, argument_of, check_option, check_ranges, number
 
 SCHEDULES = ("cosine", "constant")
-TEMPLATE = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class StageOptions:
     norm: str | None = argument(None, "of a model that does not record it", choices=NORMS)
     attention: str | None = argument(None, "of a model that does not record it", choices=ATTENTIONS)
     template: str = argument(
-        TEMPLATE,
+        AUTO,
         "of conversations: auto for the model's own, llama2, plain, or a file in Jinja (chat.py)",
         metavar="{auto,llama2,plain,FILE}",
     )
@@ -85,6 +85,8 @@ class StageOptions:
         self._check("min_lr", self.min_lr <= self.lr, f"at most --lr {self.lr}")
         is_one = not (self.resume and self.overwrite)
         check_bound("--overwrite", is_one, "left out with --resume")
+        check_bound("--shard", not (self.shard and self.lora_rank), "left out with --lora_rank")
+        self._check("template", is_template(self.template), TEMPLATE_BOUND)
         if self.schedule == "constant":
             self._check("min_lr", self.min_lr == 0, "left out with --schedule constant")
 

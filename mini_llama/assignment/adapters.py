@@ -1,21 +1,47 @@
 """LoRA adapters in a file of their own: what option lora writes, and generate and prompt add."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 import lora
 from llama import Llama
-from mini_llama.assignment.options import Options
+from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.adapters import check_fit, is_adapters, is_peft, read_adapters
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.warning import warn
 
 
-def save_adapters(path: Path, llama: Llama, options: Options, facts: dict[str, Any]) -> None:
+class Adapted(Protocol):
+    """Whatever has these options."""
+
+    @property
+    def pretrained_model_path(self) -> str: ...
+    @property
+    def lora_rank(self) -> int: ...
+    @property
+    def lora_alpha(self) -> float: ...
+    @property
+    def lora_targets(self) -> tuple[str, ...]: ...
+
+
+def check_rank(model: nn.Module, rank: int, targets: Sequence[str]) -> None:
+    """Raise ValueError for adapters of a higher rank than the layers that they are added to."""
+    shapes = [
+        min(layer.weight.shape)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in targets
+    ]
+    if shapes:
+        bound = f"at most {max(shapes)}, the full rank of the layers in --lora_targets"
+        check_bound(f"--lora_rank {rank}", rank <= max(shapes), bound)
+
+
+def save_adapters(path: Path, llama: Llama, options: Adapted, facts: dict[str, Any]) -> None:
     """Write the adapters of a model that apply_lora has wrapped; `facts` is plain data."""
     adapters = {
         "adapters": lora.lora_state_dict(llama),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import lora
 from classifier import LlamaEmbeddingClassifier, load_classifier, save_classifier
-from mini_llama.assignment.adapters import save_adapters
+from mini_llama.assignment.adapters import check_rank, save_adapters
 from mini_llama.assignment.batches import (
     Batch,
     EncodedExamples,
@@ -28,7 +28,6 @@ from mini_llama.assignment.options import Options
 from mini_llama.assignment.progress import TRAINING, Progress
 from mini_llama.assignment.scoring import predict, predict_splits, write_results
 from mini_llama.assignment.task import Task, announce, classifier_config, prepare
-from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
@@ -90,7 +89,7 @@ def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
     model = LlamaEmbeddingClassifier(classifier_config(options, task))
     announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.option == "lora":
-        check_rank(model.llama, options)
+        check_rank(model.llama, options.lora_rank, options.lora_targets)
         lora.apply_lora(model.llama, options.lora_rank, options.lora_alpha, options.lora_targets)
         check_adapters(model)
         trained = sum(parameter.numel() for parameter in trainable_parameters(model).values())
@@ -98,18 +97,6 @@ def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
         share = f"{100 * trained / every:.1f} %"
         print(f"LoRA: trains {trained:,} of {every:,} parameters ({share})")
     return model.to(task.device)
-
-
-def check_rank(llama: torch.nn.Module, options: Options) -> None:
-    """Raise ValueError for adapters of a higher rank than the layers that they are added to."""
-    shapes = [
-        min(layer.weight.shape)
-        for name, layer in llama.named_modules()
-        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in options.lora_targets
-    ]
-    if shapes:
-        bound = f"at most {max(shapes)}, the full rank of the layers in --lora_targets"
-        check_bound(f"--lora_rank {options.lora_rank}", options.lora_rank <= max(shapes), bound)
 
 
 def check_adapters(model: LlamaEmbeddingClassifier) -> None:

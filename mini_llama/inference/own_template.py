@@ -61,8 +61,7 @@ class OwnTemplate:
         for exchange in exchanges:
             messages += [Message(USER, exchange.user), Message(ANSWER, exchange.answer)]
         messages.append(Message(USER, user))
-        self.check_texts(tokenizer, *(message.text for message in messages))
-        return tokenizer.prompt_ids(self.parts(tokenizer, messages))
+        return self.conversation_ids(tokenizer, messages, asks=True)
 
     def check_texts(self, tokenizer: BaseTokenizer, *texts: str) -> None:
         """Raise ValueError as chat_template.check_texts does, of the tags that this template has
@@ -89,10 +88,21 @@ class OwnTemplate:
                 return (tokenizer.named_tokens[end.group()].id,)
         return ()
 
-    def parts(self, tokenizer: BaseTokenizer, messages: Sequence[Message]) -> list[str | int]:
+    def conversation_ids(
+        self, tokenizer: BaseTokenizer, messages: Sequence[Message], asks: bool
+    ) -> list[int]:
+        """Token ids of any conversation; `asks` if what follows is an answer. Raises ValueError as
+        a call does.
+        """
+        self.check_texts(tokenizer, *(message.text for message in messages))
+        return tokenizer.prompt_ids(self.parts(tokenizer, messages, asks))
+
+    def parts(
+        self, tokenizer: BaseTokenizer, messages: Sequence[Message], asks: bool = True
+    ) -> list[str | int]:
         """The rendered conversation: texts, and the ids of the template's named tokens."""
         names = Names(tokenizer, self.source)
-        text = self._render(tokenizer, messages)
+        text = self._render(tokenizer, messages, asks)
         if not names.spelled_in(messages):
             return names.split(text)
         widest: list[str | int] | None = None
@@ -100,7 +110,7 @@ class OwnTemplate:
             masks = Masks(messages)
             try:
                 masked = [Message(m.role, names.mask(m, masks, is_masked)) for m in messages]
-                found = names.split(self._render(tokenizer, masked))
+                found = names.split(self._render(tokenizer, masked, asks))
             except ValueError:
                 continue
             parts = [masks.remove(part) if isinstance(part, str) else part for part in found]

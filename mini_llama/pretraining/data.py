@@ -30,6 +30,7 @@ from mini_llama.pretraining.generated_text import (
 from mini_llama.pretraining.run_folder import SIDECAR, TOKEN_FILES
 from mini_llama.text_files import check_file, read_chunks
 from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.training.order import Draws, Shares
 from utils import atomic_write
 
 FORMAT = 1  # raise it when the documents made of a text, or the token files, change
@@ -383,59 +384,11 @@ def make_loader(
     first = start_step * batch_size + rank * share
     sampler: Sampler[list[int]]
     if shuffle and windows.at_any_offset:
-        sampler = _Draws(len(windows), start_step, rank * share, share, batch_size, seed)
+        sampler = Draws(len(windows), start_step, rank * share, share, batch_size, seed)
     else:
-        sampler = _Shares(len(windows), first, share, batch_size, seed if shuffle else None)
+        sampler = Shares(len(windows), first, share, batch_size, seed if shuffle else None)
     return DataLoader(
         windows,
         batch_sampler=sampler,
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
-
-
-@dataclass(frozen=True)
-class _Draws(Sampler[list[int]]):
-    """Of every global batch of `batch_size` windows drawn from (seed, step), the `share` from
-    `first` on.
-    """
-
-    count: int
-    start_step: int
-    first: int
-    share: int
-    batch_size: int
-    seed: int
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in itertools.count(self.start_step):
-            generator = np.random.default_rng([self.seed, step])
-            draw = generator.integers(self.count, size=self.batch_size)
-            yield draw[self.first : self.first + self.share].tolist()
-
-
-@dataclass(frozen=True)
-class _Shares(Sampler[list[int]]):
-    """Window numbers at the positions first + s·stride and the `share` - 1 after it, s = 0, 1, …,
-    of the endless sequence of epochs; of one epoch in order if `seed` is None.
-    """
-
-    count: int
-    first: int
-    share: int
-    stride: int
-    seed: int | None
-
-    def __iter__(self) -> Iterator[list[int]]:
-        if self.seed is None:
-            for start in range(self.first, self.count, self.stride):
-                yield list(range(start, min(start + self.share, self.count)))
-            return
-        epoch = -1
-        for start in itertools.count(self.first, self.stride):
-            batch = []
-            for position in range(start, start + self.share):
-                if position // self.count != epoch:
-                    epoch = position // self.count
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-                batch.append(int(order[position % self.count]))
-            yield batch

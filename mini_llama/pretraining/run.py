@@ -31,7 +31,7 @@ from mini_llama.pretraining.trainer import Trainer
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import load_tokenizer
 from mini_llama.training.folder import PROGRESS, new_folder
-from mini_llama.training.log import TrainingLog, draw_losses
+from mini_llama.training.log import TrainingLog
 from mini_llama.training.loop import Steps, exit_status, report, run_loop
 from mini_llama.training.processes import Process, join_processes
 from tokenizer import Tokenizer
@@ -180,8 +180,7 @@ def run(options: PretrainOptions) -> int:
         log = TrainingLog(folder, options.tensorboard, trainer.step) if is_main else None
         status = train(trainer, tokenizer, train_file, val_file, log)
         if log is not None:
-            log.close()
-            draw_losses(log.records, log.curve)
+            log.finish()
         return status
 
 

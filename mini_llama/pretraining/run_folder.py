@@ -11,16 +11,12 @@ from mini_llama.training.folder import (
     existing,
     remove_files,
 )
+from mini_llama.training.model_folder import MODEL_COMPANIONS, MODEL_FILES
 
 TOKENIZER = "tokenizer.model"
 TOKENS, SIDECAR = "tokens", "tokens.json"
 TOKEN_FILES = {"train": "train.bin", "val": "val.bin"}
 MODELS = ("best", "last")
-MODEL_FILES = ("model.safetensors", "config.json")
-MODEL_COMPANIONS = (
-    *("generation_config.json", "tokenizer_config.json", "tokenizer.model"),
-    *("tokenizer.json", "special_tokens_map.json", "chat_template.jinja"),
-)
 RESULTS = (*(f"{name}.pt" for name in MODELS), PROGRESS, CURVE)
 
 

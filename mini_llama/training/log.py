@@ -16,11 +16,13 @@ class TrainingLog:
     """Appends records to `folder`/metrics.jsonl, and to TensorBoard's files beside it.
 
     With `resume_step` the records of later steps, which an interrupted run wrote, are dropped.
-    Raises ValueError if TensorBoard is asked for and not installed.
+    `labels` are plot_losses'. Raises ValueError if TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool, resume_step: int = 0) -> None:
-        self.path, self.curve = folder / METRICS, folder / CURVE
+    def __init__(
+        self, folder: Path, tensorboard: bool, resume_step: int = 0, **labels: str
+    ) -> None:
+        self.path, self.curve, self.labels = folder / METRICS, folder / CURVE, labels
         self.records = [r for r in read_metrics(self.path) if r["step"] <= resume_step]
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record) + "\n" for record in self.records)
@@ -44,7 +46,12 @@ class TrainingLog:
         Raises OSError.
         """
         with contextlib.suppress(ValueError):
-            plot_losses(self.records, self.curve)
+            plot_losses(self.records, self.curve, **self.labels)
+
+    def finish(self) -> None:
+        """Close the files; draw the curve, or print why not."""
+        self.close()
+        draw_losses(self.records, self.curve, **self.labels)
 
     def close(self) -> None:
         if self.writer is not None:
@@ -69,6 +76,7 @@ def plot_losses(
     title: str = "Pre-training",
     step_name: str = "optimizer step",
     scale: str = "linear",
+    loss_name: str = "cross-entropy, nats a token",
 ) -> None:
     """Training and validation loss over steps, as a PNG; `scale` is the losses', linear or log.
 
@@ -82,7 +90,7 @@ def plot_losses(
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)
-    axes.set(xlabel=step_name, ylabel="cross-entropy, nats a token", title=title, yscale=scale)
+    axes.set(xlabel=step_name, ylabel=loss_name, title=title, yscale=scale)
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_write(path, "wb") as file:

@@ -16,6 +16,12 @@ from mini_llama.checkpoints.formats.huggingface_tokenizer import write_tokenizer
 from mini_llama.checkpoints.tensor_files import write_json
 from mini_llama.tokenization.base import BaseTokenizer
 
+MODEL_FILES = ("model.safetensors", "config.json")
+MODEL_COMPANIONS = (
+    *("generation_config.json", "tokenizer_config.json", "tokenizer.model"),
+    *("tokenizer.json", "special_tokens_map.json", "chat_template.jinja"),
+)
+
 
 def save_model_folder(
     folder: Path,
