@@ -16,6 +16,7 @@ from mini_llama.text_files import BOM, check_file, check_start
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 ROLES = (SYSTEM, USER, ASSISTANT)
 MAX_LINE = 1 << 24  # bytes: bounds the memory of a file that is not JSON lines
+LONGEST_NUMBER = 1000  # digits; Python refuses to read far longer ones
 # How much better the chosen answer is (section 3.2.1), as indices of losses.GRADES. A number says
 # the same: the larger, the better.
 GRADES = {"significantly better": 0, "better": 1, "slightly better": 2, "negligibly better": 3}
@@ -153,8 +154,14 @@ def _parse(place: Place, data: bytes) -> dict[str, Any]:
             raise place.error(f"key {twice!r} is there twice", "keep one of them")
         return content
 
+    def integer(digits: str) -> int:
+        if len(digits) > LONGEST_NUMBER:
+            raise place.error(f"a number of {len(digits)} digits", "write it as a string")
+        return int(digits)
+
     try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates)
+        text = data.decode("utf-8")
+        content = json.loads(text, object_pairs_hook=no_duplicates, parse_int=integer)
     except UnicodeDecodeError as error:
         wrong = f"not UTF-8 (byte 0x{data[error.start]:02x})"
         raise place.error(wrong, "save the file as UTF-8") from None
@@ -178,10 +185,10 @@ def _kind(value: object) -> str:
 def _demonstration(place: Place, content: dict[str, Any]) -> Demonstration:
     _check_keys(place, content, (("messages",), ("prompt", "completion"), ("text",)), DEMONSTRATION)
     rest = _without(content, "messages", "prompt", "completion", "text")
-    if "messages" in content:
+    if content.get("messages") is not None:
         turns = _turns(place, "messages", content["messages"])
         return Demonstration(place, "", _answered(place, "messages", turns), rest)
-    if "text" in content:
+    if content.get("completion") is None:
         return Demonstration(place, "", _string(place, "text", content["text"]), rest)
     prompt, completion = content["prompt"], content["completion"]
     return _joined(place, ("prompt", prompt), ("completion", completion), rest)
@@ -191,7 +198,8 @@ def _preference(place: Place, content: dict[str, Any]) -> Preference:
     _check_keys(place, content, (("chosen", "rejected"),), PREFERENCE)
     prompt = content.get("prompt")
     answers = {name: content[name] for name in ("chosen", "rejected")}
-    if prompt is None:
+    has_lists = all(isinstance(answer, list) for answer in answers.values())
+    if prompt is None or (isinstance(prompt, str) and has_lists):  # the lists repeat a string
         prompt, answers = _implicit_prompt(place, answers)
     chosen, rejected = (
         _joined(place, ("prompt", prompt), (name, answer), {}) for name, answer in answers.items()
@@ -204,7 +212,7 @@ def _preference(place: Place, content: dict[str, Any]) -> Preference:
 
 def _prompt(place: Place, content: dict[str, Any]) -> Prompt:
     _check_keys(place, content, (("prompt",), ("messages",)), PROMPT)
-    name = "prompt" if "prompt" in content else "messages"
+    name = "prompt" if content.get("prompt") is not None else "messages"
     rest = _without(content, name)
     if isinstance(content[name], str):
         return Prompt(place, _string(place, name, content[name], may_be_empty=True), rest)
@@ -218,9 +226,9 @@ def _check_keys(
 ) -> None:
     """Raise ValueError unless the line has the keys of exactly one form."""
     given = [form for form in forms if all(content.get(name) is not None for name in form)]
-    if len(given) > 1 and "messages" in content:
-        others = ", ".join(name for form in given for name in form if name != "messages")
-        raise place.error(f"messages, and {others} as well", "keep one of them")
+    if len(given) > 1:
+        names = " as well as ".join(" and ".join(form) for form in given)
+        raise place.error(f"it has {names}", "keep one of them")
     if given:
         return
     foreign = next((FOREIGN[name] for name in FOREIGN if name in content), None)

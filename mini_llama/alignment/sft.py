@@ -7,7 +7,6 @@ Shapes: B rows, T tokens, C the model's width.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,19 +17,16 @@ from mini_llama.alignment.chat import Tokens
 from mini_llama.alignment.data import Batch, Encoder, Row, collate, pack
 from mini_llama.alignment.options import SftOptions
 from mini_llama.alignment.records import Demonstration, read_demonstrations
-from mini_llama.alignment.start import Start, export_model, load_start, results_in, save_model
-from mini_llama.alignment.supervised import Job, run_job, settings_of, split_records
-from mini_llama.checkpoints.tensor_files import import_safetensors
+from mini_llama.alignment.start import Start, save_model
+from mini_llama.alignment.supervised import Job, run_stage, settings_of
 from mini_llama.command_line import visible
 from mini_llama.inference.decoders import PlainDecoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.linear_loss import IGNORED, linear_cross_entropy
 from mini_llama.training.core import Part
-from mini_llama.training.folder import check_out, new_folder
 from mini_llama.training.loop import report
-from mini_llama.training.processes import Process, join_processes
-from utils import seed_everything
+from mini_llama.training.processes import Process
 
 SHOWN = 160  # characters of a prompt, and of an answer
 
@@ -62,21 +58,7 @@ def output_weight(llama: Llama) -> torch.Tensor:
 
 def run(options: SftOptions) -> int:
     """Fine-tune; the exit status. Raises OSError or ValueError, one line each."""
-    import_safetensors()  # if missing, fail now, not at the end
-    records = split_records(options, read_demonstrations)
-    torch.set_float32_matmul_precision("high")
-    with join_processes(options.use_gpu) as process:
-        folder = Path(options.out)
-        said = check_out(folder, options.resume, options.overwrite, partial(results_in, folder))
-        if said:
-            report(process, said)
-        seed_everything(options.seed)
-        start = load_start(options, process.device)
-        with new_folder(folder):
-            job = make_job(options, process, start, records)
-            status = run_job(job)
-        export_model(options, start, process)
-        return status
+    return run_stage(options, read_demonstrations, make_job)
 
 
 def make_job(

@@ -10,27 +10,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 
 from mini_llama.alignment.options import DataOptions
 from mini_llama.alignment.start import (
     MODEL,
+    Start,
     content_of,
+    export_model,
+    load_start,
     recipe_of,
     remove_results,
+    results_in,
     run_settings,
 )
+from mini_llama.checkpoints.tensor_files import import_safetensors
 from mini_llama.training.core import Part, Step, TrainerCore, make_optimizer
-from mini_llama.training.folder import PROGRESS
+from mini_llama.training.folder import PROGRESS, check_out, new_folder
 from mini_llama.training.log import TrainingLog
 from mini_llama.training.loop import Steps, exit_status, report, run_loop
 from mini_llama.training.order import Shares
-from mini_llama.training.processes import Process
+from mini_llama.training.processes import Process, join_processes
 from mini_llama.training.progress import load_progress, save_progress
+from utils import seed_everything
 
 EPS = 1e-5  # AdamW's, with betas 0.9 and 0.95, as in pre-training (sections 2.2 and 3.2.2)
 FREE_TO_CHANGE = {"eval_every", "samples", "sample_tokens", "accumulation"}
 T = TypeVar("T")
+Chosen = TypeVar("Chosen", bound=DataOptions)
 
 
 @dataclass
@@ -57,7 +65,35 @@ class Job(Generic[T]):
     show: Callable[[], list[str]] = list
 
 
-def split_records(options: DataOptions, read: Callable[[tuple[str, ...]], list[T]]) -> tuple:
+def run_stage(
+    options: Chosen,
+    read: Callable[[tuple[str, ...]], list[T]],
+    make_job: Callable[[Chosen, Process, Start, tuple[list[T], list[T]]], "Job[Any]"],
+) -> int:
+    """A whole run: the data are read and checked, the model is loaded, trained and exported; the
+    exit status. Raises OSError or ValueError, one line each.
+    """
+    import_safetensors()  # if missing, fail now, not at the end
+    records = split_records(options, read)
+    torch.set_float32_matmul_precision("high")
+    with join_processes(options.use_gpu) as process:
+        folder = Path(options.out)
+        found = partial(results_in, folder)
+        if process.is_main and (
+            said := check_out(folder, options.resume, options.overwrite, found)
+        ):
+            report(process, said)
+        seed_everything(options.seed)
+        start = load_start(options, process.device)
+        with new_folder(folder):
+            status = run_job(make_job(options, process, start, records))
+        export_model(options, start, process)
+        return status
+
+
+def split_records(
+    options: DataOptions, read: Callable[[tuple[str, ...]], list[T]]
+) -> tuple[list[T], list[T]]:
     """(training records, held-out records): of --val_data, else every n-th of --data.
 
     Raises OSError and ValueError as `read` does, and ValueError if nothing is left to train on.
