@@ -6,9 +6,13 @@ test file. An existing test file is kept.
 """
 
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mini_llama  # noqa: F401  # says which packages are missing, before one is imported
 
@@ -22,7 +26,7 @@ from mini_llama.addition.additions import (
     pairs_from_indices,
     read_additions,
 )
-from mini_llama.bounds import COUNTS, SEEDS, check_bound
+from mini_llama.bounds import COUNTS, SEEDS, check_usage
 from mini_llama.command_line import (
     argument,
     check_ranges,
@@ -49,7 +53,7 @@ def generate_addition_data(
     generator = generator or np.random.default_rng(random.getrandbits(64))
     taken = np.unique(pair_indices(excluded))
     is_possible = 0 <= n <= N_PAIRS - len(taken)
-    check_bound(f"{n} additions", is_possible, f"from 0 to {N_PAIRS - len(taken):,}: all there are")
+    check_usage(f"{n} additions", is_possible, f"from 0 to {N_PAIRS - len(taken):,}: all there are")
     drawn = generator.choice(N_PAIRS, n + len(taken), replace=False)  # n remain in any case
     drawn = drawn[~np.isin(drawn, taken)][:n]
     smaller, larger = pairs_from_indices(drawn)
@@ -84,6 +88,9 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        drawn = f"--train {self.train} and --dev {self.dev}"
+        check_usage(drawn, self.train + self.dev <= N_PAIRS, f"at most {N_PAIRS:,} together")
+        check_usage(f"--test {self.test}", self.test <= N_PAIRS, f"at most {N_PAIRS:,}: all pairs")
 
 
 def write_all(options: DataOptions) -> None:
@@ -103,10 +110,10 @@ def write_all(options: DataOptions) -> None:
     write_additions(drawn[options.train :], folder / "addition_dev.txt")
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(PROGRAM, DESCRIPTION, DataOptions), argv)
-    with one_line_errors(PROGRAM):
-        write_all(DataOptions(**given))
+    write_all(DataOptions(**given))
 
 
 if __name__ == "__main__":

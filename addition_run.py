@@ -3,8 +3,13 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mini_llama.addition.additions import EQUALS, IGNORED
 from mini_llama.addition.options import TestOptions, TrainOptions
@@ -73,22 +78,21 @@ def make_parser() -> OneLineParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     given = vars(make_parser().parse_args(argv))
     command = given.pop("command")
-    with one_line_errors(PROGRAM):
-        options = TrainOptions(**given) if command == "train" else TestOptions(**given)
-        print(f"Args: {dataclasses.asdict(options) | {'command': command}}")
-        choose_threads()
-        # Imported after the quick checks, because they import torch.
-        if isinstance(options, TrainOptions):
-            from mini_llama.addition import training
+    options = TrainOptions(**given) if command == "train" else TestOptions(**given)
+    print(f"Args: {dataclasses.asdict(options) | {'command': command}}")
+    choose_threads()
+    if isinstance(options, TrainOptions):  # the imports take seconds: after the quick checks
+        from mini_llama.addition import training
 
-            training.run(options, train_one_epoch, evaluate_loss)
-        else:
-            from mini_llama.addition import testing
+        training.run(options, train_one_epoch, evaluate_loss)
+    else:
+        from mini_llama.addition import testing
 
-            testing.run(options)
+        testing.run(options)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,13 @@ its share of every batch.
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mini_llama.alignment.options import STAGES
 from mini_llama.command_line import OneLineParser, add_flags, one_line_errors, parse_given
@@ -29,16 +34,16 @@ def make_parser() -> OneLineParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(), argv)
     stage = STAGES[given.pop("stage")]
-    with one_line_errors(PROGRAM):
-        options = stage.options(**given)
-        choose_threads()
-        # these import torch: after the quick checks
-        from mini_llama.training.processes import end_process
+    options = stage.options(**given)
+    choose_threads()
+    # these import torch: after the quick checks
+    from mini_llama.training.processes import end_process
 
-        end_process(importlib.import_module(stage.module).run(options))
+    end_process(importlib.import_module(stage.module).run(options))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 """Say what a checkpoint holds, or write the same model in another format."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
 from mini_llama.checkpoints import options as known
@@ -12,21 +16,18 @@ from mini_llama.command_line import OneLineParser, one_line_errors
 from utils import check_not_there, raise_on_sigterm
 
 PROGRAM = "checkpoint.py"
-INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
-CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,convert}")
-    info = commands.add_parser("info", help=INFO, description=INFO, allow_abbrev=False)
-    info.add_argument(
-        "path", metavar="PATH", help=f"{known.SOURCES}, or a preset: {', '.join(PRESETS)}"
-    )
+    text = known.INFO
+    info = commands.add_parser("info", help=text, description=text, allow_abbrev=False)
+    info.add_argument("path", metavar="PATH", help=known.SOURCES_AND_PRESETS)
     convert = commands.add_parser(
         "convert",
-        help=CONVERT,
-        description=CONVERT,
+        help=known.CONVERT,
+        description=known.CONVERT,
         epilog=known.describe_targets(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -39,11 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         help_text = f"{name} of the model, whatever SRC records"
         convert.add_argument(f"--{name}", choices=choices, help=help_text)
     convert.add_argument("--overwrite", action="store_true", help="replace a file DST")
-    convert.add_argument(
-        "--adapters",
-        metavar="PATH",
-        help="LoRA adapters to merge: an .adapters.pt or PEFT's folder",
-    )
+    convert.add_argument("--adapters", metavar="PATH", help=known.ADAPTERS)
     convert.add_argument(
         "--max_shard_size",
         default=known.MAX_SHARD_SIZE,
@@ -53,12 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     args = vars(make_parser().parse_args(argv))
     command = args.pop("command")
-    with one_line_errors(PROGRAM):
-        raise_on_sigterm()
-        (info if command == "info" else convert)(**args)
+    raise_on_sigterm()
+    (info if command == "info" else convert)(**args)
 
 
 def info(path: str) -> None:

@@ -16,15 +16,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from config import DEFAULT_EDITION, EDITIONS
-from mini_llama.bounds import check_bound
-from mini_llama.command_line import OneLineParser, describe, one_line_errors
+from mini_llama.bounds import check_usage
+from mini_llama.command_line import OneLineParser, one_line_errors
 from mini_llama.diagnosis.limits import SECONDS
+
+PROGRAM = "diagnose.py"
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add(
@@ -58,34 +63,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; a usage error exits with status 2."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     seconds = options.seconds
-    try:
-        check_bound(f"--jobs {options.jobs}", 1 <= options.jobs <= 1024, "from 1 to 1024")
-        check_bound(f"--seconds {seconds}", 0 < seconds <= 3600, "above 0, at most 3600")
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        # these import torch, which --help does not need
-        from mini_llama.diagnosis.diagnosis import diagnose_all
-        from mini_llama.diagnosis.page import check_files, write_files
-        from mini_llama.diagnosis.places import find_places
+    check_usage(f"--jobs {options.jobs}", 1 <= options.jobs <= 1024, "from 1 to 1024")
+    check_usage(f"--seconds {seconds}", 0 < seconds <= 3600, "above 0, at most 3600")
+    # these import torch, which --help does not need
+    from mini_llama.diagnosis.diagnosis import diagnose_all
+    from mini_llama.diagnosis.page import check_files, write_files
+    from mini_llama.diagnosis.places import find_places
 
-        check_files(options.json, options.html, options.paths, options.overwrite)
-        places = find_places(options.paths)
-        reports = []
-        for report in diagnose_all(places, options.edition, seconds, options.jobs):
-            if report.refusal and len(places) == 1:
-                raise ValueError(report.refusal)
-            title = f"== {report.name}\n" if len(places) > 1 else ""
-            print(f"{title}{report.text}", flush=True)
-            reports.append(report)
-        write_files(reports, options.json, options.html)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: error: {describe(error)}\n")
+    check_files(options.json, options.html, options.paths, options.overwrite)
+    places = find_places(options.paths)
+    reports = []
+    for report in diagnose_all(places, options.edition, seconds, options.jobs):
+        if report.refusal and len(places) == 1:
+            raise ValueError(report.refusal)
+        title = f"== {report.name}\n" if len(places) > 1 else ""
+        print(f"{title}{report.text}", flush=True)
+        reports.append(report)
+    write_files(reports, options.json, options.html)
     n_accepted = sum(report.is_accepted for report in reports)
     if len(reports) > 1:
         print(f"{n_accepted} of {len(reports)} submissions have no mistake")
@@ -93,5 +92,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with one_line_errors("diagnose.py"):
-        sys.exit(main())
+    sys.exit(main())

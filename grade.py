@@ -18,12 +18,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mini_llama.command_line import OneLineParser, add_flags, one_line_errors
-from mini_llama.submissions.classes import UsageError, grade_paths
+from mini_llama.submissions.classes import grade_paths
 from mini_llama.submissions.options import GradeOptions
-from mini_llama.submissions.untrusted_text import one_line
 
 PROGRAM = "grade.py"
 LIMITS = """--run and --diagnose execute student code as your user on this machine. Each check gets
@@ -49,25 +50,14 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; wrong options exit with 2."""
-    parser = build_parser()
-    given = vars(parser.parse_args(arguments))
+    given = vars(build_parser().parse_args(arguments))
     paths = given.pop("paths")
-    with one_line_errors(PROGRAM):
-        try:
-            options = GradeOptions(**given)
-            options.check_names(paths)
-        except ValueError as error:
-            refuse(parser, error)
-        try:
-            return grade_paths(paths, options)
-        except UsageError as error:
-            refuse(parser, error)
-
-
-def refuse(parser: OneLineParser, error: ValueError) -> NoReturn:
-    parser.exit(2, one_line(f"{PROGRAM}: error: {error}") + "\n")
+    options = GradeOptions(**given)
+    options.check_names(paths)
+    return grade_paths(paths, options)
 
 
 if __name__ == "__main__":

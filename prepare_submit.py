@@ -12,7 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from config import DEFAULT_EDITION, EDITIONS
+from mini_llama.bounds import UsageError, as_usage
 from mini_llama.command_line import OneLineParser, one_line_errors
 from mini_llama.places import DATA
 from mini_llama.submissions.archive import has_errors, read_submission
@@ -56,21 +60,16 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; argparse itself exits with 2."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    """Run the command line and return its exit status; wrong usage exits with 2."""
+    options = build_parser().parse_args(arguments)
     path = Path(options.path)
-    with one_line_errors(PROGRAM):
-        try:
-            student_id = None if options.id is None else validate_id(options.id)
-            if path.is_dir() and student_id is None:
-                raise ValueError(
-                    f"{path} is a folder: ID, the student id(s), is needed to make a zip"
-                )
-        except ValueError as error:
-            parser.exit(2, one_line(f"{PROGRAM}: error: {error}") + "\n")
-        return _run(path, student_id, options)
+    with as_usage():
+        student_id = None if options.id is None else validate_id(options.id)
+    if path.is_dir() and student_id is None:
+        raise UsageError(f"{path} is a folder: ID, the student id(s), is needed to make a zip")
+    return _run(path, student_id, options)
 
 
 def _run(path: Path, student_id: str | None, options: argparse.Namespace) -> int:

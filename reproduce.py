@@ -7,6 +7,10 @@ FOLDER/results.json and FOLDER/report.html. Exit status 1: a run failed.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mini_llama import bundled, command_line
 from mini_llama.command_line import OneLineParser, one_line_errors, parse_given
@@ -26,22 +30,22 @@ def make_parser() -> OneLineParser:
     return parser
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_given(make_parser(), argv)
     is_plan, is_resumed = args.pop("plan", False), args.pop("resume", False)
-    with one_line_errors(PROGRAM):
-        settings = Settings(**args)
-        runs = make_runs(settings)
-        if settings.is_bundled:
-            bundled.announce("model and data")
-        if is_plan:
-            for run in runs:
-                print(run.command)
-            return
-        from mini_llama.reproduction.reproduction import reproduce  # imports torch
+    settings = Settings(**args)
+    runs = make_runs(settings)
+    if settings.is_bundled:
+        bundled.announce("model and data")
+    if is_plan:
+        for run in runs:
+            print(run.command)
+        return
+    from mini_llama.reproduction.reproduction import reproduce  # imports torch
 
-        if not reproduce(settings, runs, is_resumed):
-            sys.exit(1)
+    if not reproduce(settings, runs, is_resumed):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

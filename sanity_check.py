@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import mini_llama  # noqa: F401  # says which packages are missing, before one is imported
 
 # isort: split
@@ -31,7 +34,7 @@ from mini_llama import bundled
 from mini_llama.assignment.options import default_of
 from mini_llama.checkpoints.record import WrongNormError
 from mini_llama.checkpoints.tensor_files import load_plain
-from mini_llama.command_line import OneLineParser
+from mini_llama.command_line import OneLineParser, one_line_errors
 from mini_llama.diagnosis.explanation import (
     Explanation,
     editions_of,
@@ -43,6 +46,7 @@ from mini_llama.diagnosis.formulas import Formulas
 from mini_llama.diagnosis.student_model import Question, judge_digests, run_student
 from mini_llama.layers.linear import plain_products
 
+PROGRAM = "sanity_check.py"
 CHECKPOINT = default_of("pretrained_model_path")
 REFERENCE = "sanity_check.data"
 HELP = "get it with bash setup.sh, or name another"
@@ -275,9 +279,10 @@ def choose_files(args: argparse.Namespace) -> None:
     args.reference = args.reference or REFERENCE
 
 
+@one_line_errors(PROGRAM)
 def main() -> None:
     parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", help=f"the model (default: {CHECKPOINT})")
     parser.add_argument("--reference", help=f"what it should give (default: {REFERENCE})")
@@ -289,22 +294,19 @@ def main() -> None:
     choose_files(args)
     for path in (args.checkpoint, args.reference):
         if not Path(path).exists():
-            sys.exit(f"sanity_check.py: {path} does not exist: {HELP}")
-    try:
-        reference, fast = load_reference(args.reference), None
-        if args.code is not None:
-            comparisons = [compare_code(args.code, args.checkpoint, reference, args.explain)]
-        else:
-            if args.explain:
-                explain_files(args.checkpoint, reference)
-            comparisons = list(compare(args.checkpoint, reference))
-            fast = describe_fast(args.checkpoint, reference, comparisons)
-        matched = report(comparisons, fast)
-    except (ValueError, OSError) as error:
-        sys.exit(f"sanity_check.py: error: {error}")
+            sys.exit(f"{PROGRAM}: {path} does not exist: {HELP}")
+    reference, fast = load_reference(args.reference), None
+    if args.code is not None:
+        comparisons = [compare_code(args.code, args.checkpoint, reference, args.explain)]
+    else:
+        if args.explain:
+            explain_files(args.checkpoint, reference)
+        comparisons = list(compare(args.checkpoint, reference))
+        fast = describe_fast(args.checkpoint, reference, comparisons)
+    matched = report(comparisons, fast)
     if not matched:
         sys.exit(
-            "sanity_check.py: no edition's arithmetic gives the reference data: "
+            f"{PROGRAM}: no edition's arithmetic gives the reference data: "
             "the smallest error is nearest; wrong weights make all of them large"
         )
 

@@ -6,8 +6,12 @@ As a command, it converts a SentencePiece model to llama2.c's tokenizer.bin:
 """
 
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mini_llama  # noqa: F401  # says which packages are missing, before one is imported
 
@@ -115,6 +119,7 @@ def _read(path: Path) -> BaseTokenizer:
     return Llama2cTokenizer(path) if is_written else Tokenizer(tokenizer_model=path)
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     """`export MODEL BIN`: write llama2.c's tokenizer.bin of a SentencePiece model."""
     parser = OneLineParser(prog=PROGRAM, description=main.__doc__, allow_abbrev=False)
@@ -124,11 +129,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     export.add_argument("bin", help="file to write")
     export.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args(argv)
-    with one_line_errors(PROGRAM):
-        check_outputs([args.bin], [args.model], args.overwrite)
-        tokenizer = _read(Path(args.model))
-        export_llama2c_tokenizer(tokenizer, args.bin)
-        print(f"Wrote {tokenizer.n_words} pieces to {args.bin}.")
+    check_outputs([args.bin], [args.model], args.overwrite)
+    tokenizer = _read(Path(args.model))
+    export_llama2c_tokenizer(tokenizer, args.bin)
+    print(f"Wrote {tokenizer.n_words} pieces to {args.bin}.")
 
 
 if __name__ == "__main__":

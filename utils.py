@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from mini_llama.bounds import UsageError
 from mini_llama.text_files import check_file
 
 if TYPE_CHECKING:
@@ -220,11 +221,11 @@ def check_outputs(
 
 
 def check_distinct(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> None:
-    """Raise ValueError unless every output differs from the other outputs and from the inputs."""
+    """Raise UsageError unless every output differs from the other outputs and from the inputs."""
     taken = {Path(path).resolve(): f"the input {path}" for path in inputs}
     for path in map(Path, outputs):
         if path.resolve() in taken:
-            raise ValueError(f"{path} is {taken[path.resolve()]} as well; give two names")
+            raise UsageError(f"{path} is {taken[path.resolve()]} as well; give two names")
         taken[path.resolve()] = f"the output {path}"
 
 

@@ -1,5 +1,5 @@
 """Everything except the modules that the assignment names and the commands."""
 
-from mini_llama.environment import check_packages
+from mini_llama.environment import prepare_command
 
-check_packages()  # here, since commands import packages before their main could say what is missing
+prepare_command()  # here, since commands import packages before their main is called

@@ -1,15 +1,35 @@
 """Values out of bounds are refused in one form: what was given, and what it must be."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
-def check_bound(given: str, holds: bool, bound: str) -> None:
-    """Raise ValueError, "GIVEN is not allowed: it must be BOUND", unless `holds`.
+class UsageError(ValueError):
+    """A command line that is wrong whatever the files hold: exit status 2."""
+
+
+def check_bound(given: str, holds: bool, bound: str, error: type[Exception] = ValueError) -> None:
+    """Raise the error, "GIVEN is not allowed: it must be BOUND", unless `holds`.
 
     `given` names the value as its user does: "--lr -1.0", or "dim=0" for a field of a file.
     """
     if not holds:
-        raise ValueError(f"{given} is not allowed: it must be {bound}")
+        raise error(f"{given} is not allowed: it must be {bound}")
+
+
+def check_usage(given: str, holds: bool, bound: str) -> None:
+    """`check_bound` for options: raise UsageError unless `holds`."""
+    check_bound(given, holds, bound, UsageError)
+
+
+@contextlib.contextmanager
+def as_usage() -> Iterator[None]:
+    """Raise the block's ValueError as a UsageError: it is about options alone."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from mini_llama.bounds import Range, check_bound
+from mini_llama.bounds import Range, UsageError, check_usage
 from mini_llama.standard_streams import flushed_output, prepare_streams, silence
 
 
@@ -158,17 +158,17 @@ def parse_given(parser: OneLineParser, argv: Sequence[str] | None) -> dict[str, 
 
 
 def check_option(options: object, name: str, holds: bool, bound: str) -> None:
-    """Raise ValueError, naming flag, value and `bound`, unless `holds`."""
-    check_bound(f"--{name} {getattr(options, name)}", holds, bound)
+    """Raise UsageError, naming flag, value and `bound`, unless `holds`."""
+    check_usage(f"--{name} {getattr(options, name)}", holds, bound)
 
 
 def check_ranges(options: Any) -> None:
-    """Raise ValueError, naming flag, value and bound, for the first number out of its range."""
+    """Raise UsageError, naming flag, value and bound, for the first number out of its range."""
     for field in dataclasses.fields(options):
         value, within = getattr(options, field.name), field.metadata.get("within")
         if value is not None and within is not None:
             given = f"{flag_of(type(options), field.name)} {value}"
-            check_bound(given, value in within, str(within))
+            check_usage(given, value in within, str(within))
 
 
 def _field(owner: type, name: str) -> dataclasses.Field[Any]:
@@ -200,8 +200,9 @@ def split_names(text: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turn errors that a user can fix into one line on standard error and exit status 1, Ctrl-C
-    into status 130. MINI_LLAMA_TRACEBACK in the environment shows tracebacks instead.
+    """Turn errors that a user can fix into one line on standard error and exit status 1, a wrong
+    command line into status 2, Ctrl-C into 130. It is a decorator as well, for a command's main.
+    MINI_LLAMA_TRACEBACK in the environment shows tracebacks instead.
     """
     prepare_streams()
     if not _has_working_directory():  # libraries under torch end the process without it
@@ -216,6 +217,9 @@ def one_line_errors(program: str) -> Iterator[None]:
     except BrokenPipeError:  # our output's reader closed the pipe: no message, also none at exit
         silence(sys.stdout)
         sys.exit(141)
+    except UsageError as error:
+        print(f"{program}: error: {visible(describe(error))}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         sys.exit(f"{program}: error: {visible(describe(error))}")
     except (MemoryError, RuntimeError) as error:

@@ -1,14 +1,16 @@
 """Standard input, output and error as a program may find them: closed, full, or read to their end.
 
 A closed stream counts as /dev/null, so that no file that is opened later takes its number, and
-nothing meant for standard error is printed on standard output.
+nothing meant for standard error is printed on standard output. What standard error cannot take (a
+full disk, a reader that has gone) is lost, and the run goes on: results are not there.
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 
 def prepare_streams() -> None:
@@ -24,9 +26,23 @@ def prepare_streams() -> None:
         sys.stdout = _nowhere("w")
     if sys.stderr is None:
         sys.stderr = _nowhere("w")
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        encoding, number = sys.stderr.encoding, sys.stderr.fileno()
+        kept = io.BufferedWriter(_Lossy(number, "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(kept, encoding=encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _Lossy(io.FileIO):
+    """A file that takes everything; what it cannot write is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def _nowhere(mode: Literal["r", "w"]) -> TextIO:

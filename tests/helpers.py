@@ -1,9 +1,13 @@
 """What many tests use: places, tiny models, random inputs, and a comparison of whole tensors."""
 
+import contextlib
 import dataclasses
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from config import LlamaConfig
@@ -50,3 +54,14 @@ def assert_relative(actual: torch.Tensor, expected: object, tolerance: float) ->
     assert actual.shape == expected.shape
     error = (actual.double() - expected).abs().max() / expected.abs().max()
     assert error <= tolerance, f"largest error is {error:.2e} of the largest magnitude"
+
+
+def refusal_of(call: Callable[..., object], *arguments: object, **more: object) -> tuple[int, str]:
+    """The exit status with which a command's main ends, and its last line on standard error."""
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), pytest.raises(SystemExit) as stop:
+        call(*arguments, **more)
+    code = stop.value.code
+    if isinstance(code, str):  # Python prints it, and exits with 1
+        return 1, code
+    return code or 0, error.getvalue().rpartition("\n")[0].rpartition("\n")[2]

@@ -9,6 +9,7 @@ import pytest
 import addition_data_generation
 from addition_data_generation import generate_addition_data, generate_dataset
 from mini_llama.addition import additions
+from tests.helpers import refusal_of
 
 
 def pairs(lines: list[str]) -> list[tuple[int, int]]:
@@ -103,8 +104,7 @@ def test_a_test_file_stays_and_is_kept_out(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_refusals_are_one_line(tmp_path: Path):
-    with pytest.raises(SystemExit) as error:
-        addition_data_generation.main(["--train", "0", "--save_dir", str(tmp_path)])
+    words = ["--train", "0", "--save_dir", str(tmp_path)]
     expected = "addition_data_generation.py: error: --train 0 is not allowed: it must be "
     expected += "at least 1 and at most 1000000000"
-    assert error.value.code == expected
+    assert refusal_of(addition_data_generation.main, words) == (2, expected)

@@ -69,7 +69,7 @@ def test_a_python_without_the_packages_is_one_line(command: str):
 def test_other_programs_get_pythons_own_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(environment, "PACKAGES", ("no_such_package",))
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "run_llama.py")])
-    environment.check_packages()
+    environment.prepare_command()
     monkeypatch.setattr(sys, "argv", [str(ROOT / "run_llama.py")])
     with pytest.raises(SystemExit, match="does not have no_such_package"):
-        environment.check_packages()
+        environment.prepare_command()

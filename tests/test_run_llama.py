@@ -616,7 +616,7 @@ def test_help_comes_at_once_and_shows_every_option_with_its_default() -> None:
 def test_the_exit_status_of_a_refusal_is_not_0(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--epochs", "0"]
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.returncode, refused.stdout) == (2, "")
     message = r"run_llama\.py: error: --epochs 0 .*at least 1 and at most 100000\n"
     assert re.fullmatch(message, refused.stderr)
     assert list(tmp_path.iterdir()) == []

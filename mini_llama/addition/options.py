@@ -9,7 +9,17 @@ from typing import Any
 
 from config import EDITIONS, LlamaConfig
 from mini_llama.addition.additions import CHARS, MAX_LENGTH
-from mini_llama.bounds import BATCH_SIZES, COUNTS, EPOCHS, LAYERS, SEEDS, WIDTHS, Range, check_bound
+from mini_llama.bounds import (
+    BATCH_SIZES,
+    COUNTS,
+    EPOCHS,
+    LAYERS,
+    SEEDS,
+    WIDTHS,
+    Range,
+    as_usage,
+    check_usage,
+)
 from mini_llama.command_line import (
     argument,
     argument_of,
@@ -77,10 +87,11 @@ class TrainOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
         is_one = not (self.resume and self.overwrite)
-        check_bound("--overwrite", is_one, "left out with --resume")
+        check_usage("--overwrite", is_one, "left out with --resume")
         is_known = self.lr_decay in LR_DECAYS
         check_option(self, "lr_decay", is_known, f"one of {', '.join(LR_DECAYS)}")
-        self.model_config()
+        with as_usage():
+            self.model_config()
 
     def model_config(self) -> LlamaConfig:
         shape = FIXED_SHAPE | {name: getattr(self, name) for name in SHAPE}

@@ -32,6 +32,7 @@ from mini_llama.addition.experiment import (
     write_record,
 )
 from mini_llama.addition.options import PROGRESS, TrainOptions, count_samples
+from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
@@ -221,7 +222,7 @@ def prepare_additions(options: TrainOptions, parameters: int) -> tuple[list[str]
         generator = np.random.default_rng(options.seed)
         drawn = generate_addition_data(n_train + n_val, test, generator)
     except ValueError as error:
-        raise ValueError(f"{error}; lower --capacity, or raise --epochs") from None
+        raise UsageError(f"{error}; lower --capacity, or raise --epochs") from None
     train, val = drawn[:n_train], drawn[n_train:]
     for lines, name in ((train, "train_file"), (val, "val_file")):
         write_again(lines, options, name)

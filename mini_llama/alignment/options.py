@@ -15,7 +15,7 @@ from mini_llama.bounds import (
     LEARNING_RATES,
     SEEDS,
     Range,
-    check_bound,
+    check_usage,
 )
 from mini_llama.bundled import CHECKPOINT
 from mini_llama.chatting import AUTO, TEMPLATE_BOUND, is_template
@@ -84,8 +84,8 @@ class StageOptions:
         check_ranges(self)
         self._check("min_lr", self.min_lr <= self.lr, f"at most --lr {self.lr}")
         is_one = not (self.resume and self.overwrite)
-        check_bound("--overwrite", is_one, "left out with --resume")
-        check_bound("--shard", not (self.shard and self.lora_rank), "left out with --lora_rank")
+        check_usage("--overwrite", is_one, "left out with --resume")
+        check_usage("--shard", not (self.shard and self.lora_rank), "left out with --lora_rank")
         self._check("template", is_template(self.template), TEMPLATE_BOUND)
         if self.schedule == "constant":
             self._check("min_lr", self.min_lr == 0, "left out with --schedule constant")

@@ -14,6 +14,7 @@ from lora import apply_lora, count_lora_parameters, merged_state_dict
 from mini_llama.alignment.data import Encoder
 from mini_llama.alignment.options import StageOptions
 from mini_llama.assignment.adapters import check_rank, save_adapters
+from mini_llama.bounds import UsageError, as_usage
 from mini_llama.chatting import choose_template
 from mini_llama.checkpoints.conversion import TRUE_LLAMA
 from mini_llama.checkpoints.formats.huggingface_tokenizer import copy_file
@@ -53,7 +54,7 @@ class Start:
         """Raises ValueError for more tokens than the model's context."""
         context = self.llama.config.max_seq_len
         if max_length is not None and max_length > context:
-            raise ValueError(
+            raise UsageError(
                 f"--max_length {max_length} is not allowed: it must be at most {context}, the "
                 "model's context"
             )
@@ -69,7 +70,8 @@ def load_start(options: StageOptions, device: torch.device) -> Start:
     if options.lora_rank:
         check_rank(llama, options.lora_rank, options.lora_targets)
         torch.manual_seed(options.seed)
-        apply_lora(llama, options.lora_rank, options.lora_alpha, options.lora_targets)
+        with as_usage():
+            apply_lora(llama, options.lora_rank, options.lora_alpha, options.lora_targets)
         trained, every = count_lora_parameters(llama)[0], sum(p.numel() for p in llama.parameters())
         share = f"{trained:,} of {every:,} parameters ({100 * trained / every:.1f} %)"
         print(f"LoRA: trains {share}", file=sys.stderr)

@@ -10,7 +10,7 @@ from torch import nn
 
 import lora
 from llama import Llama
-from mini_llama.bounds import check_bound
+from mini_llama.bounds import check_usage
 from mini_llama.checkpoints.adapters import check_fit, is_adapters, is_peft, read_adapters
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.warning import warn
@@ -38,7 +38,7 @@ def check_rank(model: nn.Module, rank: int, targets: Sequence[str]) -> None:
     ]
     if shapes:
         bound = f"at most {max(shapes)}, the full rank of the layers in --lora_targets"
-        check_bound(f"--lora_rank {rank}", rank <= max(shapes), bound)
+        check_usage(f"--lora_rank {rank}", rank <= max(shapes), bound)
 
 
 def save_adapters(path: Path, llama: Llama, options: Adapted, facts: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from mini_llama.assignment.options import Options
 from mini_llama.assignment.progress import TRAINING, Progress
 from mini_llama.assignment.scoring import predict, predict_splits, write_results
 from mini_llama.assignment.task import Task, announce, classifier_config, prepare
+from mini_llama.bounds import UsageError, as_usage
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
 from optimizer import AdamW
@@ -89,8 +90,10 @@ def build(options: Options, task: Task) -> LlamaEmbeddingClassifier:
     model = LlamaEmbeddingClassifier(classifier_config(options, task))
     announce(model.llama, task.tokenizer, options.pretrained_model_path, task.device)
     if options.option == "lora":
-        check_rank(model.llama, options.lora_rank, options.lora_targets)
-        lora.apply_lora(model.llama, options.lora_rank, options.lora_alpha, options.lora_targets)
+        rank, alpha, targets = options.lora_rank, options.lora_alpha, options.lora_targets
+        check_rank(model.llama, rank, targets)
+        with as_usage():
+            lora.apply_lora(model.llama, rank, alpha, targets)
         check_adapters(model)
         trained = sum(parameter.numel() for parameter in trainable_parameters(model).values())
         every = sum(parameter.numel() for parameter in model.parameters())
@@ -112,7 +115,7 @@ def check_adapters(model: LlamaEmbeddingClassifier) -> None:
     layers = [name.rpartition(".lora_")[0] for name, gradient in found if gradient is None]
     if layers:
         names = ",".join(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
-        raise ValueError(
+        raise UsageError(
             f"--lora_targets {names} is not allowed: it must be layers that the classifier reads, "
             f"and it never reads {layers[0]}, whose adapters would learn nothing; leave it out"
         )

@@ -28,7 +28,7 @@ from mini_llama.bounds import (
     SEEDS,
     WIDTHS,
     Range,
-    check_bound,
+    check_usage,
 )
 from mini_llama.command_line import argument, check_option, check_ranges, number
 
@@ -290,7 +290,7 @@ class Options(OwnOptions):
         is_one = self.prompts is None or self.prompt_text is None
         self._check("prompts", is_one, "left out with --prompt_text")
         is_line = self.question is None or len(self.question.splitlines()) == 1
-        check_bound(f"--question {self.question!r}", is_line, "one line, not empty")
+        check_usage(f"--question {self.question!r}", is_line, "one line, not empty")
         packs = not (self.compile and self.quantize == "nf4")
         self._check("quantize", packs, "int8 with --compile")
         if self.option == "predict":
@@ -318,7 +318,7 @@ class Options(OwnOptions):
             return
         needed = ("dev",) if self.option == "prompt" else ("train", "dev")
         for name in needed:
-            check_bound(f"--{name} {getattr(self, name)!r}", name in self.splits, "a data file")
+            check_usage(f"--{name} {getattr(self, name)!r}", name in self.splits, "a data file")
         for name in ("text_column", "label_column"):
             is_used = getattr(self, name) is None or any(map(is_table, self.splits.values()))
             self._check(name, is_used, "left out, but for CSV, TSV and JSON files")

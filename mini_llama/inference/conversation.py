@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from base_llama import LlamaPreTrainedModel
+from mini_llama.bounds import UsageError
 from mini_llama.inference.chat_template import TEMPLATES, Exchange, check_texts, fit_history
 from mini_llama.inference.decoders import Decoder, choose_decoder
 from mini_llama.inference.generation import Sample, stream
@@ -36,7 +37,7 @@ class Conversation:
         config = llama.config
         self.room = config.max_seq_len - max_new_tokens
         if self.room < 1:
-            raise ValueError(
+            raise UsageError(
                 f"--max_new_tokens {max_new_tokens} is not allowed: the context is "
                 f"{config.max_seq_len} tokens, so it must be at most {config.max_seq_len - 1}"
             )

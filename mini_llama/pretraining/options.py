@@ -17,7 +17,8 @@ from mini_llama.bounds import (
     SEEDS,
     WIDTHS,
     Range,
-    check_bound,
+    as_usage,
+    check_usage,
 )
 from mini_llama.command_line import argument, check_option, check_ranges, number
 
@@ -136,7 +137,7 @@ class PretrainOptions:
         is_free = self.vocab_size is None or self.tokenizer is None
         self._check("vocab_size", is_free, f"left out with --tokenizer {self.tokenizer}")
         is_one = not (self.resume and self.overwrite)
-        check_bound("--overwrite", is_one, "left out with --resume")
+        check_usage("--overwrite", is_one, "left out with --resume")
 
     def _check(self, name: str, holds: bool, bound: str) -> None:
         check_option(self, name, holds, bound)
@@ -152,7 +153,8 @@ class PretrainOptions:
         if vocab_size is not None:
             changes["vocab_size"] = vocab_size
         changes |= {"max_seq_len": self.context, "dropout": self.dropout}
-        return LlamaConfig(**self.preset_shape | changes)
+        with as_usage():
+            return LlamaConfig(**self.preset_shape | changes)
 
 
 def unescape(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.formats.huggingface_tokenizer import copy_file
 from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
 from mini_llama.checkpoints.tensor_files import import_safetensors
@@ -158,7 +159,7 @@ def run(options: PretrainOptions) -> int:
         print(describe(options.model_config(options.vocab_size), shape))
         return 0
     if not options.input:
-        raise ValueError("--input is needed: text files or folders to train on")
+        raise UsageError("--input is needed: text files or folders to train on")
     import_safetensors()  # if missing, fail now, not at the first save
     torch.set_float32_matmul_precision("high")
     with join_processes(options.use_gpu) as process:

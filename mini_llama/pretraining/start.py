@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import FIELD_NAMES, LlamaConfig, resolve_arithmetic
+from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.conversion import TRUE_LLAMA
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.checkpoints.reading import read_checkpoint
@@ -98,7 +99,7 @@ def check_shape(config: LlamaConfig, options: PretrainOptions) -> None:
         wanted = {name: (preset, getattr(shape, name)) for name in SHAPE} | wanted
     for name, (flag, value) in wanted.items():
         if value != getattr(config, name):
-            raise ValueError(
+            raise UsageError(
                 f"--init {options.init} has {name} {getattr(config, name)}, and {flag} asks for "
                 f"{value}: leave that option out, or start without --init"
             )

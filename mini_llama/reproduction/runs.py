@@ -13,7 +13,7 @@ from mini_llama import bundled
 from mini_llama.assignment import option_parser
 from mini_llama.assignment.figures import BANDS, SPLITS
 from mini_llama.assignment.options import GRADED, OUTPUT_ENDINGS, Options, default_of
-from mini_llama.bounds import COUNTS, EPOCHS, Range, check_bound
+from mini_llama.bounds import COUNTS, EPOCHS, Range, check_usage
 from mini_llama.command_line import argument, argument_of, check_ranges, number
 from mini_llama.tokenization.tiktoken import TIKTOKEN_PREFIX
 
@@ -79,7 +79,7 @@ class Settings:
         check_ranges(self)
         given = " ".join(self.data)
         is_one = not self.data or self._names_sets or (len(self.data) == 1 and not self.data_dir)
-        check_bound(f"--data {given}", is_one, "one folder, without --data_dir beside it")
+        check_usage(f"--data {given}", is_one, "one folder, without --data_dir beside it")
 
     @property
     def _names_sets(self) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mini_llama.bounds import UsageError
 from mini_llama.diagnosis.limits import SECONDS
 from mini_llama.submissions.answer_key import AnswerKey, read_answer_key
 from mini_llama.submissions.feedback import FeedbackFolder
@@ -22,10 +23,6 @@ from mini_llama.submissions.student_code import RunPlan, make_plan
 from mini_llama.submissions.terminal import screen_of_output, table
 
 BYTE_ORDER_MARK = "\ufeff"  # Excel takes a CSV file without one for the system's old code page
-
-
-class UsageError(ValueError):
-    """Options that contradict each other: exit status 2."""
 
 
 # --- grading a class ---

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mini_llama.bounds import UsageError
 from mini_llama.command_line import visible
 from mini_llama.submissions.answer_key import AnswerKey
 from mini_llama.submissions.grading import Grade, Output
@@ -41,7 +42,7 @@ class FeedbackFolder:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--feedback {folder} is not a folder: give another name")
         if folder.resolve() in [path.resolve() for path in inputs]:
-            raise ValueError(f"--feedback {folder} holds the submissions: give another folder")
+            raise UsageError(f"--feedback {folder} holds the submissions: give another folder")
         files = [folder / file for file in file_names(names).values()]
         for file in files:
             check_not_there(file, self.overwrite)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import DEFAULT_EDITION, EDITIONS
-from mini_llama.bounds import check_bound
+from mini_llama.bounds import check_usage
 from mini_llama.command_line import argument
 from mini_llama.submissions.student_code import Limits
 
@@ -48,7 +48,7 @@ class GradeOptions:
 
     def __post_init__(self) -> None:
         processes = "a number of processes, or -1 for all processors"
-        check_bound(f"--jobs {self.jobs}", self.jobs != 0, processes)
+        check_usage(f"--jobs {self.jobs}", self.jobs != 0, processes)
         self.limits  # noqa: B018  # raises out of bounds
 
     @property

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from config import LlamaConfig
 from mini_llama import bundled
 from mini_llama.assignment.options import default_of
-from mini_llama.bounds import check_bound
+from mini_llama.bounds import check_usage
 from mini_llama.places import ROOT
 from mini_llama.submissions import missing_modules
 from mini_llama.submissions.archive import Submission
@@ -99,8 +99,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         seconds, memory = self.seconds, self.memory
-        check_bound(f"--seconds {seconds}", 0 < seconds <= 86_400, "above 0 and at most 86400")
-        check_bound(f"--memory {memory}", 0 < memory <= 1024, "above 0 and at most 1024 GiB")
+        check_usage(f"--seconds {seconds}", 0 < seconds <= 86_400, "above 0 and at most 86400")
+        check_usage(f"--memory {memory}", 0 < memory <= 1024, "above 0 and at most 1024 GiB")
 
 
 @dataclass(frozen=True)

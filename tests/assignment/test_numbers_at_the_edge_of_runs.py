@@ -26,7 +26,7 @@ def outcome(main: Any, command: str, capsys: pytest.CaptureFixture[str]) -> str:
     except SystemExit as stop:
         status = stop.code
     error = capsys.readouterr().err
-    message = status if isinstance(status, str) else error if status else ""
+    message = status if isinstance(status, str) else error.splitlines()[-1] if status else ""
     assert "Traceback" not in error and message.strip().count("\n") == 0
     return message
 

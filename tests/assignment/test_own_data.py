@@ -18,6 +18,7 @@ from mini_llama.assignment import option_parser
 from mini_llama.assignment import progress as progress_module
 from mini_llama.assignment.options import Options
 from mini_llama.assignment.progress import Progress
+from tests.helpers import refusal_of
 
 WORDS = ["bad", "good"]
 QUESTION = "Ist dieser Film {labels}? Er ist "
@@ -62,10 +63,8 @@ def run(option: str, *arguments: str, **files: str) -> str:
 
 
 def refusal(option: str, *arguments: str, **files: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        run(option, *arguments, **files)
-    message = stop.value.code
-    assert isinstance(message, str) and "\n" not in message
+    status, message = refusal_of(run, option, *arguments, **files)
+    assert status == (2 if "not allowed" in message else 1)
     return message
 
 

@@ -165,8 +165,8 @@ def test_both_commands_as_a_script(source: Path):
         ([], 2, "required: {info,convert}"),
         (["convert", "a", "b"], 2, "required: --to"),
         (["convert", "a", "b", "--to", "onnx"], 2, "invalid choice: 'onnx'"),
-        (["convert", "SRC", "b", "--to", "huggingface", "--max_shard_size", "9"], 1, "'9'"),
-        (["convert", "SRC", "SRC", "--to", "assignment"], 1, "is the source as well"),
+        (["convert", "SRC", "b", "--to", "huggingface", "--max_shard_size", "9"], 2, "'9'"),
+        (["convert", "SRC", "SRC", "--to", "assignment"], 2, "is the source as well"),
     ],
 )
 def test_errors_are_one_line(source, capsys, monkeypatch, arguments, status: int, part: str):

@@ -17,7 +17,7 @@ from mini_llama.diagnosis.diagnosis import components_of
 from mini_llama.diagnosis.findings import PASSES, Finding
 from mini_llama.diagnosis.judging import judge
 from mini_llama.diagnosis.mistakes.variants import VARIANTS
-from tests.helpers import ROOT
+from tests.helpers import ROOT, refusal_of
 from tests.plants import (
     PLANTS,
     REMARKED,
@@ -335,14 +335,11 @@ def test_command_line(tmp_path, capsys):
         (1, [str(STUDENT), "--json", "nowhere/a.json"], "folder nowhere does not exist; create it"),
     ],
 )
-def test_wrong_usage_and_files(status, arguments, message, capsys, monkeypatch):
+def test_wrong_usage_and_files(status, arguments, message, monkeypatch):
     """Detected before anything is run; status 2 is for usage alone."""
     monkeypatch.setattr(diagnosis, "run_limited", None)
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == status
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    found, error = refusal_of(main, arguments)
+    assert found == status and message in error
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ has, so that no result depends on the machine's speed.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -33,7 +34,7 @@ from mini_llama.downloads.fetching import (
 )
 from mini_llama.downloads.files import FILES, HOSTS, RemoteFile, Source
 from mini_llama.downloads.placing import Downloader
-from tests.helpers import ROOT, SHARED
+from tests.helpers import ROOT, SHARED, refusal_of
 
 QUICK = Policy(timeout=20.0, attempts=4, pause=0.0)
 BODY = bytes(range(256)) * 1024  # 256 KiB: several chunks
@@ -406,15 +407,17 @@ def test_a_second_source_helps_out(
     )
 
 
-def test_no_network_is_one_line_and_exit_code_3(
+def test_no_network_is_one_line_and_exit_code_1(
     site: Site, closed_base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = small_files(site)
     hosts = dict.fromkeys(HOSTS, closed_base)
-    assert run_main(files, hosts, "--folder", tmp_path) == 3
+    assert run_main(files, hosts, "--folder", tmp_path) == 1
     message = only_line(capsys.readouterr().err)
     assert "no network" in message and "run download.py or setup.sh again" in message
     assert all(file.name in message for file in files)
+    assert run_main(files, hosts, "--folder", tmp_path, "--offline-ok") == 0
+    assert only_line(capsys.readouterr().err) == message
     assert names_in(tmp_path) == set()
 
 
@@ -495,8 +498,10 @@ def test_a_folder_that_cannot_be_is_one_line(
     site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert run_main(small_files(site), site.hosts, "--folder", tmp_path / "file") == 1
-    assert str(tmp_path / "file") in only_line(capsys.readouterr().err)
+    words = ["--folder", str(tmp_path / "file")]
+    main = functools.partial(download.main, files=small_files(site), hosts=site.hosts)
+    status, line = refusal_of(main, words)
+    assert status == 1 and str(tmp_path / "file") in line and "permissions" in line
 
 
 def test_list_tells_there_missing_and_differs_without_a_network(
@@ -540,7 +545,7 @@ def test_the_program_needs_no_network_for_its_list(tmp_path: Path) -> None:
 
 def test_the_program_without_network(closed_base: str, tmp_path: Path) -> None:
     ran = run_program(tmp_path, closed_base)
-    assert (ran.returncode, ran.stdout) == (3, "")
+    assert (ran.returncode, ran.stdout) == (1, "")
     assert "stories42M.pt" in only_line(ran.stderr)
 
 
