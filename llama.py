@@ -289,10 +289,9 @@ class Llama(LlamaPreTrainedModel):
         last_only: bool = False,
         documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The hidden states of `forward`, without logits; same arguments and ValueError.
-
-        With `documents` (B, T), numbers that are equal within each text of a row, the texts do not
-        see each other, and positions begin again with each.
+        """The hidden states of `forward`, without logits; same arguments and ValueError. Texts of a
+        row that have different numbers in `documents` (B, T) do not see each other, and each
+        begins at position 0.
         """
         if cache is not None and not (self.config.is_causal and lengths is None):
             raise ValueError("a key/value cache is exact only for causal attention, unpadded rows")
