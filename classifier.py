@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from base_llama import shapes_only
-from config import LlamaConfig
+from config import LlamaConfig, resolve_arithmetic
 from llama import Llama, load_pretrained
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.reading import read_checkpoint
@@ -124,8 +124,9 @@ def save_classifier(
     save_checkpoint(path, config, state, classifier=head, **metadata)
 
 
-def load_classifier(path: str | Path) -> LlamaEmbeddingClassifier:
-    """Load a classifier that save_classifier wrote, on the CPU and in evaluation mode.
+def load_classifier(path: str | Path, **arithmetic: str | None) -> LlamaEmbeddingClassifier:
+    """Load a classifier that save_classifier or a course's own code wrote, on the CPU and in
+    evaluation mode. `arithmetic` is resolve_arithmetic's edition, norm and attention.
 
     Raises OSError or ValueError as read_checkpoint does, ValueError for a file without a head.
     """
@@ -139,10 +140,12 @@ def load_classifier(path: str | Path) -> LlamaEmbeddingClassifier:
         if name.startswith(BACKBONE_PREFIX)
     }
     backbone = Checkpoint(saved.path, saved.model_args, stored)
-    config = backbone.make_config()
+    chosen = resolve_arithmetic(backbone.recorded, **arithmetic)
+    config = backbone.make_config(norm=chosen.norm, attention=chosen.attention)
     tensors = fit_tensors(backbone, config)
     with shapes_only():
         model = LlamaEmbeddingClassifier(ClassifierConfig(str(path), **head), llama=Llama(config))
+    model.llama.arithmetic = chosen
     state = {BACKBONE_PREFIX + name: tensor for name, tensor in tensors.items()}
     for name in ("classifier_head.weight", "classifier_head.bias"):
         if name not in saved.tensors:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from config import EDITIONS, LlamaConfig
 from llama import Llama
 from mini_llama.addition.options import EDITION, FIXED_SHAPE, SHAPE
@@ -60,7 +58,7 @@ def load_model(path: Path) -> Llama:
     """
     if not path.is_file():
         raise FileNotFoundError(f"--checkpoint {path} is not a file; train writes {MODEL}")
-    content = load_checkpoint(path)
+    content = load_plain(path)
     is_wrapped = isinstance(content, dict) and isinstance(content.get("model"), dict)
     tensors = check_tensors(path, migrate_names(path, content["model"] if is_wrapped else content))
     recorded = content.get("model_args") if is_wrapped else None
@@ -73,24 +71,3 @@ def load_model(path: Path) -> Llama:
     model = Llama(config)
     model.load_state_dict(fit_tensors(checkpoint, config))
     return model.eval()
-
-
-def load_checkpoint(path: Path) -> Any:
-    """load_plain, with a remedy in the error for the course's own checkpoints, which hold NumPy's
-    random state as a pickled object.
-    """
-    try:
-        return load_plain(path)
-    except ValueError:
-        try:
-            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception:  # not a zip file, or damaged: the first error says so
-            found = []
-        if not found:
-            raise
-        raise ValueError(
-            f"{path} holds more than tensors and plain data ({', '.join(sorted(found)[:3])}): "
-            "torch 2.6 and newer refuse to load it, and so does this; save it again where it was "
-            "trained "
-            'with torch.save({"model": model.state_dict()}, PATH), without numpy_rng'
-        ) from None

@@ -307,9 +307,7 @@ class Options(OwnOptions):
                 "--option predict needs --pretrained-model-path: a classifier that --option "
                 "finetune or lora wrote"
             )
-        for name in ("edition", "norm", "attention", "quantize"):
-            is_own = getattr(self, name) is None
-            self._check(name, is_own, "left out: a classifier keeps the arithmetic it learnt with")
+        self._check("quantize", self.quantize is None, "left out: a classifier is not quantized")
         has_place = not self.probabilities or self.format != "lines"
         self._check("probabilities", has_place, "left out, or --format tsv or jsonl")
 

@@ -51,7 +51,8 @@ def run(options: Options) -> None:
         recognise(options.pretrained_model_path)
         if options.output != STANDARD_STREAM:
             check_outputs([options.output], options.inputs)
-        trained = load_trained(options.pretrained_model_path)
+        arithmetic = {name: getattr(options, name) for name in ("edition", "norm", "attention")}
+        trained = load_trained(options.pretrained_model_path, **arithmetic)
         options = with_memory(options, trained)
         tokenizer = tokenizer_of(
             trained, options.pretrained_model_path, options.tokenizer, options.max_sentence_len
@@ -84,7 +85,9 @@ def announce(
     check_vocabulary(tokenizer, trained.llama.config.vocab_size, path)
     threads = f"; {describe_threads()}" if device.type == "cpu" else ""
     names = f" ({', '.join(trained.names)})" if trained.names else ""
-    print(visible(f"load classifier from {path}: {trained.num_labels} labels{names}{threads}"))
+    labels = f"{trained.num_labels} labels{names}"
+    arithmetic = f"; {trained.llama.arithmetic}" if trained.llama.arithmetic else ""
+    print(visible(f"load classifier from {path}: {labels}{arithmetic}{threads}"))
 
 
 def _name(path: str | None, stream: str) -> str | None:

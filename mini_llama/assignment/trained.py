@@ -76,9 +76,9 @@ class HeadScores(nn.Module):
         return F.log_softmax(logits, dim=-1)
 
 
-def load_trained(path: str | Path) -> TrainedClassifier:
+def load_trained(path: str | Path, **arithmetic: str | None) -> TrainedClassifier:
     """What --option finetune or lora wrote, or a folder that checkpoint.py convert made of it, or
-    another one of a LlamaForSequenceClassification.
+    another one of a LlamaForSequenceClassification. `arithmetic` is load_classifier's.
 
     Raises OSError or ValueError as load_classifier and load_task_head do, and ValueError for a head
     that gives no probabilities of labels.
@@ -86,7 +86,7 @@ def load_trained(path: str | Path) -> TrainedClassifier:
     path = resolve_model(path)
     if path.is_dir():
         return _load_folder(path)
-    model = load_classifier(path)
+    model = load_classifier(path, **arithmetic)
     return TrainedClassifier(model, model.llama, read_checkpoint(path).metadata)
 
 

@@ -17,6 +17,7 @@ from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from utils import REMEDY
 
+WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")  # torch.compile's, DistributedDataParallel's
 KARPATHY_NAMES = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
 
 
@@ -126,12 +127,13 @@ def check_is_pretrained(checkpoint: Checkpoint) -> None:
 def migrate_names(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
     """Other files' key names → the assignment's.
 
-    `_orig_mod.` (torch.compile's prefix) goes, wq/wk/wv/wo become compute_query/…/compute_output,
-    and the RoPE tables freqs_cos and freqs_sin, which are computed here, are dropped.
+    The prefixes of torch.compile and of DistributedDataParallel go, wq/wk/wv/wo become
+    compute_query/…/compute_output, and the RoPE tables freqs_cos and freqs_sin, which are computed
+    here, are dropped.
     """
     migrated = {}
     for key, tensor in tensors.items():
-        name = str(key).removeprefix("_orig_mod.")
+        name = WRAPPERS.sub("", str(key))
         if name in ("freqs_cos", "freqs_sin"):
             continue
         name = re.sub(

@@ -4,18 +4,21 @@ Tensors are mapped from the file, not copied, and can be written one by one, so 
 the memory of a model.
 """
 
+import argparse
 import contextlib
 import json
 import pickle
 import struct
 import sys
 import tempfile
+import types
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
@@ -30,6 +33,15 @@ DAMAGED = (
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError),
     *(AssertionError, struct.error),
 )
+# Classes that only hold data, and that training scripts often save beside tensors: arguments, and
+# numbers and random states of NumPy. torch's unpickler makes these, and runs nothing.
+PLAIN_CLASSES: list[Any] = [argparse.Namespace, types.SimpleNamespace, numpy.ndarray, numpy.dtype]
+PLAIN_CLASSES += [type(numpy.dtype(code)) for code in "?bBhHiIlLqQefdSU"]
+for maker, name in (
+    (numpy.empty(0).__reduce__()[0], "_reconstruct"),
+    (numpy.float64(0).__reduce__()[0], "scalar"),
+):  # in files of NumPy 2 and of NumPy 1
+    PLAIN_CLASSES += [(maker, f"numpy.{core}.multiarray.{name}") for core in ("_core", "core")]
 SAFETENSORS_LENGTH_BYTES = 8  # of the header's length, in front of it
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -69,15 +81,29 @@ def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
 
     pages.watch(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of unusual pickles; the errors say enough
+        with (
+            warnings.catch_warnings(action="ignore"),  # of unusual pickles; the errors say enough
+            torch.serialization.safe_globals(PLAIN_CLASSES),
+        ):
             return torch.load(path, map_location=stay_on_cpu, weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path} is damaged, or holds objects other than tensors and plain data; "
-            "nothing in a checkpoint is ever executed, so it is refused: get it from its source"
+            f"{path} is damaged, or holds objects other than tensors and plain data"
+            f"{_others(path)}; nothing in a checkpoint is ever executed, so it is refused: get it "
+            "from its source, or save it again without them where it was made"
         ) from None
     except DAMAGED:
         raise truncated(path) from None
+
+
+def _others(path: Path) -> str:
+    """ " (os.system)": the classes and functions in a file that are none of PLAIN_CLASSES."""
+    try:
+        with torch.serialization.safe_globals(PLAIN_CLASSES):
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a zip file, or damaged
+        return ""
+    return f" ({', '.join(sorted(found)[:3])})" if found else ""
 
 
 def truncated(path: Path) -> ValueError:

@@ -246,7 +246,6 @@ def test_lines_are_labelled_if_the_first_is(tmp_path: Path):
         ("model.pt", ["--input", "data/tiny-dev.txt"], ["model.pt", "without a classifier head"]),
         ("plain.pt", ["--input", "blank.txt"], ["blank.txt has no text"]),
         ("plain.pt", ["--input", "latin.txt"], ["latin.txt is not UTF-8", "offset 3"]),
-        ("plain.pt", ["--input", "blank.txt", "--edition", "llama2"], ["--edition llama2"]),
         ("plain.pt", ["--input", "blank.txt", "--quantize", "int8"], ["--quantize int8"]),
         ("plain.pt", ["--input", "blank.txt", "--probabilities"], ["--probabilities", "tsv"]),
         ("plain.pt", ["--input", "blank.txt", "--output", "blank.txt"], ["blank.txt", "the input"]),

@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from config import LlamaConfig
+from mini_llama.checkpoints.course_file import as_our_own, is_course_file
 from mini_llama.checkpoints.formats.base import Format, Plan, Target, own_bytes
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint, check_can_be_saved, migrate_names
@@ -42,6 +44,8 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ValueError(f"{path} holds a {kind}, not a checkpoint's dict; {REMEDY}")
+    if is_course_file(content):
+        content = as_our_own(path, content)
     for key in ("model", "model_args"):
         if not isinstance(content.get(key), dict):
             if "adapters" in content:
@@ -56,7 +60,13 @@ def read(path: Path) -> Checkpoint:
             )
     tensors = migrate_names(path, check_tensors(path, content["model"]))
     rest = {k: v for k, v in content.items() if k not in ("model", "model_args")}
-    return Checkpoint(path, content["model_args"], tensors, rest, "torch file", pages)
+    args = {name: _plain(value) for name, value in content["model_args"].items()}
+    return Checkpoint(path, args, tensors, rest, "torch file", pages)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as Python's."""
+    return value.item() if isinstance(value, numpy.generic) else value
 
 
 def save_checkpoint(
