@@ -28,6 +28,7 @@ from mini_llama.bounds import (
     SEEDS,
     WIDTHS,
     Range,
+    UsageError,
     check_usage,
 )
 from mini_llama.command_line import argument, check_option, check_ranges, number
@@ -301,9 +302,9 @@ class Options(OwnOptions):
 
     def _check_predict(self) -> None:
         if self.input is None:
-            raise ValueError("--option predict needs --input: a file of texts, or - (see --help)")
+            raise UsageError("--option predict needs --input: a file of texts, or - (see --help)")
         if self.pretrained_model_path == default_of("pretrained_model_path"):
-            raise ValueError(
+            raise UsageError(
                 "--option predict needs --pretrained-model-path: a classifier that --option "
                 "finetune or lora wrote"
             )

@@ -264,6 +264,9 @@ def test_one_line_and_nothing_written(model, arguments, parts, capsys: pytest.Ca
     printed, said = capsys.readouterr()
     message = refused.value.code if isinstance(refused.value.code, str) else said
     line = str(message).strip().splitlines()[-1]
+    is_usage = not arguments or "--probabilities" in arguments or "--quantize" in arguments
+    if isinstance(refused.value.code, int):
+        assert refused.value.code == (2 if is_usage or model is None else 1)
     assert printed == "" and all(part in line for part in parts), line
     assert {path: path.read_bytes() for path in Path.cwd().iterdir() if path.is_file()} == before
 
