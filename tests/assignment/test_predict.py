@@ -237,23 +237,33 @@ def test_lines_are_labelled_if_the_first_is(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("model", "arguments", "parts"),
+    ("status", "model", "arguments", "parts"),
     [
-        ("plain.pt", [], ["--input"]),
-        (None, ["--input", "data/tiny-dev.txt"], ["--pretrained-model-path", "finetune"]),
-        ("plain.pt", ["--input", "nowhere.txt"], ["nowhere.txt does not exist"]),
-        ("plain.pt", ["--input", "data"], ["data is a directory"]),
-        ("model.pt", ["--input", "data/tiny-dev.txt"], ["model.pt", "without a classifier head"]),
-        ("plain.pt", ["--input", "blank.txt"], ["blank.txt has no text"]),
-        ("plain.pt", ["--input", "latin.txt"], ["latin.txt is not UTF-8", "offset 3"]),
-        ("plain.pt", ["--input", "blank.txt", "--quantize", "int8"], ["--quantize int8"]),
-        ("plain.pt", ["--input", "blank.txt", "--probabilities"], ["--probabilities", "tsv"]),
-        ("plain.pt", ["--input", "blank.txt", "--output", "blank.txt"], ["blank.txt", "the input"]),
-        ("plain.pt", ["--input", "blank.txt", "--output", "no/a.txt"], ["no/a.txt"]),
-        ("plain.pt", ["--input", "data/tiny-dev.txt", "--tokenizer", "other.model"], ["other"]),
+        (2, "plain.pt", [], ["--input"]),
+        (2, None, ["--input", "data/tiny-dev.txt"], ["--pretrained-model-path", "finetune"]),
+        (1, "plain.pt", ["--input", "nowhere.txt"], ["nowhere.txt does not exist"]),
+        (1, "plain.pt", ["--input", "data"], ["data is a directory"]),
+        (
+            1,
+            "model.pt",
+            ["--input", "data/tiny-dev.txt"],
+            ["model.pt", "without a classifier head"],
+        ),
+        (1, "plain.pt", ["--input", "blank.txt"], ["blank.txt has no text"]),
+        (1, "plain.pt", ["--input", "latin.txt"], ["latin.txt is not UTF-8", "offset 3"]),
+        (2, "plain.pt", ["--input", "blank.txt", "--quantize", "int8"], ["--quantize int8"]),
+        (2, "plain.pt", ["--input", "blank.txt", "--probabilities"], ["--probabilities", "tsv"]),
+        (
+            2,
+            "plain.pt",
+            ["--input", "blank.txt", "--output", "blank.txt"],
+            ["blank.txt", "the input"],
+        ),
+        (1, "plain.pt", ["--input", "blank.txt", "--output", "no/a.txt"], ["no/a.txt"]),
+        (1, "plain.pt", ["--input", "data/tiny-dev.txt", "--tokenizer", "other.model"], ["other"]),
     ],
 )
-def test_one_line_and_nothing_written(model, arguments, parts, capsys: pytest.CaptureFixture):
+def test_one_line_and_nothing_written(status, model, arguments, parts, capsys):
     Path("blank.txt").write_text("\n \n")
     Path("latin.txt").write_bytes("caf\u00e9\n".encode("latin-1"))
     Path("other.model").write_bytes(b"another")
@@ -264,9 +274,8 @@ def test_one_line_and_nothing_written(model, arguments, parts, capsys: pytest.Ca
     printed, said = capsys.readouterr()
     message = refused.value.code if isinstance(refused.value.code, str) else said
     line = str(message).strip().splitlines()[-1]
-    is_usage = not arguments or "--probabilities" in arguments or "--quantize" in arguments
-    if isinstance(refused.value.code, int):
-        assert refused.value.code == (2 if is_usage or model is None else 1)
+    found = refused.value.code if isinstance(refused.value.code, int) else 1
+    assert found == status
     assert printed == "" and all(part in line for part in parts), line
     assert {path: path.read_bytes() for path in Path.cwd().iterdir() if path.is_file()} == before
 
