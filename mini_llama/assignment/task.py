@@ -21,6 +21,7 @@ from mini_llama.assignment.reviews import Example, Record, read_label_names
 from mini_llama.assignment.table_files import Columns, read_records
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.checkpoints.reading import check_exists, recognise
+from mini_llama.layers.int8_blocks import describe_kept
 from mini_llama.threads import describe_threads
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import check_vocabulary, load_tokenizer
@@ -127,4 +128,5 @@ def announce(
     """
     check_vocabulary(tokenizer, llama.config.vocab_size, path)
     threads = f"; {describe_threads()}" if device.type == "cpu" else ""
-    print(f"load model from {path}: {llama.arithmetic}{threads}")
+    kept = describe_kept(llama)
+    print(f"load model from {path}: {llama.arithmetic}{threads}{f'; {kept}' if kept else ''}")

@@ -3,11 +3,13 @@
 A model may be larger than memory: iterating over these tensors holds one of them at a time.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from mini_llama.checkpoints.mapped_pages import MappedPages
+from mini_llama.layers.int8_blocks import Int8Blocks
 
 STREAMED_BYTES = 2**28  # after this many, pages are given back
 
@@ -16,15 +18,17 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     """`make(name)` gives a tensor; without `make`, `tensors` does.
 
     `meta` has the shapes and dtypes of `tensors`, as tensors on the meta device; making it reads no
-    data.
+    data. `read_blocks` has the readers of those that are int8 blocks in their file.
     """
 
     def __init__(
         self,
         tensors: Mapping[str, torch.Tensor],
         make: Callable[[str], torch.Tensor] | None = None,
+        read_blocks: Mapping[str, Callable[[], Int8Blocks]] | None = None,
     ) -> None:
         self.meta = dict(meta_tensors(tensors))
+        self.read_blocks = dict(read_blocks or {})
         self._make = make or tensors.__getitem__
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -58,7 +62,9 @@ class StreamedTensors(LazyTensors):
     ) -> None:
         self.on_read = on_read
         self._tensors, self._pages = tensors, pages
-        super().__init__(tensors, self._read)
+        readers = tensors.read_blocks if isinstance(tensors, LazyTensors) else {}
+        counted = {name: functools.partial(self._count, read) for name, read in readers.items()}
+        super().__init__(tensors, self._read, counted)
         self.give_back()
 
     def changed(
@@ -71,6 +77,13 @@ class StreamedTensors(LazyTensors):
         """Give the pages back now."""
         self._pages.give_back()
         self._bytes_read = 0
+
+    def _count(self, read: Callable[[], Int8Blocks]) -> Int8Blocks:
+        if self._bytes_read >= STREAMED_BYTES:
+            self.give_back()
+        blocks = read()
+        self._bytes_read += blocks.values.nbytes + blocks.scales.nbytes
+        return blocks
 
     def _read(self, name: str) -> torch.Tensor:
         if self._bytes_read >= STREAMED_BYTES:

@@ -12,8 +12,9 @@ from mini_llama.checkpoints.lazy_tensors import LazyTensors, StreamedTensors
 from mini_llama.checkpoints.memory import is_converted, require_memory
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import check_is_pretrained, stored_tensors, usable
+from mini_llama.layers.int8_blocks import Int8BlockLinear, can_keep
 from mini_llama.layers.linear import Linear
-from mini_llama.layers.quantized_linear import KINDS, Int8Linear, import_bitsandbytes
+from mini_llama.layers.quantized_linear import KINDS, QuantizedLinear, import_bitsandbytes
 
 Model = TypeVar("Model", bound=LlamaPreTrainedModel)
 
@@ -48,7 +49,7 @@ def load_model(
     # Of a dtype that none is loaded in, since what the file has in another form is never mapped.
     other = {k: t.to(torch.float64) for k, t in tensors.meta.items() if k in checkpoint.made}
     held = tensors.meta | other
-    require_memory(checkpoint.path, config, held, dtype, quantize)
+    require_memory(checkpoint.path, config, held, dtype, quantize, tensors.read_blocks)
     with shapes_only():
         model = model_class(config)
     if is_converted(held, dtype, quantize):
@@ -90,10 +91,9 @@ def place_tensors(
             setattr(module, part, nn.Parameter(tensor))
             continue
         # 4 bits would cost the logits more than they save: it is one matrix of many.
-        kind = Int8Linear if module is model.output else KINDS[quantize]
-        weight = tensors[name]
+        kind = "int8" if module is model.output else quantize
         try:
-            quantized = kind(weight)
+            quantized = _quantize(tensors, name, kind)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         quantized.bias = module.bias
@@ -103,3 +103,12 @@ def place_tensors(
     else:
         model.requires_grad_(False)
     model.quantization = quantize
+
+
+def _quantize(tensors: LazyTensors, name: str, kind: str) -> QuantizedLinear:
+    """The layer of a quantized weight: of int8 blocks that the file has, if it does."""
+    if kind == "int8" and name in tensors.read_blocks:
+        blocks = tensors.read_blocks[name]()
+        if can_keep(blocks):
+            return Int8BlockLinear(blocks)
+    return KINDS[kind](tensors[name])

@@ -7,7 +7,7 @@ speed of the disk.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from config import DTYPES, QUANTIZATIONS, LlamaConfig
 from mini_llama.checkpoints.sizes import (
     BYTES,
     OUTPUT,
+    block_bytes,
     gigabytes,
     is_quantized,
     kv_cache_bytes,
@@ -103,10 +104,15 @@ def is_converted(meta: Mapping[str, torch.Tensor], dtype: str, quantize: str | N
 
 
 def converted_bytes(
-    config: LlamaConfig, meta: Mapping[str, torch.Tensor], dtype: str, quantize: str | None = None
+    config: LlamaConfig,
+    meta: Mapping[str, torch.Tensor],
+    dtype: str,
+    quantize: str | None = None,
+    blocks: Collection[str] = (),
 ) -> int:
     """What loading certainly allocates: tensors that are quantized or of another dtype in the file,
-    and the largest of them in float32 while it is worked on. `meta` are the file's tensors.
+    and the largest of them in float32 while it is worked on. `meta` are the file's tensors, of
+    which `blocks` are kept as they are by int8; the decoder's layout of these is counted.
     """
     is_shared = config.tie_word_embeddings and quantize is None
     made = {
@@ -115,7 +121,13 @@ def converted_bytes(
         if is_quantized(name, quantize) or tensor.dtype != getattr(torch, dtype)
         if not (is_shared and name == OUTPUT)
     }
-    kept = sum(tensor_bytes(name, tuple(t.shape), dtype, quantize) for name, t in made.items())
+    is_kept = {name for name in blocks if quantize == "int8" and is_quantized(name, quantize)}
+    kept = sum(
+        block_bytes(tuple(t.shape))
+        if name in is_kept
+        else tensor_bytes(name, tuple(t.shape), dtype, quantize)
+        for name, t in made.items()
+    )
     return kept + 4 * max((math.prod(t.shape) for t in made.values()), default=0)
 
 
@@ -125,12 +137,19 @@ def require_memory(
     meta: Mapping[str, torch.Tensor],
     dtype: str,
     quantize: str | None = None,
+    blocks: Collection[str] = (),
 ) -> None:
-    """Raise ValueError where the machine has no room for what loading certainly allocates."""
-    needed, free = converted_bytes(config, meta, dtype, quantize), available_bytes()
+    """Raise ValueError where the machine has no room for what loading certainly allocates; the
+    arguments are those of converted_bytes.
+    """
+    needed, free = converted_bytes(config, meta, dtype, quantize, blocks), available_bytes()
     if free is None or _fits(needed, free):
         return
-    fitting = [str(form) for form in FORMS if _fits(converted_bytes(config, meta, *form), free)]
+    fitting = [
+        str(form)
+        for form in FORMS
+        if _fits(converted_bytes(config, meta, *form, blocks=blocks), free)
+    ]
     remedy = f"it fits with {', '.join(fitting)}" if fitting else "use a machine with more memory"
     raise ValueError(
         f"{path} needs {gigabytes(needed)} of memory as {Form(dtype, quantize)}, and "

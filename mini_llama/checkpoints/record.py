@@ -182,7 +182,11 @@ def stored_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> LazyTensors:
             name = "tok_embeddings.weight"
         return held[name] if name in held else found[name]
 
-    return LazyTensors({name: found[name] for name in shapes}, make)
+    readers = dict(held.read_blocks) if isinstance(held, LazyTensors) else {}
+    if config.tie_word_embeddings and "tok_embeddings.weight" in readers:
+        readers["output.weight"] = readers["tok_embeddings.weight"]
+    readers = {name: read for name, read in readers.items() if name in shapes}
+    return LazyTensors({name: found[name] for name in shapes}, make, readers)
 
 
 def _check_zero(path: Path, name: str, bias: torch.Tensor) -> None:

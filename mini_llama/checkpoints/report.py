@@ -17,9 +17,10 @@ import torch
 from config import PRESETS, LlamaConfig, expected_shapes, resolve_arithmetic
 from mini_llama.checkpoints.adapters import is_adapters, is_peft
 from mini_llama.checkpoints.foreign import PEFT_CONFIG
+from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.memory import describe_fit, memory_facts
 from mini_llama.checkpoints.record import Checkpoint, check_is_pretrained, stored_tensors
-from mini_llama.checkpoints.sizes import count_parameters, gigabytes
+from mini_llama.checkpoints.sizes import count_parameters, gigabytes, is_quantized
 from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.tables import align
 from utils import available_bytes, read_json
@@ -61,8 +62,20 @@ def describe_checkpoint(checkpoint: Checkpoint) -> str:
         ("on disk", gigabytes(sum(map(bytes_on_disk, checkpoint.files or [checkpoint.path])))),
         ("arithmetic", str(arithmetic)),
         *checkpoint.facts,
+        *_kept_blocks(stored_tensors(checkpoint, config)),
     ]
     return describe(facts, config, meta)
+
+
+def _kept_blocks(tensors: LazyTensors) -> Iterator[tuple[str, str]]:
+    """How many matrices --quantize int8 leaves as they are in the file, if any."""
+    matrices = [name for name in tensors if is_quantized(name, "int8")]
+    kept = sum(name in tensors.read_blocks for name in matrices)
+    if kept:
+        yield (
+            "--quantize int8",
+            f"keeps {kept} of {len(matrices)} matrices, integers and scales",
+        )
 
 
 RECORDED = ("option", "dataset", "epoch", "dev_accuracy", "mask_padding", "max_sentence_len")

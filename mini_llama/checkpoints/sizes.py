@@ -48,6 +48,15 @@ def is_quantized(name: str, quantize: str | None) -> bool:
     return quantize is not None and is_linear
 
 
+def block_bytes(shape: tuple[int, ...]) -> int:
+    """At most, of a matrix that keeps a file's int8 blocks, as mini_llama/layers/int8_blocks.py has
+    it packed: for 32 numbers as many bytes, four bfloat16 factors, and a scale of float32 or less.
+    """
+    rows, columns = shape
+    packed = -(-rows // 64) * 64 * (columns + columns // 32 * 4 * BYTES["bfloat16"])
+    return packed + rows * columns // 32 * BYTES["float32"]
+
+
 def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | None = None) -> int:
     """Of one tensor, as mini_llama/layers/quantized_linear.py holds it.
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from base_llama import LlamaPreTrainedModel
 from config import LlamaConfig
 from mini_llama.bounds import UsageError
 from mini_llama.inference.decoding import check_precision
+from mini_llama.layers.int8_blocks import Int8BlockLinear
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.quantized_linear import Int8Linear
 from rope import RotaryTables, config_tables, rotate
@@ -37,7 +38,7 @@ from rope import RotaryTables, config_tables, rotate
 # Raise it with every change of the function that `Step` describes: its arithmetic (the norms are
 # llama.py's, the rotation is rope.py's), its arguments, the names of its weights. The key of a
 # cached function has it, so that a function of another version is never loaded.
-STEP_VERSION = 2
+STEP_VERSION = 3
 COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # an environment variable
 SHORTEST_CONTEXT = 3  # the exporter needs dynamic lengths of at least 2
 
@@ -46,7 +47,8 @@ class Matrix(nn.Module):
     """A layer's weight (N, K), in `precision`, times a vector (1, K), plus its bias: (1, N).
 
     Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
-    in float32. A weight already in that precision is not copied.
+    in float32. A weight already in that precision is not copied. `scales` are one a row, or one a
+    block of it (N, G).
     """
 
     weight: torch.Tensor
@@ -56,7 +58,9 @@ class Matrix(nn.Module):
     def __init__(self, layer: Any, precision: str) -> None:
         super().__init__()
         scales, bias = None, None if layer.bias is None else layer.bias.detach().float()
-        if precision == "int8":
+        if isinstance(layer, Int8BlockLinear):
+            weight, scales = layer.weight, layer.scales.float()  # float16 would be converted slowly
+        elif precision == "int8":
             layer = layer if isinstance(layer, Int8Linear) else Int8Linear(layer.weight)
             weight, scales = layer.weight.contiguous(), layer.scales
         else:
@@ -66,8 +70,13 @@ class Matrix(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        product = (self.weight.float() * x).sum(-1)
-        product = product if self.scales is None else product * self.scales
+        if self.scales is not None and self.scales.ndim == 2:
+            rows, groups = self.scales.shape
+            products = self.weight.view(rows, groups, -1).float() * x.view(groups, -1)
+            product = (products * self.scales[..., None]).sum((-1, -2))
+        else:
+            product = (self.weight.float() * x).sum(-1)
+            product = product if self.scales is None else product * self.scales
         return (product if self.bias is None else product + self.bias).unsqueeze(0)
 
 
@@ -225,8 +234,10 @@ def package_path(step: Step, config: LlamaConfig, precision: str) -> Path:
     for name, tensor in step.state_dict().items():
         names.setdefault(tensor.data_ptr(), []).append(name)
     shared = [group for group in names.values() if len(group) > 1]  # the compiler merges them
+    scales = ((name, t) for name, t in step.named_buffers() if name.endswith("scales"))
+    blocks = {name: t.shape[1] for name, t in scales if t.ndim == 2}
     dtype = step.embeddings.weight.dtype
-    return cache_folder() / f"step-{fingerprint(config, precision, dtype, shared)}.pt2"
+    return cache_folder() / f"step-{fingerprint(config, precision, dtype, shared, blocks)}.pt2"
 
 
 def compile_step(step: Step, config: LlamaConfig, path: Path) -> None:
@@ -306,13 +317,15 @@ def fingerprint(
     precision: str,
     dtype: torch.dtype = torch.float32,
     shared: Sequence[Sequence[str]] = (),
+    blocks: Mapping[str, int] | None = None,
 ) -> str:
     """A hash of everything the compiled function depends on; `dtype` is that of embeddings, norms
-    and cache, `shared` the names of weights that are one tensor.
+    and cache, `shared` the names of weights that are one tensor, `blocks` how many of a row have
+    scales of their own.
     """
     digest = hashlib.sha256(_processor().encode())
     versions = [STEP_VERSION, torch.__version__, torch.get_num_threads()]
-    known = [*versions, precision, str(dtype), dataclasses.asdict(config), shared]
+    known = [*versions, precision, str(dtype), dataclasses.asdict(config), shared, blocks or {}]
     digest.update(json.dumps(known, sort_keys=True).encode())
     return digest.hexdigest()[:24]
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from base_llama import LlamaPreTrainedModel
+from mini_llama.layers.int8_blocks import Int8BlockLinear
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import can_pack, linear, packed_linear
 from mini_llama.layers.quantized_linear import Int8Linear, QuantizedLinear
@@ -49,6 +50,9 @@ def make_projection(
 def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bool) -> Projection:
     """make_projection of the weights alone."""
     if any(isinstance(layer, QuantizedLinear) for layer in layers):
+        for layer in layers:
+            if isinstance(layer, Int8BlockLinear):
+                layer.pack()
         products = [layer.product for layer in layers]
         return lambda x: _bfloat16_products(x, products)
     weights = [layer.weight for layer in layers]

@@ -29,21 +29,24 @@ def _pad(x: torch.Tensor, columns: int) -> torch.Tensor:
     return F.pad(x, (0, columns)) if columns else x  # F.pad copies in any case
 
 
+def check_finite(weight: torch.Tensor) -> None:
+    """Raise ValueError for weights that are infinite or not a number."""
+    if not torch.stack(torch.aminmax(weight.detach())).float().isfinite().all():
+        raise ValueError("it holds NaN or infinity, which quantized weights cannot")
+
+
 class QuantizedLinear(nn.Module):
     """x (…, K) times a quantized weight (N, K) transposed, plus a bias: (…, N), in x's dtype.
 
-    `weight` itself is not kept; the bias, None unless it is set, is not quantized. There are no
-    gradients. Raises ValueError for weights that are infinite or not a number.
+    The bias, None unless it is set, is not quantized. There are no gradients.
     """
 
     bias: nn.Parameter | None
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, out_features: int, in_features: int) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
+        self.out_features, self.in_features = out_features, in_features
         self.register_parameter("bias", None)
-        if not torch.stack(torch.aminmax(weight.detach())).float().isfinite().all():
-            raise ValueError("it holds NaN or infinity, which quantized weights cannot")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Raises ValueError if x needs a gradient, or has a forward-mode tangent."""
@@ -62,7 +65,8 @@ class Int8Linear(QuantizedLinear):
     """int8 weights with a float32 scale for each row (linear.quantize_rows).
 
     A few rows on a CPU are multiplied in bfloat16, by PyTorch's own int8 product; many, or on
-    another device, in x's dtype, with the weights dequantized one block at a time.
+    another device, in x's dtype, with the weights dequantized one block at a time. `weight` itself
+    is not kept. Raises ValueError as check_finite does.
     """
 
     padded: torch.Tensor
@@ -70,7 +74,8 @@ class Int8Linear(QuantizedLinear):
     bfloat16_scales: torch.Tensor
 
     def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__(weight)
+        super().__init__(*weight.shape)
+        check_finite(weight)
         # PyTorch's product reads 32 columns at a time without a check, so past the end of a row.
         columns = -(-self.in_features // 32) * 32
         padded = weight.new_zeros(self.out_features, columns, dtype=torch.int8)
@@ -108,11 +113,12 @@ class NF4Linear(QuantizedLinear):
 
     On a CPU with AVX-512 and bfloat16, bitsandbytes changes the weight's layout at the first
     product. Rows are padded to whole groups: on a CPU its product is wrong if a group continues in
-    the next row. Raises ValueError if bitsandbytes is not installed.
+    the next row. Raises ValueError as check_finite does, and if bitsandbytes is not installed.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__(weight)
+        super().__init__(*weight.shape)
+        check_finite(weight)
         layers = import_bitsandbytes().nn
         self.missing = -self.in_features % NF4_GROUP
         self.linear = layers.Linear4bit(

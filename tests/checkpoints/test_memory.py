@@ -12,8 +12,10 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.memory import FORMS, Form, converted_bytes, describe_fit, memory_facts
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import stored_tensors
-from mini_llama.checkpoints.sizes import kv_cache_bytes, weight_bytes
-from tests.helpers import ROOT, random_llama, tiny_config
+from mini_llama.checkpoints.sizes import is_quantized, kv_cache_bytes, weight_bytes
+from mini_llama.layers.int8_blocks import can_pack_blocks
+from tests.gguf_files import write_gguf
+from tests.helpers import ROOT, random_llama, random_tokens, tiny_config
 from tests.layers.test_quantized_linear import needs_bitsandbytes
 from utils import available_bytes
 
@@ -70,6 +72,25 @@ def test_a_twentieth_is_left_for_the_rest():
     needed = 4 * 6_738_415_616 + 4096 * 4 * 2 * 32 * 4096
     assert describe_fit(LLAMAS["7B"], needed * 105 // 100).startswith("fits: float32, ")
     assert describe_fit(LLAMAS["7B"], needed * 105 // 100 - 1).startswith("fits: --dtype ")
+
+
+@pytest.mark.skipif(not can_pack_blocks(), reason="no product of 4-bit blocks here")
+def test_int8_blocks_of_a_file_are_counted_as_the_decoder_holds_them(tmp_path):
+    """But for float16 scales, which might have been float32."""
+    llama = random_llama(tiny_config(**TRUE, dim=64, hidden_dim=128, vocab_size=128))
+    path = write_gguf(tmp_path / "m.gguf", llama, "Q8_0")
+    checkpoint = read_checkpoint(path)
+    loaded = load_pretrained(path, quantize="int8")
+    tokens = random_tokens(llama.config, 1, 3)
+    loaded.generate(tokens, 3, temperature=0)
+    tensors = stored_tensors(checkpoint, llama.config)
+    # Of what is made, the embedding, in float32 either way, is in neither sum.
+    meta = {k: t.double() for k, t in tensors.meta.items() if is_quantized(k, "int8")}
+    counted = converted_bytes(llama.config, meta, "float32", "int8", tensors.read_blocks)
+    held = sum(buffer.nbytes for buffer in loaded.buffers())
+    scales = sum(t.numel() for name, t in loaded.named_buffers() if name.endswith(".scales"))
+    assert counted - 4 * 128 * 64 == held + 2 * scales
+    assert converted_bytes(llama.config, meta, "float32", "int8") < counted
 
 
 def test_a_mapped_model_needs_nothing(tmp_path):

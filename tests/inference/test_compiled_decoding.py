@@ -20,6 +20,7 @@ from mini_llama.inference.compiled_decoding import (
 from mini_llama.inference.decoders import choose_decoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
+from mini_llama.layers.int8_blocks import Int8BlockLinear, Int8Blocks
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_decoding import frozen_tables, rounded
 
@@ -77,6 +78,32 @@ def test_steps_equal_the_forward_pass(norm: str, precision: str, shape: dict):
     expected, _ = rounded(llama, precision)(tokens, targets=tokens)
     actual = decode_all(llama, tokens, precision)
     assert_relative(actual, expected[:, 1:].detach().numpy(), 1e-5)
+
+
+@needs_compiler
+def test_blocks_with_their_own_scales_and_rows_in_one_step():
+    """Float32's tolerance: the same integers, with the sums in another order."""
+    llama, generator = make(), torch.Generator().manual_seed(0)
+    exact = rounded(llama, "int8")
+    values = torch.randint(-128, 128, (32, 40), generator=generator, dtype=torch.int8)
+    blocks = Int8Blocks(values, torch.rand(32, 5, generator=generator).half() / 100)
+    exact.layers[0].feed_forward.w2.weight.data = blocks.dequantize()
+    llama.layers[0].feed_forward.w2 = Int8BlockLinear(blocks)
+    tokens = random_tokens(llama.config, 1, llama.config.max_seq_len)
+    decoder = CompiledDecoder(llama, "int8")
+    step = Step(llama, "int8")
+    assert step.layers[0].down.weight.data_ptr() == values.data_ptr()
+    cache = decoder.make_cache(1, tokens.shape[1])
+    with torch.inference_mode():
+        expected = exact(tokens, targets=tokens)[0]
+        exact(tokens[:, :1], cache=cache)
+        columns = [decoder(tokens[:, i : i + 1], cache) for i in range(1, tokens.shape[1])]
+    assert_relative(torch.stack(columns, dim=1), expected[:, 1:].numpy(), 1e-5)
+    paths = {package_path(step, llama.config, "int8")}
+    llama.layers[0].feed_forward.w2 = Int8BlockLinear(Int8Blocks(values, blocks.scales[:, :1]))
+    paths.add(package_path(Step(llama, "int8"), llama.config, "int8"))
+    paths.add(package_path(Step(make(), "int8"), llama.config, "int8"))
+    assert len(paths) == 3
 
 
 @needs_compiler

@@ -1,9 +1,11 @@
 """GGUF files of the architecture llama, whole or in parts (llama.cpp; ggml's docs/gguf.md).
 
 Rows of the query and the key projection stand in interleaved pairs, as here. Tensors of plain
-numbers are mapped; quantized ones are dequantized at each access, by the package gguf.
+numbers are mapped; quantized ones are dequantized at each access, by the package gguf, or, where
+they are int8 with scales, read as these.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 
 from config import LlamaConfig
 from mini_llama.checkpoints.formats.base import Format
+from mini_llama.checkpoints.formats.gguf_blocks import is_int8_blocks, read_blocks
 from mini_llama.checkpoints.formats.gguf_config import FACTORS, import_config
 from mini_llama.checkpoints.formats.gguf_names import our_names
 from mini_llama.checkpoints.formats.gguf_writing import TARGET
@@ -30,6 +33,7 @@ from mini_llama.gguf_file import (
     read_gguf,
     read_parts,
 )
+from mini_llama.layers.int8_blocks import Int8Blocks
 from mini_llama.optional_imports import import_optional
 
 OLD_TABLES = ".attn_rot_embd.weight"  # RoPE's frequencies in old files: computed here
@@ -103,18 +107,29 @@ def _map_tensors(places: Mapping[str, tuple[GGUFFile, TensorInfo]], pages: Mappe
     files = dict.fromkeys(part.path for part, _ in places.values())
     data = {path: pages.map_file(path) for path in files}
 
-    def make(name: str) -> torch.Tensor:
+    def raw_bytes(name: str) -> torch.Tensor:
         part, info = places[name]
-        raw = data[part.path][info.start :][: info.nbytes]
+        return data[part.path][info.start :][: info.nbytes]
+
+    def make(name: str) -> torch.Tensor:
+        raw, (_, info) = raw_bytes(name), places[name]
         if info.type.name in PLAIN:
             return raw.view(PLAIN[info.type.name]).view(info.shape)
         return dequantize(raw, info)
+
+    def make_blocks(name: str) -> Int8Blocks:
+        return read_blocks(raw_bytes(name), places[name][1])
 
     meta = {
         name: torch.empty(info.shape, dtype=PLAIN.get(info.type.name), device="meta")
         for name, (_, info) in places.items()
     }
-    return LazyTensors(meta, make)
+    readers = {
+        name: functools.partial(make_blocks, name)
+        for name, (_, info) in places.items()
+        if is_int8_blocks(info)
+    }
+    return LazyTensors(meta, make, readers)
 
 
 def dequantize(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:

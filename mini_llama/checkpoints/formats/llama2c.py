@@ -14,6 +14,7 @@ and runq.c.
 """
 
 import dataclasses
+import functools
 import math
 import struct
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from mini_llama.checkpoints.lazy_tensors import LazyTensors, meta_tensors
 from mini_llama.checkpoints.mapped_pages import MappedPages
 from mini_llama.checkpoints.record import Checkpoint
 from mini_llama.checkpoints.tensor_files import read_start
+from mini_llama.layers.int8_blocks import Int8Blocks
 from mini_llama.layers.linear import quantize_rows
 from rope import rotary_tables
 from utils import REMEDY, atomic_write
@@ -193,18 +195,33 @@ def _map_tensors(path: Path, header: Header, pages: MappedPages) -> Mapping[str,
         part = data[starts[name] :][: header.bytes_of(shape)]
         if header.version < 2 or len(shape) == 1:
             return part.view(torch.float32).view(shape)
+        values, scales = groups(name)
+        return (values * scales[:, None]).view(shape)
+
+    def groups(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        part = data[starts[name] :][: header.bytes_of(shapes[name])]
         try:
-            return _dequantize(part, header.group_size).view(shape)
+            return _split(part, header.group_size)
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None
 
+    def read_blocks(name: str) -> Int8Blocks:
+        values, scales = groups(name)
+        shape = shapes[name]
+        return Int8Blocks(values.clone().view(shape), scales.view(shape[0], -1))
+
     meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    tensors = LazyTensors(meta, make)
+    readers = {
+        name: functools.partial(read_blocks, name)
+        for name, shape in shapes.items()
+        if header.version == 2 and len(shape) == 2 and shape[1] % header.group_size == 0
+    }
+    tensors = LazyTensors(meta, make, readers)
     return tensors if header.version == 2 else dict(tensors)
 
 
-def _dequantize(part: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Bytes of int8 values, and then a float32 scale a group, → float32 values in their groups."""
+def _split(part: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes → int8 values in their groups (groups, group_size), and each group's float32 scale."""
     groups = len(part) // (group_size + 4)
     values, scales = part.split([groups * group_size, groups * 4])
     scales = scales.clone().view(torch.float32)  # cloned, since it may start at any byte
@@ -213,7 +230,7 @@ def _dequantize(part: torch.Tensor, group_size: int) -> torch.Tensor:
             "a scale is negative or no number: the file is damaged, or from before runq.c, when "
             "all scales stood at the end; export it again"
         )
-    return values.view(torch.int8).view(groups, group_size) * scales[:, None]
+    return values.view(torch.int8).view(groups, group_size), scales
 
 
 def write_version0(

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import random
+import re
 import resource
 from pathlib import Path
 
@@ -12,11 +13,19 @@ import torch
 
 from config import RopeScaling
 from llama import load_pretrained
+from mini_llama.checkpoints import loading
 from mini_llama.checkpoints.formats.gguf import dequantize
 from mini_llama.checkpoints.formats.gguf_config import find_llama3
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_checkpoint
 from mini_llama.gguf_file import TENSOR_TYPES, TensorInfo
+from mini_llama.inference.compiled_decoding import Step
+from mini_llama.inference.decoders import PlainDecoder
+from mini_llama.inference.decoding import FastDecoder
+from mini_llama.inference.generation import generate
+from mini_llama.inference.sampling import Sampler
+from mini_llama.layers.int8_blocks import Int8BlockLinear, can_pack_blocks, describe_kept
+from mini_llama.layers.quantized_linear import Int8Linear
 from rope import attention_factor, inverse_frequencies
 from tests.checkpoints.helpers import assert_same_model
 from tests.gguf_files import set_up_llama, write_gguf
@@ -85,6 +94,52 @@ def test_quantized_weights_are_dequantized(tmp_path, kind: str):
     expected = np.stack([by_hand(kind, row) for row in data]).reshape(weights.shape)
     loaded = load_pretrained(path).layers[1].attention.compute_key.weight.detach().numpy()
     np.testing.assert_array_equal(loaded, expected)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_0"])
+def test_int8_keeps_the_files_integers_and_scales(tmp_path, kind: str, capsys):
+    """To the bit; logits are those of the dequantized weights, to float32's rounding (1e-5), and
+    one token at a time in bfloat16 (0.03).
+    """
+    path = write_gguf(tmp_path / "m.gguf", make_llama(vocab_size=160), kind)
+    exact, kept = load_pretrained(path), load_pretrained(path, quantize="int8")
+    for name, module in exact.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            layer = kept.get_submodule(name)
+            assert isinstance(layer, Int8BlockLinear) == can_pack_blocks()
+            if can_pack_blocks():
+                assert layer.blocks.dequantize().equal(module.weight)
+    if not can_pack_blocks():
+        pytest.skip("this processor has no product of 4-bit blocks")
+    tokens = random_tokens(exact.config, 1, 12)
+    expected = exact(tokens, targets=tokens)[0]
+    assert_relative(kept(tokens, targets=tokens)[0], expected.detach(), 1e-5)
+    whole = exact.generate(tokens[:, :4], 8, temperature=0)
+    assert Step(kept, "int8").output.weight.equal(kept.output.weight)
+    decoder = FastDecoder(kept)
+    cache = decoder.make_cache(1, 12)
+    steps = [decoder(tokens[:, i : i + 1], cache) for i in range(12)]
+    assert_relative(torch.stack(steps, dim=1), expected.detach(), 0.03)
+    assert kept.output.packed is not None and kept.output.blocks.dequantize().equal(
+        exact.output.weight
+    )
+    plain = load_pretrained(path, quantize="int8")
+    decoder = PlainDecoder(plain)
+    assert generate(plain, tokens[:, :4], 8, Sampler(0.0), decoder=decoder).equal(whole)
+    report = describe_checkpoint(read_checkpoint(path))
+    assert re.search(
+        r"^--quantize int8 +keeps 15 of 15 matrices, integers and scales$", report, re.M
+    )
+    assert describe_kept(plain) == "15 of 15 matrices as in the file, integers and scales"
+
+
+def test_int8_quantizes_what_the_file_has_otherwise(tmp_path, monkeypatch):
+    """Types of other blocks, and where this processor has no product of them."""
+    for kind, is_kept in (("Q4_1", True), ("Q8_0", False)):
+        path = write_gguf(tmp_path / f"{kind}.gguf", make_llama(), kind)
+        monkeypatch.setattr(loading, "can_keep", lambda blocks, answer=is_kept: answer)
+        layers = [load_pretrained(path, quantize="int8").output]
+        assert [type(layer) for layer in layers] == [Int8Linear]
 
 
 def test_every_type_that_the_package_dequantizes_is_read():

@@ -16,6 +16,7 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.lazy_tensors import LazyTensors
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import fit_tensors
+from mini_llama.layers.int8_blocks import Int8BlockLinear, can_pack_blocks
 from tests.checkpoints.helpers import assert_same_model, write_llama2c
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_generation import CONTRACT_TEXT
@@ -168,6 +169,21 @@ def test_q80_is_read(tmp_path, n_kv_heads: int, tied: bool, group_size: int):
             values, scales = quantize_by_hand(expected, group_size)
             expected = (values * scales[:, None]).reshape(expected.shape)
         np.testing.assert_array_equal(loaded[name].numpy(), expected, err_msg=name)
+
+
+@pytest.mark.skipif(not can_pack_blocks(), reason="no product of 4-bit blocks here")
+def test_int8_keeps_whole_groups_of_q80(tmp_path):
+    """hidden_dim is 88: w2's rows are no whole groups, and are quantized by rows."""
+    llama = make_llama()
+    (tmp_path / "m.bin").write_bytes(oracle_q80(llama, 32))
+    exact = load_pretrained(tmp_path / "m.bin", "llama2")
+    kept = load_pretrained(tmp_path / "m.bin", "llama2", quantize="int8")
+    for name, module in exact.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            layer = kept.get_submodule(name)
+            assert isinstance(layer, Int8BlockLinear) != name.endswith("w2")
+            if isinstance(layer, Int8BlockLinear):
+                assert layer.blocks.dequantize().equal(module.weight)
 
 
 def test_q80s_errors_are_those_of_its_file(tmp_path):
