@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 
 CHECKS = ("sanity_check", "rope_test", "optimizer_test")
 COMMANDS = ("chat", "checkpoint", "pretrain", "reproduce", "grade", "diagnose", "prepare_submit")
-COMMANDS += ("download", "addition_run", "align")
+COMMANDS += ("download", "addition_run", "align", "see")
 ADDITION = ("addition_data_generation", "addition_lib")
 ASSIGNMENT = ("run_llama", "llama", "base_llama", "rope", "lora", "classifier", "optimizer")
 ASSIGNMENT += ("tokenizer", "config", "utils", *ADDITION, *CHECKS)
@@ -35,7 +35,10 @@ FLOORS = [
         *("mini_llama.task_heads", "mini_llama.bundled", "mini_llama.downloads"),
         "mini_llama.chatting",
     ),
-    ("mini_llama.submissions", "mini_llama.diagnosis", "mini_llama.reproduction", *CHECKS),
+    (
+        *("mini_llama.submissions", "mini_llama.diagnosis", "mini_llama.reproduction"),
+        *("mini_llama.inside", *CHECKS),
+    ),
     ("run_llama", *(name for name in COMMANDS if name != "addition_run")),
 ]
 

@@ -1,0 +1,68 @@
+// The page: sections in the order of llama.py.
+import { App, Trace, section, stepper, topBar } from "./app.mjs";
+import { watchTheme } from "./colours.mjs";
+import { attention, embedding, feedForward, norms, residual, rope } from "./layer.mjs";
+import { lens, nextToken } from "./outcome.mjs";
+import { el, numbers } from "./pictures.mjs";
+
+function header(trace) {
+  return el("header", {}, el("h1", {}, "Inside ", el("bdi", {}, trace.title)),
+    el("dl", {}, Object.entries(trace.facts).map(([name, value]) =>
+      el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+    trace.notes.length ? el("ul", { class: "notes" }, trace.notes.map((note) => el("li", {}, note))) : null);
+}
+
+function tokens(app) {
+  const { trace } = app;
+  const isPadding = trace.tokens[trace.last].kind === "padding";
+  const padded = trace.tokens.some((token) => token.kind === "padding");
+  const reads = isPadding
+    ? "The assignment reads the last column, which is padding here."
+    : padded ? "The padding is masked, and the last real token is read." : "The last column (▲) is the one that is read.";
+  const chips = trace.tokens.map((token, i) => el("li", { class: token.kind },
+    el("span", { class: "place" }, String(i)), el("bdi", { class: "piece" }, token.text),
+    el("span", { class: "id" }, String(token.id)), i === trace.last ? el("span", { class: "last" }, "▲ read") : null));
+  const table = numbers("Tokens as a table", () => ({
+    head: ["position", "token", "id", "kind"],
+    rows: trace.tokens.map((token, i) => [String(i), token.text, String(token.id), i === trace.last ? `${token.kind}, read` : token.kind]),
+  }));
+  return section(app, {
+    title: "Tokens", id: "tokens",
+    text: `The text is ${trace.length} tokens, each with its position above and its id below; ▁ is a space. ${reads}`,
+  }, el("ol", { class: "chips", start: 0 }, chips), table.box);
+}
+
+function layerPart(app) {
+  const { trace } = app;
+  const pick = stepper("layer", trace.layers.map(String), () => app.layer, (i) => app.select({ layer: i }));
+  const title = el("h2", {});
+  app.updates.push(() => {
+    pick.update();
+    title.textContent = `Layer ${trace.layers[app.layer]} of 0 to ${trace.config.n_layers - 1}`;
+  });
+  return el("section", { class: "layer", id: "layer", "aria-label": "one layer" },
+    el("div", { class: "controls" }, title, pick.box),
+    norms(app, "attention"), rope(app), attention(app), norms(app, "ffn"), feedForward(app));
+}
+
+const PLACES = [["tokens", "tokens"], ["embedding", "embedding"], ["layer", "layer"], ["rope", "RoPE"],
+  ["attention", "attention"], ["swiglu", "SwiGLU"], ["residual", "residual"], ["lens", "logit lens"], ["next", "next token"]];
+
+function build(data) {
+  const app = new App(new Trace(data.traces[0]));
+  const links = el("nav", { "aria-label": "sections" },
+    PLACES.map(([id, name]) => el("a", { href: `#${id}` }, name)));
+  const page = document.getElementById("page");
+  page.replaceChildren(header(app.trace), links, topBar(app),
+    el("main", {}, tokens(app), embedding(app), layerPart(app), residual(app), lens(app), nextToken(app)));
+  app.update();
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) app.update();
+    width = innerWidth;
+  });
+  watchTheme(() => app.update());
+  return app;
+}
+
+if (globalThis.document) build(JSON.parse(document.getElementById("data").textContent));
