@@ -34,6 +34,7 @@ from mini_llama.addition.experiment import (
 from mini_llama.addition.options import PROGRESS, TrainOptions, count_samples
 from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.checkpoints.memory import require_training_memory
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
 from mini_llama.training.log import draw_losses
@@ -53,6 +54,7 @@ def run(options: TrainOptions, train_one_epoch: TrainEpoch, evaluate_loss: Evalu
     Raises OSError or ValueError, one line each.
     """
     device = choose_device(options.use_gpu)
+    require_training_memory(options.model_config(), device)
     folder = Path(options.save_dir)
     prepare_folders(options)
     seed_everything(options.seed)

@@ -101,5 +101,6 @@ def _is_stories42m(llama: Llama) -> bool:
         return False
     shape: dict[str, Any] = {**STORIES42M_ARGS}
     usual = LlamaConfig(**shape)
-    names = (*STORIES42M_ARGS, "hidden_dim", "layer_norm_eps", "rope_theta", "rope_scaling")
+    names = {*STORIES42M_ARGS, "hidden_dim", "layer_norm_eps", "rope_theta", "rope_scaling"}
+    names |= {"head_dim", "attention_bias", "mlp_bias"}
     return all(getattr(config, name) == getattr(usual, name) for name in names)

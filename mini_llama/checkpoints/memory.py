@@ -15,9 +15,11 @@ import torch
 
 from config import DTYPES, QUANTIZATIONS, LlamaConfig
 from mini_llama.checkpoints.sizes import (
+    ADAMW_MOMENTS,
     BYTES,
     OUTPUT,
     block_bytes,
+    count_parameters,
     gigabytes,
     is_quantized,
     kv_cache_bytes,
@@ -155,6 +157,23 @@ def require_memory(
         f"{path} needs {gigabytes(needed)} of memory as {Form(dtype, quantize)}, and "
         f"{gigabytes(free)} are free: {remedy}"
     )
+
+
+def require_training_memory(
+    config: LlamaConfig, device: torch.device, is_sharded: bool = False
+) -> None:
+    """Raise ValueError where the machine has no room for what training a fresh model certainly
+    allocates: float32 weights, and on the CPU as many gradients and AdamW's moments.
+    """
+    weights = count_parameters(config) * BYTES["float32"]
+    is_whole = device.type == "cpu" and not is_sharded
+    needed, free = weights * (2 + ADAMW_MOMENTS if is_whole else 1), available_bytes()
+    if free is not None and not _fits(needed, free):
+        kept = "weights, gradients and moments" if is_whole else "weights"
+        raise ValueError(
+            f"a model of {count_parameters(config):,} parameters needs {gigabytes(needed)} of "
+            f"memory for {kept}, and {gigabytes(free)} are free: choose a smaller shape"
+        )
 
 
 def require_device_memory(config: LlamaConfig, device: torch.device, form: Form) -> None:

@@ -101,7 +101,7 @@ def with_zero_biases(tensors: LazyTensors, config: LlamaConfig) -> LazyTensors:
     def make(name: str) -> torch.Tensor:
         return torch.zeros(zeros[name].shape) if name in zeros else tensors[name]
 
-    return LazyTensors(tensors.meta | zeros, make) if zeros else tensors
+    return LazyTensors(tensors.meta | zeros, make, tensors.read_blocks) if zeros else tensors
 
 
 def bias_kind(name: str) -> str:

@@ -342,6 +342,8 @@ def read_formulas(path: str | Path) -> tuple[Formulas, dict[str, torch.Tensor], 
     config = content.make_config(norm="layernorm")  # RMSNorm's formula ignores the biases
     if config.rope_scaling is not None:
         raise ValueError(f"{path} has scaled RoPE, which the float64 formulas do not know")
+    if config.attention_bias or config.mlp_bias:
+        raise ValueError(f"{path} has projections with biases, which the explanation does not know")
     tensors = fit_tensors(content, config)
     arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     return Formulas(arrays, config), tensors, content.recorded

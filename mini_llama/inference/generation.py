@@ -44,7 +44,8 @@ def stream(
     """Yield the next token (B, 1) of tokens (B, T) again and again, `max_new_tokens` times.
 
     `use_cache=False` recomputes the context for every token: slow, obvious, and the oracle of the
-    cached path (but for dynamic RoPE scaling: rope.tables_for). A bidirectional model always does.
+    cached path (but for dynamic RoPE scaling and LongRoPE: rope.tables_for). A bidirectional model
+    always does.
     `decoder` is by default choose_decoder's. A `cache` made by it is used instead of a new
     one: it must hold a prefix of tokens, and at the end it holds all but the last yielded token.
     Raises ValueError for an empty prompt, and for one without a token after the cached prefix.

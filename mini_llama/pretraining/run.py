@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.formats.huggingface_tokenizer import copy_file
+from mini_llama.checkpoints.memory import require_training_memory
 from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
 from mini_llama.checkpoints.tensor_files import import_safetensors
 from mini_llama.pretraining.data import (
@@ -171,6 +172,7 @@ def run(options: PretrainOptions) -> int:
             tokenizer, train_file, val_file = prepare_data(options, process, start.tokenizer)
         seed_everything(options.seed)
         config = start.config_for(options, tokenizer)
+        require_training_memory(config, process.device, options.shard)
         trainer = Trainer(options, process, config, tokenizer)
         begin(trainer, start)
         if process.is_main:

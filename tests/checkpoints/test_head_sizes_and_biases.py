@@ -294,6 +294,26 @@ def test_gguf_files_with_some_kinds_of_bias(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+@torch.inference_mode()
+def test_int8_blocks_of_a_file_are_kept_beside_biases(tmp_path):
+    """The forward pass and the step, after --quantize int8 of a Q8_0 file."""
+    shape = {"dim": 64, "head_dim": 24, "hidden_dim": 192, "attention_bias": True}
+    llama = ours(**shape)
+    lacking = [name for name in arrays_of(llama) if name.endswith("attn_output.bias")]
+    more = {"set": set_heads(llama), "without": lacking}
+    path = write_gguf(tmp_path / "m.gguf", llama, "Q8_0", **more)
+    assert read_checkpoint(path).tensors.read_blocks
+    plain, quantized = load_pretrained(path), load_pretrained(path, quantize="int8")
+    tokens = random_tokens(llama.config, 1, 30)
+    expected = plain(tokens, targets=tokens)[0]
+    assert_relative(quantized(tokens, targets=tokens)[0], expected, 0.03)
+    decoder = FastDecoder(quantized)
+    cache = decoder.make_cache(1, 30)
+    quantized(tokens[:, :1], cache=cache)
+    steps = [decoder(tokens[:, i : i + 1], cache) for i in range(1, 30)]
+    assert_relative(torch.stack(steps, dim=1), expected[:, 1:], 0.03)
+
+
 @pytest.mark.parametrize(
     ("method", "part"),
     [

@@ -12,7 +12,12 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.memory import FORMS, Form, converted_bytes, describe_fit, memory_facts
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.record import stored_tensors
-from mini_llama.checkpoints.sizes import is_quantized, kv_cache_bytes, weight_bytes
+from mini_llama.checkpoints.sizes import (
+    count_parameters,
+    is_quantized,
+    kv_cache_bytes,
+    weight_bytes,
+)
 from mini_llama.layers.int8_blocks import can_pack_blocks
 from tests.gguf_files import write_gguf
 from tests.helpers import ROOT, random_llama, random_tokens, tiny_config
@@ -170,3 +175,21 @@ def test_a_token_reads_weights_and_cache_but_one_row_of_the_embedding():
 def test_facts_name_the_device():
     names = [name for name, _ in memory_facts(LLAMAS["7B"])]
     assert names == ["weights in memory", "key/value cache", "free on cpu"]
+
+
+def test_training_a_model_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """On a CPU four numbers a parameter; elsewhere the weights alone are made here."""
+    config = tiny_config(**TRUE)
+    weights = 4 * count_parameters(config)
+    for device, is_sharded, needed in (
+        ("cpu", False, 4 * weights),
+        ("cpu", True, weights),
+        ("meta", False, weights),
+    ):
+        monkeypatch.setattr(memory_plan, "available_bytes", lambda n=needed: int(1.06 * n))
+        memory_plan.require_training_memory(config, torch.device(device), is_sharded)
+        monkeypatch.setattr(memory_plan, "available_bytes", lambda n=needed: n)
+        with pytest.raises(ValueError, match=r"^a model of 26,272 parameters needs .* are free"):
+            memory_plan.require_training_memory(config, torch.device(device), is_sharded)
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda: None)
+    memory_plan.require_training_memory(config, torch.device("cpu"))

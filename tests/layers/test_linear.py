@@ -104,3 +104,24 @@ def test_cross_entropy_by_either_route(route, count: int):
     (3 * F.cross_entropy(hidden @ weight.T, targets)).backward()
     for actual, expected in zip(ours, (hidden.grad, weight.grad), strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "out"), SHAPES)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "autocast"])
+def test_a_bias_is_that_of_nn_linear(route, shape: tuple, out: int, dtype: torch.dtype | None):
+    """Values, dtype, and all three gradients; under autocast as well."""
+    torch.manual_seed(0)
+    layer, theirs = Linear(shape[-1], out, has_bias=True), torch.nn.Linear(shape[-1], out)
+    theirs.load_state_dict(layer.state_dict())
+    gradients = []
+    for network in (layer, theirs):
+        x, _ = make(shape, out)
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            result = network(x)
+        result.float().square().sum().backward()
+        gradients.append((result, x.grad, network.weight.grad, network.bias.grad))
+    tolerance = 1e-5 if dtype is None else 0.02
+    for actual, expected in zip(*gradients, strict=True):
+        assert actual.dtype == expected.dtype
+        limit = tolerance * float(expected.abs().max())
+        torch.testing.assert_close(actual, expected, atol=limit, rtol=0)
