@@ -19,15 +19,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from base_llama import LlamaPreTrainedModel
+from config import LlamaConfig
 from mini_llama.layers.int8_blocks import Int8BlockLinear
 from mini_llama.layers.kv_cache import KVCache
-from mini_llama.layers.linear import can_pack, linear, packed_linear
-from mini_llama.layers.quantized_linear import Int8Linear, QuantizedLinear
+from mini_llama.layers.linear import can_pack, inference_linear, linear, packed_linear
+from mini_llama.layers.quantized_linear import FEW_ROWS, Int8Linear, QuantizedLinear
 from rope import config_tables, fixed_positions
 from utils import available_bytes
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 COPIED_FRACTION = 0.5  # of the free memory, at most, for a faster layout of the same weights
+Norm = Callable[[torch.Tensor], torch.Tensor]
 Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
@@ -53,7 +55,7 @@ def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bo
         for layer in layers:
             if isinstance(layer, Int8BlockLinear):
                 layer.pack()
-        products = [layer.product for layer in layers]
+        products = [layer.few_rows if rows <= FEW_ROWS else layer.product for layer in layers]
         return lambda x: _bfloat16_products(x, products)
     weights = [layer.weight for layer in layers]
     sizes = [len(weight) for weight in weights]
@@ -66,6 +68,8 @@ def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bo
         packed = packed_linear(torch.cat(weights).to(dtype), rows)
         return lambda x: packed(x.to(dtype)).float().split(sizes, dim=-1)
     weights = [weight.to(dtype) for weight in weights]  # no copy if they already have that dtype
+    if dtype == torch.float32 and can_pack(dtype, device):
+        return lambda x: tuple(inference_linear(x, weight) for weight in weights)
     return lambda x: tuple(linear(x.to(dtype), weight).float() for weight in weights)
 
 
@@ -82,13 +86,32 @@ def rotate_pairs(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(pairs * rotation)  # (B, heads, D/2, 2)
 
 
+def make_norm(norm: nn.Module, rows: int, config: LlamaConfig) -> Norm:
+    """llama.RMSNorm's arithmetic, with one row's scale as a number of Python's; LayerNorm as it is.
+
+    Three operations in place of eight: at this size each costs as much as its numbers do.
+    """
+    weight, width = norm.weight, config.dim
+    if rows > 1 or config.norm != "rmsnorm" or weight.device.type != "cpu":
+        return norm
+
+    def normalize(x: torch.Tensor) -> torch.Tensor:
+        row = x[0]
+        scale = (torch.dot(row, row).item() / width + config.layer_norm_eps) ** -0.5
+        return torch.mul(x, weight).mul_(scale)
+
+    return normalize
+
+
 class LayerStep:
     """One llama.LlamaLayer, for one new position."""
 
-    def __init__(self, layer: Any, rows: int, precision: str, may_copy: bool) -> None:
+    def __init__(
+        self, layer: Any, rows: int, precision: str, may_copy: bool, config: LlamaConfig
+    ) -> None:
         attention, feed_forward = layer.attention, layer.feed_forward
-        self.layer_id = layer.layer_id
-        self.attention_norm, self.ffn_norm = layer.attention_norm, layer.ffn_norm
+        self.attention_norm = make_norm(layer.attention_norm, rows, config)
+        self.ffn_norm = make_norm(layer.ffn_norm, rows, config)
         self.heads = (rows, attention.n_heads, 1, attention.head_dim)
         self.kv_heads = (rows, attention.n_kv_heads, 1, attention.head_dim)
         self.enable_gqa = attention.n_heads != attention.n_kv_heads
@@ -103,13 +126,19 @@ class LayerStep:
         self.gate_and_up = projection(feed_forward.w1, feed_forward.w3)
         self.down = projection(feed_forward.w2)
 
-    def __call__(self, h: torch.Tensor, rotation: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """h (B, C) → (B, C); `rotation` (D/2,) is the position's, as complex numbers."""
+    def __call__(
+        self, h: torch.Tensor, rotation: torch.Tensor, cached: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """h (B, C) → (B, C); `rotation` (D/2,) is the position's, as complex numbers.
+
+        `cached`: keys and values (B, H_kv, N, D) with the new position, and where its own of each
+        are stored, (B, H_kv, 1, D).
+        """
         query, key, value = self.query_key_value(self.attention_norm(h))
         query, key = rotate_pairs(query, rotation), rotate_pairs(key, rotation)
-        keys, values = cache.update(
-            self.layer_id, key.view(self.kv_heads), value.view(self.kv_heads)
-        )
+        keys, values, new_key, new_value = cached
+        new_key.copy_(key.view(self.kv_heads))
+        new_value.copy_(value.view(self.kv_heads))
         query = query.view(self.heads).to(keys.dtype)
         attended = F.scaled_dot_product_attention(query, keys, values, enable_gqa=self.enable_gqa)
         h = h + self.attention_output(attended.flatten(1).float())[0]
@@ -124,10 +153,13 @@ class NetworkStep:
         self.config, self.device = llama.config, llama.device
         fixed = fixed_positions(self.config.max_seq_len, self.config.rope_scaling)
         self.rotations = self._rotations(0, fixed)  # (fixed, D/2)
-        self.embeddings, self.norm = llama.tok_embeddings, llama.norm
+        self.embeddings = llama.tok_embeddings
+        self.norm = make_norm(llama.norm, rows, self.config)
         size = sum(parameter.nbytes for parameter in llama.parameters())
         may_copy = size < COPIED_FRACTION * (available_bytes(self.device) or math.inf)
-        self.layers = [LayerStep(layer, rows, precision, may_copy) for layer in llama.layers]
+        self.layers = [
+            LayerStep(layer, rows, precision, may_copy, self.config) for layer in llama.layers
+        ]
         self.output = make_projection([llama.output], rows, precision, may_copy)
 
     def _rotations(self, start: int, end: int) -> torch.Tensor:
@@ -143,8 +175,8 @@ class NetworkStep:
         else:
             rotation = self._rotations(position, position + 1)[0]
         h = self.embeddings(token)[:, 0].float()  # (B, C)
-        for layer in self.layers:
-            h = layer(h, rotation, cache)
+        for layer, cached in zip(self.layers, cache.extended(), strict=True):
+            h = layer(h, rotation, cached)
         cache.advance(1)
         return self.output(self.norm(h))[0]
 

@@ -181,6 +181,9 @@ class Int8BlockLinear(QuantizedLinear):
             return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
         return torch.cat([linear(x, part) for part in self._dequantized(x.dtype)], dim=-1)
 
+    def few_rows(self, x: torch.Tensor) -> torch.Tensor:
+        return self.packed(x) if self.packed is not None and is_eager() else self.product(x)
+
     def _dequantized(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         values, scales = self.blocks
         for parts in zip(values.split(self.step), scales.split(self.step), strict=True):

@@ -6,6 +6,8 @@ values.
 Shapes: B rows of a batch, T new positions, H_kv key/value heads, D head_dim.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from config import LlamaConfig
@@ -43,6 +45,18 @@ class KVCache:
         self.keys[layer_id, :, :, self.position : end] = key
         self.values[layer_id, :, :, self.position : end] = value
         return self.keys[layer_id, :, :, :end], self.values[layer_id, :, :, :end]
+
+    def extended(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Of each layer, views with room for one more position: keys and values (B, H_kv,
+        position + 1, D), and the last column of each.
+
+        What `update` gives, of all layers at once. Raises ValueError if there is no room.
+        """
+        if self.position >= self.max_len:
+            raise ValueError(f"{self.position + 1} positions do not fit a cache of {self.max_len}")
+        whole = [t.narrow(3, 0, self.position + 1) for t in (self.keys, self.values)]
+        last = [t.narrow(3, self.position, 1) for t in (self.keys, self.values)]
+        return zip(*(t.unbind(0) for t in (*whole, *last)), strict=True)
 
     def advance(self, count: int) -> None:
         """Count `count` more positions as filled."""

@@ -106,6 +106,13 @@ def add_bias(product: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return product if bias is None else product + bias.type_as(product)
 
 
+def inference_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`linear` for contiguous float32 without gradients; the caller has asked `can_pack`."""
+    if _is_plain.get() or not is_eager():
+        return F.linear(x, weight)
+    return _product(x, weight)
+
+
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `packed_linear` supports this dtype and device."""
     if device.type != "cpu" or not has_onednn():

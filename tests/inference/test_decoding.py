@@ -203,6 +203,27 @@ def test_the_choice_of_the_decoder():
             choose_decoder(llama, precision=precision)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_norm_of_one_row(scale: float):
+    """Against float64, at float32's rounding; more rows and LayerNorm are the model's own."""
+    llama = make()
+    norm, config = llama.layers[0].attention_norm, llama.config
+    x = scale * torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    expected = x.double() / (x.double().square().mean() + config.layer_norm_eps).sqrt()
+    one_row = decoding.make_norm(norm, 1, config)
+    assert one_row is not norm and decoding.make_norm(norm, 2, config) is norm
+    assert_relative(one_row(x), expected * norm.weight.double(), 1e-6)
+    other = make("layernorm")
+    assert decoding.make_norm(other.norm, 1, other.config) is other.norm
+
+
+def test_a_full_cache_is_not_extended():
+    cache = KVCache(make().config, 1, 2)
+    cache.advance(2)
+    with pytest.raises(ValueError, match="3 positions do not fit a cache of 2"):
+        cache.extended()
+
+
 def test_quantized_rows_are_the_nearest():
     weight = torch.randn(7, 30, generator=torch.Generator().manual_seed(0))
     weight[3] = 0
