@@ -35,6 +35,7 @@ def make_parser() -> OneLineParser:
 
 
 @one_line_errors(PROGRAM)
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(), argv)
     stage = STAGES[given.pop("stage")]

@@ -26,7 +26,7 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions:
-    """What every stage that trains has. Raises ValueError, naming the flag, for a value out of
+    """What every stage that trains has. Raises UsageError, naming the flag, for a value out of
     bounds.
 
     The defaults are those of Llama 2's section 3.1, which a stage's own class replaces.

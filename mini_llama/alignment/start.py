@@ -10,7 +10,7 @@ import torch
 
 from config import LlamaConfig, resolve_arithmetic
 from llama import Llama, load_pretrained
-from lora import apply_lora, count_lora_parameters, merged_state_dict
+from lora import LoRALayer, apply_lora, count_lora_parameters, merged_state_dict
 from mini_llama.alignment.data import Encoder
 from mini_llama.alignment.options import StageOptions
 from mini_llama.assignment.adapters import check_rank, save_adapters
@@ -51,7 +51,7 @@ class Start:
     ends: tuple[int, ...]
 
     def encoder(self, max_length: int | None = None) -> Encoder:
-        """Raises ValueError for more tokens than the model's context."""
+        """Raises UsageError for more tokens than the model's context."""
         context = self.llama.config.max_seq_len
         if max_length is not None and max_length > context:
             raise UsageError(
@@ -143,6 +143,14 @@ def content_of(path: str | Path) -> str:
     return f"{Path(path).name} (SHA-256 {digest(path)[:16]})"
 
 
+def config_of(llama: Llama) -> LlamaConfig:
+    """The configuration of the model with its adapters merged: an output layer that is adapted is
+    not the input embedding any more.
+    """
+    is_tied = llama.config.tie_word_embeddings and not isinstance(llama.output, LoRALayer)
+    return dataclasses.replace(llama.config, tie_word_embeddings=is_tied)
+
+
 def save_model(trainer: TrainerCore, start: Start, options: StageOptions, **facts: Any) -> None:
     """Write FOLDER/model.pt, adapters merged, which load_pretrained reads, and with LoRA the
     adapters alone. Every process must call it; the first writes.
@@ -152,7 +160,7 @@ def save_model(trainer: TrainerCore, start: Start, options: StageOptions, **fact
     tensors = full_state(trainer)["model"] if options.shard else merged_state_dict(llama)
     if not trainer.process.is_main:
         return
-    save_checkpoint(folder / MODEL, llama.config, tensors, step=trainer.step, **facts)
+    save_checkpoint(folder / MODEL, config_of(llama), tensors, step=trainer.step, **facts)
     if options.lora_rank:
         save_adapters(folder / ADAPTERS, llama, options, facts)
 
@@ -163,7 +171,7 @@ def export_model(options: StageOptions, start: Start, process: Process) -> None:
         return
     folder = Path(options.out)
     tensors = load_plain(folder / MODEL)["model"]
-    save_model_folder(folder / FOLDER, start.llama.config, tensors, start.tokenizer)
+    save_model_folder(folder / FOLDER, config_of(start.llama), tensors, start.tokenizer)
     if isinstance(start.tokenizer, Tokenizer):  # model.pt's, where it is looked for
         copy_file(start.tokenizer.model_path, folder / TOKENIZER)
 

@@ -25,6 +25,7 @@ from mini_llama.alignment.start import (
     results_in,
     run_settings,
 )
+from mini_llama.bounds import check_usage
 from mini_llama.checkpoints.tensor_files import import_safetensors
 from mini_llama.training.core import Part, Step, TrainerCore, make_optimizer
 from mini_llama.training.folder import PROGRESS, check_out, new_folder
@@ -124,11 +125,11 @@ def settings_of(options: DataOptions, config: Any) -> dict[str, Any]:
 def run_job(job: Job[T]) -> int:
     """Train, evaluating and saving on the way; the exit status. Raises OSError, ValueError."""
     options, process, folder = job.options, job.process, Path(job.options.out)
-    if options.batch_size % process.world_size:
-        raise ValueError(
-            f"--batch_size {options.batch_size} cannot be divided among {process.world_size} "
-            "processes: give a multiple of it"
-        )
+    check_usage(
+        f"--batch_size {options.batch_size}",
+        options.batch_size % process.world_size == 0,
+        f"a multiple of the {process.world_size} processes",
+    )
     steps = steps_of(options, len(job.train))
     optimizer = partial(make_optimizer, job.network, options.lr, options.weight_decay, EPS)
     recipe = recipe_of(options, steps)
