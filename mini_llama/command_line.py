@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from mini_llama.bounds import Range, UsageError, check_usage
 from mini_llama.standard_streams import flushed_output, prepare_streams, silence
@@ -25,6 +25,10 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {visible(message)} (see --help)\n")
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        """argparse's own ignores a full disk and a closed pipe."""
+        (file or sys.stderr).write(message)
 
     def parse_known_args(  # type: ignore[override]  # argparse's stub has three overloads
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -1072,3 +1072,31 @@ def test_every_text_is_tokenised_once_a_run(
         for _, sentence in read_examples(folder / "data" / f"tiny-{split}.txt")
     ]
     assert sorted(seen) == sorted(texts)
+
+
+def test_the_checkpoint_says_what_whoever_uses_it_must_know(whole: Result) -> None:
+    """Labels, mask, tokenizer, data: of finetune and of lora, in the model and in the adapters."""
+    model = whole.folder / "model.model"
+    facts = {
+        "option": whole.option,
+        "dataset": "tiny",
+        "label_names": ["bad", "good"],
+        "mask_padding": False,
+        "max_sentence_len": None,
+        "batch_size": 8,
+        "dtype": "float32",
+    }
+    tokenizer = {"name": "model.model", "path": "model.model", "sha256": file_hash(model)}
+    files = [whole.checkpoint, *whole.folder.glob("*.adapters.pt")]
+    assert len(files) == (2 if whole.option == "lora" else 1)
+    for path in files:
+        saved = load_plain(path)
+        assert saved | facts == saved and saved["tokenizer"] == tokenizer, path.name
+
+
+@pytest.mark.parametrize("option", ["finetune", "lora"])
+def test_a_checkpoint_says_that_its_padding_was_masked(option: str, folder: Path) -> None:
+    train(option, "--mask_padding", "--max_sentence_len", "5", "--epochs", "1")
+    for path in folder.glob(f"{option}-tiny-*.pt"):
+        saved = load_plain(path)
+        assert saved["mask_padding"] is True and saved["max_sentence_len"] == 5, path.name

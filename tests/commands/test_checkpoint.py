@@ -23,7 +23,7 @@ from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.reading import read_checkpoint
 from mini_llama.checkpoints.report import describe_checkpoint, describe_preset
 from mini_llama.checkpoints.sizes import count_parameters
-from tests.helpers import ROOT, random_llama, tiny_config
+from tests.helpers import ROOT, random_llama, refusal_of, tiny_config
 
 TRUE = {"norm": "rmsnorm", "attention": "causal"}
 
@@ -225,3 +225,27 @@ def test_help_comes_at_once(command: list[str]):
 
 def test_what_is_offered_is_what_is_written():
     assert options.TARGETS.keys() == TARGETS.keys()
+
+
+@pytest.mark.parametrize("to", ["assignment", "llama2c", "llama2c-q80", "gguf"])
+def test_a_file_is_replaced_only_with_overwrite(source, to: str, capsys):
+    target = source.with_name("b")
+    target.write_bytes(b"somebody's")
+    words = ["convert", str(source), str(target), "--to", to]
+    expected = f"checkpoint.py: error: {target} is there already: --overwrite replaces it; "
+    assert refusal_of(checkpoint_commands.main, words) == (1, expected + "or give another name")
+    assert target.read_bytes() == b"somebody's" and capsys.readouterr().out == ""
+    checkpoint_commands.main([*words, "--overwrite"])
+    assert target.stat().st_size > 1000
+
+
+def test_a_folder_that_holds_something_is_never_replaced(source):
+    target = source.with_name("b")
+    target.mkdir()
+    (target / "config.json").write_text("somebody's")
+    words = ["convert", str(source), str(target), "--to", "huggingface"]
+    for more in ([], ["--overwrite"]):
+        status, error = refusal_of(checkpoint_commands.main, [*words, *more])
+        assert status == 1 and str(target) in error
+    assert (target / "config.json").read_text() == "somebody's"
+    assert len(list(target.iterdir())) == 1

@@ -92,3 +92,19 @@ def test_exit_status(folder, capsys, arguments, expected, part):
 
 def test_dashes_and_underscores_are_the_same(folder, capsys):
     assert run(capsys, folder, "ab1", "--with_imports")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["other.txt", "someone-else"])
+def test_only_a_zip_of_the_same_student_is_replaced(folder, capsys, name):
+    """Here is ab1.zip, a file of another kind or a zip of another student."""
+    target = Path("ab1.zip")
+    if name == "other.txt":
+        target.write_bytes(b"somebody's")
+    else:
+        assert run(capsys, folder, name)[0] == 0
+        Path(f"{name}.zip").rename(target)
+    before = target.read_bytes()
+    status, out, error = run(capsys, folder, "ab1")
+    expected = "prepare_submit.py: error: ab1.zip is there already, and no submission of ab1: "
+    assert (status, out, error) == (1, "", expected + "move it away first\n")
+    assert target.read_bytes() == before

@@ -43,7 +43,7 @@ from mini_llama.reproduction.estimate import Estimate, format_duration
 from mini_llama.reproduction.outputs import read_epochs
 from mini_llama.reproduction.results import Misclassified
 from mini_llama.reproduction.runs import Run, Settings, make_runs
-from tests.helpers import ROOT
+from tests.helpers import ROOT, refusal_of
 
 # What run_llama.py does, in small: the label predicted for the example in line i is
 # (i * i + seed) % 3 % labels. FAKE, a JSON object, says what goes wrong, by a run's folder.
@@ -940,3 +940,22 @@ def check_worst(here: Path, worst: list) -> None:
     for entry, expected in zip(worst, sorted(wrong, reverse=True), strict=False):
         assert (entry["sentence"], entry["gold"], entry["predicted"]) == expected[1:]
         assert entry["confidence"] == pytest.approx(expected[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("results.json", "has the results of earlier runs: continue them with --resume, or give"),
+        ("report.html", "is there already, and "),
+        ("runs", "is there already, and "),
+    ],
+)
+def test_what_is_in_the_folder_is_not_replaced(tmp_path, monkeypatch, name, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("somebody's")
+    status, error = refusal_of(reproduce.main, ["--out", "out"])
+    assert status == 1 and error.startswith(f"reproduce.py: error: out/{name} {part}")
+    assert error.endswith("give another --out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == "somebody's"

@@ -235,3 +235,14 @@ def test_export_refuses_what_the_format_cannot_hold(tmp_path, shared, capsys):
     status, error = refusal_of(tokenizer_module.main, ["export", model, model])
     assert status == 2 and "is the input" in error
     assert not target.exists()
+
+
+def test_a_file_is_replaced_only_with_overwrite(tokenizer_model: Path, tmp_path: Path):
+    target = tmp_path / "t.bin"
+    target.write_bytes(b"somebody's")
+    words = ["export", str(tokenizer_model), str(target)]
+    status, error = refusal_of(tokenizer_module.main, words)
+    assert status == 1 and error.startswith(f"tokenizer.py: error: {target} is there already: ")
+    assert "--overwrite replaces it" in error and target.read_bytes() == b"somebody's"
+    tokenizer_module.main([*words, "--overwrite"])
+    assert Llama2cTokenizer(target).n_words == 300
