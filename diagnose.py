@@ -3,9 +3,10 @@
     python diagnose.py SUBMISSION... [--edition mmia] [--jobs N] [--json FILE] [--html FILE]
 
 A submission is a folder or a zip that contains llama.py, at any depth; a folder of several
-submissions is a class. The modules run on small fixed inputs in a process with limits, and their
-outputs are compared with ours and with those of each known mistake. A package that is not installed
-is no problem unless a component uses it; missing course files are replaced by ours.
+submissions is a class, and so is a learning platform's download, as in grade.py. The modules run on
+small fixed inputs in a process with limits, and their outputs are compared with ours and with those
+of each known mistake. A package that is not installed is no problem unless a component uses it;
+missing course files are replaced by ours.
 
 Exit status: 0 every component is correct or passes the course's own test; 1 one does not, or a
 submission could not be examined, or a file not read or written; 2 usage error.

@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from mini_llama.bounds import Range, UsageError, check_usage
 from mini_llama.standard_streams import flushed_output, prepare_streams, silence
@@ -26,7 +26,7 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {visible(message)} (see --help)\n")
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """argparse's own ignores a full disk and a closed pipe."""
         (file or sys.stderr).write(message)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.test_style import CHECKS, COMMANDS
 
 CODE = """
 import sys
@@ -93,3 +94,78 @@ def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"Not a directory.*set XDG_CACHE_HOME"):
         cache_folder()
+
+
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="asks Linux for a full device")
+
+
+@FULL
+@pytest.mark.parametrize("status", [0, 3])
+def test_notes_that_a_full_standard_error_cannot_take_are_lost(tmp_path, status):
+    done = run(tmp_path, "2> /dev/full", status)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "an answer\n", "")
+    assert (tmp_path / "out").read_text() == "whole"
+
+
+def test_notes_whose_reader_has_gone_are_lost(tmp_path):
+    code = CODE.replace('"a note"', '"a note\\n" * 100_000')
+    done = run(tmp_path, "2> >(exec true); wait", code=code)
+    assert "Traceback" not in done.stderr and done.stdout == "an answer\n"
+
+
+@FULL
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("--help", 1), ("info data/demo/demo.pt", 1), ("info no.pt", 1), ("inform", 2)],
+)
+def test_a_command_whose_output_is_full(words, status):
+    """Help and results are lost, which is an error; other errors are said all the same."""
+    script = f'"$0" checkpoint.py {words} > /dev/full'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("checkpoint.py: error: ")
+
+
+@pytest.mark.parametrize("words", ["--help", "info data/demo/demo.pt"])
+def test_a_command_whose_reader_has_gone(words):
+    code = f"import time; time.sleep(1)\nimport checkpoint\ncheckpoint.main({words.split()!r})"
+    script = '"$0" -c "$1" | true; exit ${PIPESTATUS[0]}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "run_llama", "tokenizer", "rope_test"])
+def test_commands_need_no_folder_on_the_path(command, tmp_path):
+    """python -P, or PYTHONSAFEPATH, does not look for modules beside the command."""
+    words = [sys.executable, "-P", str(ROOT / f"{command}.py"), "--no-such-option"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"{command}.py: error: ")
+
+
+def test_every_command_finds_its_folder():
+    for command in ("run_llama", "tokenizer", "addition_data_generation", *COMMANDS, *CHECKS):
+        lines = (ROOT / f"{command}.py").read_text(encoding="utf-8").splitlines()
+        place = next(i for i, line in enumerate(lines) if line.startswith("if sys.flags.safe_path"))
+        first = next(i for i, line in enumerate(lines) if "mini_llama" in line and "import" in line)
+        assert place < first, command
+
+
+def test_an_interrupt_while_a_command_imports_is_one_line(tmp_path):
+    code = "import signal, sys\nsys.argv = [sys.argv[1]]\nimport mini_llama\n"
+    code += "signal.raise_signal(signal.SIGINT)"
+    words = [sys.executable, "-c", code, str(ROOT / "rope_test.py")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (-2, "rope_test.py: interrupted\n")  # a shell's 130

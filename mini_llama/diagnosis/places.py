@@ -1,11 +1,15 @@
-"""Find submissions: a folder, a zip, a repository, or a folder of any of these."""
+"""Find submissions: a folder, a zip, a repository, a folder of any of these, or the download of a
+learning platform.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mini_llama.diagnosis.limits import MAX_DEPTH
+from mini_llama.submissions.finding import Part, Source, find_in_download
+from mini_llama.submissions.zip_files import is_archive, without_ending
 
 MODULES = (  # what the probes import
     *("config", "llama", "rope", "lora", "optimizer", "classifier"),
@@ -16,15 +20,18 @@ IGNORED_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "
 
 @dataclass(frozen=True)
 class Place:
-    """A submission: a folder or a zip, and the folder inside it with llama.py ("" for the top)."""
+    """A submission: a folder or a zip, and the folder inside it with llama.py ("" for the top); or
+    the `part` of a download that grade.py's finder found, which is read as a zip is.
+    """
 
     name: str
     path: Path
     inner: str = ""
+    part: Source | None = None
 
     @property
     def is_zip(self) -> bool:
-        return self.path.suffix.casefold() == ".zip"
+        return self.part is not None or is_archive(self.path.name)
 
 
 def find_places(paths: Sequence[Path]) -> list[Place]:
@@ -34,7 +41,7 @@ def find_places(paths: Sequence[Path]) -> list[Place]:
     return [
         place
         if names.count(place.name) == 1
-        else Place(str(place.path / place.inner), place.path, place.inner)
+        else replace(place, name=str(place.part or place.path / place.inner))
         for place in found
     ]
 
@@ -45,23 +52,45 @@ def places_in(path: Path) -> list[Place]:
 
     Raises ValueError for a path that is neither a folder nor a zip.
     """
-    if path.is_file() and path.suffix.casefold() == ".zip":
-        return [Place(path.stem, path)]
+    if path.exists() and (parts := find_in_download(path)):
+        return [Place(name, _path_of(part), part=part) for name, part in parts.items()]
+    if path.is_file() and is_archive(path.name):
+        return [Place(without_ending(path.name), path)]
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder: give the folder that contains llama.py")
     name = path.resolve().name
     inner = folders_of(path)
-    zips = [entry for entry in sorted(path.glob("*.zip")) if entry.is_file()]
-    if "" in inner or not (inner or zips):
+    zips = [e for e in sorted(path.iterdir()) if is_archive(e.name) and e.is_file()]
+    boxed = _folders_of_zips(path, inner)
+    if "" in inner or not (inner or zips or boxed):
         return [Place(name, path)]
     children = list(dict.fromkeys(PurePosixPath(folder).parts[0] for folder in inner))
-    if len(inner) == 1 and not zips:
+    if len(inner) == 1 and not (zips or boxed):
         return [Place(name, path, inner[0])]
-    if len(children) == 1 and not zips:
+    if len(children) == 1 and not (zips or boxed):
         return places_in(path / children[0])
     of_children = (first_in(child, inner) for child in children)
     single = [Place(child, path / child, below) for child, below in of_children]
-    return sorted([*single, *(Place(entry.stem, entry) for entry in zips)], key=lambda p: p.name)
+    zipped = (Place(without_ending(entry.name), entry) for entry in zips)
+    return sorted([*single, *boxed, *zipped], key=lambda place: place.name)
+
+
+def _path_of(source: Source) -> Path:
+    return source.path if isinstance(source, Part) else source
+
+
+def _folders_of_zips(path: Path, inner: Sequence[str]) -> list[Place]:
+    """The folders in `path` whose code is in a zip; those with code of their own, the `inner`, are
+    read as they are.
+    """
+    with_code = {PurePosixPath(folder).parts[:1] for folder in inner}
+    folders = [e for e in sorted(path.iterdir()) if e.is_dir() and not is_environment(e)]
+    return [
+        Place(entry.name, entry, part=Part(entry))
+        for entry in folders
+        if (entry.name,) not in with_code and not entry.name.startswith((".", "__"))
+        if any(is_archive(file.name) for file in entry.iterdir())
+    ]
 
 
 def first_in(child: str, inner: Sequence[str]) -> tuple[str, str]:

@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 from mini_llama.diagnosis.limits import MAX_FILES, MAX_SOURCE_BYTES, MAX_TOKENIZER_BYTES
 from mini_llama.diagnosis.places import MODULES, Place, course_folders
 from mini_llama.places import DATA
-from mini_llama.submissions.archive import has_errors, read_submission
+from mini_llama.submissions.archive import has_errors
 from mini_llama.submissions.given import GIVEN, given_files
 from mini_llama.submissions.imports import follow_imports, paths_of
+from mini_llama.submissions.reading import read_source
 
 TOKENIZER = "tokenizer.model"
 OUR_TOKENIZER = DATA / "demo" / "demo.model"
@@ -54,8 +55,8 @@ def collect_folder(place: Place) -> tuple[Files, str]:
 
 
 def collect_zip(place: Place) -> tuple[Files, str]:
-    """Raises ValueError for a zip that cannot be read reliably."""
-    submission = read_submission(place.path)
+    """Also of a part of a download. Raises ValueError for what cannot be read reliably."""
+    submission = read_source(place.part or place.path)
     fatal = [problem for problem in submission.problems if problem.is_fatal]
     if fatal and has_errors(fatal):
         raise ValueError(f"{place.path.name}: {fatal[0].message}")

@@ -31,6 +31,7 @@ from mini_llama.submissions.zip_files import (
     TOO_MANY,
     UNREADABLE,
     content_fault,
+    is_archive,
     name_fault,
     open_archive,
     read_entry,
@@ -115,6 +116,8 @@ def _parse(
     except ValueError as error:
         return Submission("", (), {}, (_fatal("zip", str(error)),), size)
     problems = list(_check_overlaps(archive))
+    if archive.fp is not file:
+        problems.append(Problem("error", "zip", "is a tar archive, which was read: submit a zip"))
     infos = archive.infolist()
     sizes = tuple((stored_name(info), info.compress_size) for info in infos)
     largest = tuple(sorted(sizes, key=lambda pair: -pair[1])[:N_LARGEST])
@@ -189,7 +192,7 @@ def find_inner_zips(names: Collection[str]) -> list[str]:
     if any(name.rpartition("/")[2] in IDENTIFYING_NAMES for name in files):
         return []
     bases = {name: name.rpartition("/")[2] for name in files}
-    zips = [name for name, base in bases.items() if base.casefold().endswith(".zip")]
+    zips = [name for name, base in bases.items() if is_archive(base)]
     return [name for name in zips if not bases[name].startswith("._")]
 
 

@@ -14,9 +14,9 @@ from mini_llama.submissions.grading import (
     Grade,
     flag_identical_outputs,
     grade_submission,
-    read_source,
 )
 from mini_llama.submissions.options import GradeOptions
+from mini_llama.submissions.reading import read_source
 from mini_llama.submissions.report import csv_text, json_text
 from mini_llama.submissions.rubric import Rubric, award, read_rubric
 from mini_llama.submissions.student_code import RunPlan, make_plan

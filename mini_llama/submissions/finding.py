@@ -22,10 +22,12 @@ from mini_llama.submissions.untrusted_text import quoted_list
 from mini_llama.submissions.zip_files import (
     UNREADABLE,
     content_fault,
+    is_archive,
     name_fault,
     open_archive,
     read_entry,
     stored_name,
+    without_ending,
 )
 
 CODE = ("run_llama.py", "llama.py", "classifier.py", "optimizer.py")
@@ -69,6 +71,19 @@ def find_submissions(paths: Sequence[Path]) -> dict[str, Source]:
     return {name if names[name] == 1 else str(source): source for name, source in numbered}
 
 
+def find_in_download(path: Path) -> dict[str, Source]:
+    """`find_submissions` in a learning platform's download or another class's zip; empty for
+    anything else.
+    """
+    if path.is_dir():
+        names = _names_in(path)
+        inner = path / names[0] if len(names) == 1 and names[0].endswith("/") else None
+        if not recognize(names, _read_metadata(path)) and not (inner and _is_class(inner)):
+            return {}
+    found = find_submissions([path])
+    return {} if list(found.values()) == [path] else found
+
+
 def _submissions_at(path: Path) -> Iterator[Named]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: check the path")
@@ -85,7 +100,7 @@ def _submissions_at(path: Path) -> Iterator[Named]:
 def _whole(path: Path) -> Named:
     """A zip or folder that is one submission."""
     download = recognize([path.name]) if is_handin(path.name) else None
-    name = path.name.removesuffix(".zip") or str(path)
+    name = without_ending(path.name) or str(path)
     return (download.handins[0].who if download else name), "", path
 
 
@@ -101,7 +116,7 @@ def _in_folder(path: Path) -> Iterator[Named]:
         yield from (_of_handin(path, handin) for handin in download.handins)
         _report_skipped([name.rstrip("/") for name in download.others if name != METADATA])
         return
-    others = [name for name in files if not name.casefold().endswith(".zip")]
+    others = [name for name in files if not is_archive(name)]
     zips = [path / name for name in files if name not in others]
     whole = [*folders, *zips]
     if len(whole) == 1 and (inner := _inside(whole[0])):
@@ -115,12 +130,22 @@ def _inside(path: Path) -> list[Named]:
     """The submissions of a class whose folder or zip is the only thing in a folder."""
     if not path.is_dir():
         return _in_zip(path)
-    names = [e.name + "/" * e.is_dir() for e in path.iterdir() if not _is_hidden(e.name)]
+    return list(_in_folder(path)) if _is_class(path) else []
+
+
+def _is_class(folder: Path) -> bool:
+    """Whether it is a platform's download, or holds several zips with code."""
+    names = _names_in(folder)
     if IDENTIFYING_NAMES & {*names}:
-        return []
-    zips = [path / name for name in names if _is_zip(name)]
-    is_class = recognize(names, _read_metadata(path)) or sum(map(_file_has_code, zips)) > 1
-    return list(_in_folder(path)) if is_class else []
+        return False
+    zips = [folder / name for name in names if is_archive(name)]
+    is_download = recognize(names, _read_metadata(folder)) is not None
+    return is_download or sum(map(_file_has_code, zips)) > 1
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What is not hidden in a folder; folders' names end in a slash."""
+    return [e.name + "/" * e.is_dir() for e in folder.iterdir() if not _is_hidden(e.name)]
 
 
 def _file_has_code(path: Path) -> bool:
@@ -135,7 +160,7 @@ def _file_has_code(path: Path) -> bool:
 def _of_handin(folder: Path, handin: Handin) -> Named:
     """A single folder or zip is read whole, loose files by their names."""
     paths = [folder / name for name in handin.files]
-    if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.casefold() == ".zip"):
+    if len(paths) == 1 and (paths[0].is_dir() or is_archive(paths[0].name)):
         return handin.who, handin.number, Part(paths[0], (), handin.is_late)
     files = []
     for path, new in zip(paths, handin.files.values(), strict=True):
@@ -172,7 +197,7 @@ def _is_repository(path: Path) -> bool:
         for folder in folders
         if any((folder / name).is_file() or any(folder.glob(f"*/{name}")) for name in CODE)
     ]
-    has_zips = any(entry.suffix.casefold() == ".zip" for entry in path.iterdir())
+    has_zips = any(is_archive(entry.name) for entry in path.iterdir())
     return len(with_code) == 1 and len(folders) > 1 and not has_zips
 
 
@@ -217,15 +242,15 @@ def _handins_of(archive: zipfile.ZipFile, names: Sequence[str], top: str) -> lis
     units: dict[str, list[str]] = defaultdict(list)
     for name in names:
         units[name.partition("/")[0]].append(name)
-    loose = [name for name in names if "/" not in name and not _is_zip(name)]
+    loose = [name for name in names if "/" not in name and not is_archive(name)]
     if any(name in REQUIRED_NAMES or name.endswith(".py") for name in loose):
         return []
     units = {unit: files for unit, files in units.items() if unit not in loose}
-    if any(not any(_is_zip(n) or _is_code(n) for n in files) for files in units.values()):
+    if any(not any(is_archive(n) or _is_code(n) for n in files) for files in units.values()):
         return []
     n_code = 0
     for files in units.values():
-        opened = (top + name for name in files if _is_zip(name))
+        opened = (top + name for name in files if is_archive(name))
         n_code += any(map(_is_code, files)) or any(_zip_has_code(archive, n) for n in opened)
         if n_code == 2:
             break
@@ -233,7 +258,7 @@ def _handins_of(archive: zipfile.ZipFile, names: Sequence[str], top: str) -> lis
         return []
     _report_skipped(loose)
     return [
-        Handin(unit.removesuffix(".zip"), files={n: n.partition("/")[2] or n for n in files})
+        Handin(without_ending(unit), files={n: n.partition("/")[2] or n for n in files})
         for unit, files in units.items()
     ]
 
@@ -252,10 +277,6 @@ def parse_names(data: bytes) -> list[str]:
     """The names in a zip. Raises ValueError for anything but a zip."""
     archive = open_archive(io.BytesIO(data), len(data))
     return [stored_name(info) for info in archive.infolist()]
-
-
-def _is_zip(name: str) -> bool:
-    return name.casefold().endswith(".zip")
 
 
 def _is_code(name: str) -> bool:

@@ -20,11 +20,10 @@ from mini_llama.submissions.archive import (
     Problem,
     Submission,
     has_errors,
-    read_folder,
-    read_submission,
 )
 from mini_llama.submissions.examining import NOT_EXAMINED, Examination
 from mini_llama.submissions.finding import Part, Source
+from mini_llama.submissions.reading import read_source
 from mini_llama.submissions.rules import GREEDY_TEXT, check_submission
 from mini_llama.submissions.student_code import Check, RunPlan, run_checks
 from mini_llama.submissions.untrusted_text import one_line, quoted_list, shorten
@@ -116,14 +115,6 @@ def grade_submission(
     except Exception as error:  # one bad submission must not stop the class
         message = f"{type(error).__name__}: {error}".replace(f"{path.parent}{os.sep}", "")
         return Grade(name, refusal=one_line(shorten(f"cannot be graded: {message}", 300)))
-
-
-def read_source(source: Source) -> Submission:
-    """Read a zip, a folder or a part of one. Raises OSError if it cannot be read."""
-    if not isinstance(source, Part):
-        return read_folder(source) if source.is_dir() else read_submission(source)
-    read = read_folder if source.path.is_dir() else read_submission
-    return read(source.path, dict(source.files) or None)
 
 
 def find_refusal(submission: Submission) -> str | None:

@@ -7,6 +7,7 @@ import zlib
 from typing import BinaryIO
 
 from mini_llama.submissions.requirements import MEBIBYTE
+from mini_llama.submissions.tar_files import ENDINGS, is_tar, zip_of_tar
 
 MAX_ZIP_BYTES = 4096 * MEBIBYTE  # read in chunks; an edition's own limit is smaller
 MAX_RECORDS = 50_000  # generous, for zips that contain a virtual environment
@@ -41,11 +42,13 @@ TOO_MANY = f"holds more than {MAX_ENTRIES} entries: zip only the required files"
 def open_archive(
     file: BinaryIO, size: int, max_records: int | None = MAX_RECORDS
 ) -> zipfile.ZipFile:
-    """Raises ValueError for anything but a zip, and for one beyond the bounds; `max_records` is
-    None for a zip that has been checked before.
+    """A zip, or a tar made one. Raises ValueError for anything else, and for one beyond the bounds;
+    `max_records` is None for a zip that has been checked before.
     """
     if size > MAX_ZIP_BYTES:
         raise ValueError(f"is larger than {MAX_ZIP_BYTES:,} bytes: zip only the required files")
+    if is_tar(file):
+        file = zip_of_tar(file, size)
     # Counted in the raw bytes: zipfile builds an object for every entry before it can count them,
     # and the number in the zip's header may be false.
     if max_records and count_occurrences(file, DIRECTORY_RECORD) > max_records:
@@ -56,6 +59,17 @@ def open_archive(
         raise ValueError(
             f"is not a zip file, or it is damaged ({error}): make it or upload it again"
         ) from error
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is opened as an archive, by its name."""
+    return name.casefold().endswith((".zip", *ENDINGS))
+
+
+def without_ending(name: str) -> str:
+    """The name of an archive without .zip, .tar.gz or the like."""
+    endings = (ending for ending in (".zip", *ENDINGS) if name.casefold().endswith(ending))
+    return name[: -len(next(endings, "")) or None]
 
 
 def count_occurrences(file: BinaryIO, mark: bytes) -> int:

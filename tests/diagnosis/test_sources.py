@@ -11,6 +11,7 @@ from mini_llama.diagnosis.places import Place, find_places
 from mini_llama.diagnosis.sources import TOKENIZER, copy_sources
 from mini_llama.submissions.given import GIVEN
 from tests.helpers import ROOT
+from tests.submissions.test_platforms import DOWNLOADS, ONE, TWO, make_zip
 
 
 def make(folder: Path, **files: str) -> Path:
@@ -183,3 +184,39 @@ def test_places_with_the_same_name_are_named_by_their_paths(tmp_path):
     make(tmp_path / "b" / "me", llama="")
     names = [place.name for place in find_places([tmp_path / "a" / "me", tmp_path / "b" / "me"])]
     assert names == [str(tmp_path / "a" / "me"), str(tmp_path / "b" / "me")]
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "folder"])
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_downloads_of_platforms_are_classes(name: str, is_zip: bool, tmp_path: Path):
+    """The same submissions, with the same names, that grade.py finds."""
+    files, people = DOWNLOADS[name]
+    path = tmp_path / "download.zip"
+    path.write_bytes(make_zip(files))
+    if not is_zip:
+        path = tmp_path / "download"
+        zipfile.ZipFile(tmp_path / "download.zip").extractall(path)
+    places = {place.name: place for place in find_places([path])}
+    if len(people) == 1:  # a folder of one zip keeps its own name
+        assert len(places) == 1
+    else:
+        assert sorted(places) == sorted(people)
+    for i, (place, mark) in enumerate(
+        zip(map(places.get, people), ("# one", "# two"), strict=False)
+    ):
+        home = copy_sources(place, tmp_path / f"copy{i}")
+        assert (home / "llama.py").read_text().endswith(mark)
+        assert (home / "rope.py").exists()
+
+
+def test_a_class_may_mix_folders_of_code_and_folders_of_zips(tmp_path: Path):
+    make(tmp_path / "ada", llama="# one")
+    (tmp_path / "bo" / "deeper").mkdir(parents=True)
+    (tmp_path / "bo" / "hw.zip").write_bytes(TWO)
+    (tmp_path / "cy.zip").write_bytes(ONE)
+    places = find_places([tmp_path])
+    assert [place.name for place in places] == ["ada", "bo", "cy"]
+    texts = [
+        (copy_sources(p, tmp_path / f"copy-{p.name}") / "llama.py").read_text() for p in places
+    ]
+    assert [text.rpartition("\n")[2] for text in texts] == ["# one", "# two", "# one"]

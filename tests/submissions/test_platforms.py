@@ -11,8 +11,8 @@ import pytest
 from mini_llama.submissions import archive
 from mini_llama.submissions.archive import parse_submission, read_folder
 from mini_llama.submissions.finding import Part, find_submissions
-from mini_llama.submissions.grading import read_source
 from mini_llama.submissions.platforms import recognize
+from mini_llama.submissions.reading import read_source
 from mini_llama.submissions.rules import check_submission, expect
 from tests.submissions.samples import entry, only
 
@@ -249,10 +249,10 @@ def test_locked_zip_in_a_zip():
 
 
 def test_other_archives_are_named(tmp_path):
-    (tmp_path / "hw.tar.gz").write_bytes(b"x")
+    (tmp_path / "hw.tar.xz").write_bytes(b"x")
     content = make_zip({"Ada_1_assignsubmission_file_/hw.rar": b"x"})
     for found, name in (
-        (read_folder(tmp_path), "hw.tar.gz"),
+        (read_folder(tmp_path), "hw.tar.xz"),
         (parse_submission(content), "hw.rar"),
     ):
         fatal = [problem.message for problem in found.problems if problem.is_fatal]
