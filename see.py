@@ -6,8 +6,13 @@ RoPE, attention, SwiGLU, logit lens, sampling; and how a text goes on, token by 
 one file that needs no network.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mini_llama import bundled
 from mini_llama.command_line import make_parser, one_line_errors, parse_given
@@ -17,21 +22,21 @@ from mini_llama.threads import choose_threads
 PROGRAM = "see.py"
 
 
+@one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments, trace, write the page; user errors are one line on standard error."""
     given = parse_given(make_parser(PROGRAM, __doc__, SeeOptions), argv)
-    with one_line_errors(PROGRAM):
-        names = {field.name for field in fields(SeeOptions)}
-        stand_in = {k: v for k, v in bundled.stand_in(given).items() if k in names}
-        if stand_in:
-            stand_in["text"] = bundled.PROMPT_TEXT
-        options = SeeOptions(**stand_in | given)
-        if stand_in:
-            bundled.announce("model")
-        choose_threads()
-        from mini_llama.inside.look import run  # it imports torch: after the quick checks
+    names = {field.name for field in fields(SeeOptions)}
+    stand_in = {k: v for k, v in bundled.stand_in(given).items() if k in names}
+    if stand_in:
+        stand_in["text"] = bundled.PROMPT_TEXT
+    options = SeeOptions(**stand_in | given)
+    if stand_in:
+        bundled.announce("model")
+    choose_threads()
+    from mini_llama.inside.look import run  # it imports torch: after the quick checks
 
-        run(options)
+    run(options)
 
 
 if __name__ == "__main__":

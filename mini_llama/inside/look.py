@@ -11,7 +11,7 @@ import torch
 from config import LlamaConfig
 from llama import Llama
 from mini_llama.assignment.completion import load
-from mini_llama.bounds import check_bound
+from mini_llama.bounds import check_usage
 from mini_llama.command_line import visible
 from mini_llama.inference.sampling import Sampler
 from mini_llama.inside import page, page_data
@@ -81,7 +81,7 @@ def trace_text(
         )
         return steps[0].trace, steps
     bound = f"at least {len(ids)}, the text's own tokens"
-    check_bound(f"--pad_to {options.pad_to}", options.pad_to >= len(ids), bound)
+    check_usage(f"--pad_to {options.pad_to}", options.pad_to >= len(ids), bound)
     padded = ids + [tokenizer.pad_id] * (budget.tokens - len(ids))
     length = len(ids) if options.mask_padding else None
     trace = trace_tokens(llama, torch.tensor(padded, device=llama.device), length)

@@ -17,6 +17,7 @@ from mini_llama.assignment.options import Options
 from mini_llama.bounds import SEEDS_END
 from mini_llama.chatting import ChatOptions
 from mini_llama.command_line import flag_of
+from mini_llama.inside.options import SeeOptions
 from mini_llama.pretraining.options import PretrainOptions
 from mini_llama.reproduction.runs import Settings
 from tests.helpers import ROOT
@@ -31,6 +32,7 @@ OPTIONS = {
     "addition_run test": TestOptions,
     "addition_data_generation": DataOptions,
     "reproduce": Settings,
+    "see": SeeOptions,
 }
 OPTIONS |= {f"align {name}": stage.options for name, stage in STAGES.items()}
 
