@@ -105,7 +105,7 @@ ROPE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RopeScaling(_Checked):
     """How RoPE's angles are changed for contexts longer than the model was trained on.
 
@@ -145,6 +145,10 @@ class RopeScaling(_Checked):
             self._check_order("low_freq_factor", "high_freq_factor")
         elif self.rope_type == "yarn":
             self._check_order("beta_slow", "beta_fast")
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return f"RopeScaling({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def _check_value(self, name: str) -> None:
         value = getattr(self, name)
@@ -268,10 +272,10 @@ class LlamaConfig(_Checked):
         is_base = scaling.rope_type != "yarn" or self.rope_theta > 1
         self._check("rope_theta", is_base, "above 1 (yarn RoPE scaling)")
         for name in ("short_factor", "long_factor"):
-            factors = getattr(scaling, name)
-            is_whole = factors is None or len(factors) == self.head_dim // 2
-            bound = f"one with {self.head_dim // 2} numbers, half of head_dim, as {name}"
-            self._check("rope_scaling", is_whole, bound)
+            if (factors := getattr(scaling, name)) is not None:
+                given = f"rope_scaling.{name} of {len(factors)} numbers"
+                is_whole = len(factors) == self.head_dim // 2
+                check_bound(given, is_whole, f"{self.head_dim // 2}, half of head_dim")
 
     @property
     def query_dim(self) -> int:

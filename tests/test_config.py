@@ -188,7 +188,7 @@ def test_rope_scaling_is_plain_data_and_back(plain: dict):
         (YARN | {"short_factor": [1.0] * 32}, "left out of yarn scaling"),
         (LONGROPE | {"long_factor": None}, "long_factor=None"),
         (LONGROPE | {"long_factor": 2.0}, "long_factor=2.0"),
-        (LONGROPE | {"long_factor": [1.0] * 31}, "one with 32 numbers, half of head_dim"),
+        (LONGROPE | {"long_factor": [1.0] * 31}, "long_factor of 31 numbers is not allowed"),
         (LONGROPE | {"short_factor": [0.0] * 32}, "a list of numbers above 0"),
         (LONGROPE | {"short_factor": ["1"] * 32}, "a list of numbers above 0"),
         (LONGROPE | {"original_max_seq_len": 1}, "from 2 to"),

@@ -382,11 +382,19 @@ def test_long_input_needs_no_square_matrix():
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize(
-    "scaling", [RopeScaling("dynamic", 2.0, 8), RopeScaling("llama3", 8.0, 8, 1.0, 4.0)], ids=str
+    "scaling",
+    [
+        RopeScaling("dynamic", 2.0, 8),
+        RopeScaling("llama3", 8.0, 8, 1.0, 4.0),
+        RopeScaling("yarn", 2.0, 8),
+        RopeScaling("longrope", 2.0, 8, short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0)),
+    ],
+    ids=lambda scaling: scaling.rope_type,
 )
 def test_scaled_rope_is_compiled_and_trained(scaling: RopeScaling):
     """In one graph a length, with the gradients of the uncompiled model."""
-    llama = random_llama(tiny_config(rope_scaling=scaling))
+    biases = {"attention_bias": True, "mlp_bias": True}
+    llama = random_llama(tiny_config(rope_scaling=scaling, **biases))
     compiled = torch.compile(llama, backend="eager", fullgraph=True)
     for length in (6, 8, 9, 12):
         tokens = random_tokens(llama.config, 2, length)

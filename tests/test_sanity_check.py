@@ -242,6 +242,10 @@ def test_explain_does_not_know_scaled_rope(tmp_path, monkeypatch, model_file):
     torch.save(content, checkpoint)
     code = run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference)
     assert "has scaled RoPE, which the float64 formulas do not know" in str(code)
+    content["model_args"] |= {"rope_scaling": None, "mlp_bias": True}
+    torch.save(content, checkpoint)
+    code = run(monkeypatch, "--explain", "--checkpoint", checkpoint, "--reference", reference)
+    assert "has projections with biases, which the explanation does not know" in str(code)
 
 
 def test_explain_a_reference_that_is_not_finite(tmp_path, monkeypatch, capsys, model_file):

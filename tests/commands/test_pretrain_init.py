@@ -62,6 +62,7 @@ def own(**changes: object) -> object:
 
 
 SCALING = RopeScaling("llama3", 4.0, 8, 1.0, 4.0)
+SHAPE = {"head_dim": 12, "attention_bias": True, "mlp_bias": True}
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,9 @@ SCALING = RopeScaling("llama3", 4.0, 8, 1.0, 4.0)
         {**LLAMA, "rope_theta": 5e5, "layer_norm_eps": 1e-2, "tie_word_embeddings": False},
         {**LLAMA, "rope_scaling": SCALING},
         {**LLAMA, "rope_scaling": RopeScaling("dynamic", 2.0, 8)},
+        {**LLAMA, "rope_scaling": RopeScaling("yarn", 2.0, 8, attention_factor=1.3), **SHAPE},
     ],
-    ids=["layernorm", "theta", "llama3", "dynamic"],
+    ids=["layernorm", "theta", "llama3", "dynamic", "yarn, heads and biases"],
 )
 def test_init_trains_the_arithmetic_that_the_checkpoint_records(corpus, tmp_path, changes):
     llama = own(**changes)

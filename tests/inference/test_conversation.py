@@ -18,7 +18,8 @@ from tests.helpers import WORDS, random_llama, tiny_config
 from tokenizer import Tokenizer
 
 GREEDY = Sampler(temperature=0.0)
-SCALED = RopeScaling("dynamic", factor=4.0, original_max_seq_len=40)
+FACTORS = {"short_factor": (1.0,) * 4, "long_factor": (1.0, 2.0, 4.0, 8.0)}
+SCALED = [RopeScaling("dynamic", 4.0, 40), RopeScaling("longrope", 4.0, 40, **FACTORS)]
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +117,9 @@ def test_only_what_is_new_is_read(tokenizer: Tokenizer):
     assert counting.lengths == [len(first), len(second) - len(first), 1]
 
 
-def test_keys_that_depend_on_the_length_are_not_reused(tokenizer: Tokenizer):
-    counting = CountingModel(model(rope_scaling=SCALED))
+@pytest.mark.parametrize("scaling", SCALED, ids=lambda scaling: scaling.rope_type)
+def test_keys_that_depend_on_the_length_are_not_reused(tokenizer: Tokenizer, scaling: RopeScaling):
+    counting = CountingModel(model(rope_scaling=scaling))
     talk = Conversation(counting, tokenizer, "plain", GREEDY, 1, PlainDecoder(counting))
     ids, _ = talk.prompt("a dull film")
     list(talk.answer(ids))

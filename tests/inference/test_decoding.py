@@ -113,14 +113,18 @@ def test_generation_after_a_prompt_and_past_the_context(
 LINEAR = RopeScaling("linear", 3.0)
 DYNAMIC = RopeScaling("dynamic", 4.0, 8)
 LLAMA3 = RopeScaling("llama3", 8.0, 8, 1.0, 4.0)
+YARN = RopeScaling("yarn", 4.0, 8)
+FACTORS = {"short_factor": (1.0, 1.5) * 4, "long_factor": (1.0, 3.0, 8.0, 20.0) * 2}
+LONGROPE = RopeScaling("longrope", 4.0, 8, **FACTORS)
+SCALINGS = [LINEAR, DYNAMIC, LLAMA3, YARN, LONGROPE]
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("scaling", [LINEAR, DYNAMIC, LLAMA3], ids=str)
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
 def test_steps_with_scaled_rope(scaling: RopeScaling, precision: str):
-    """The same as forward's own steps; past a dynamic rule's original length (8) these are not
-    the whole forward pass, because cached keys stay as they were rotated.
+    """The same as forward's own steps; past the original length (8) of dynamic NTK and LongRoPE
+    these are not the whole forward pass, because cached keys stay as they were rotated.
     """
     llama = make(rope_scaling=scaling, max_seq_len=32)
     plain = make(max_seq_len=32)
@@ -131,16 +135,17 @@ def test_steps_with_scaled_rope(scaling: RopeScaling, precision: str):
     actual = decode_all(llama, tokens, precision)
     assert_relative(actual, steps, TOLERANCE[precision])
     whole, _ = exact(tokens, targets=tokens)
-    same = 8 if scaling is DYNAMIC else 30
+    is_dynamic = scaling in (DYNAMIC, LONGROPE)
+    same = 8 if is_dynamic else 30
     assert_relative(
         actual[:, :same], exact(tokens[:, :same], targets=tokens)[0], TOLERANCE[precision]
     )
-    if scaling is DYNAMIC:
+    if is_dynamic:
         assert (steps[:, 8:] - whole[:, 8:]).abs().max() > 0.1
     assert (whole - plain(tokens, targets=tokens)[0]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("scaling", [LINEAR, DYNAMIC, LLAMA3], ids=str)
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
 def test_generation_with_scaled_rope_past_the_context(scaling: RopeScaling):
     """When the window slides it is run as a whole: the same with a cache and without."""
     llama = make(rope_scaling=scaling, max_seq_len=16)
@@ -150,7 +155,7 @@ def test_generation_with_scaled_rope_past_the_context(scaling: RopeScaling):
     assert torch.equal(cached, generate(llama, prompt, 30, GREEDY, decoder=plain))
     whole = generate(llama, cached[:, :17], 18, GREEDY, use_cache=False)
     assert torch.equal(cached, whole)
-    if scaling is not DYNAMIC:
+    if scaling not in (DYNAMIC, LONGROPE):
         assert torch.equal(cached, generate(llama, prompt, 30, GREEDY, use_cache=False))
 
 

@@ -265,6 +265,47 @@ def test_llama_cpp_writes_the_same_text(tmp_path):
     assert ours[0].tolist() == json.loads(done.stdout)
 
 
+PROGRAM = """
+import json, sys, llama_cpp, numpy
+llama = llama_cpp.Llama(sys.argv[1], n_ctx=256, n_batch=256, logits_all=True, verbose=False)
+ids = json.loads(sys.argv[2])
+llama.eval(ids)
+numpy.save(sys.argv[3], numpy.array(llama.scores[: len(ids)]))
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 48},
+        {"head_dim": 16, "attention_bias": True},
+        {"mlp_bias": True},
+        {"head_dim": 48, "attention_bias": True, "mlp_bias": True},
+        {"rope_scaling": RopeScaling("yarn", 4.0, 64)},
+        {"rope_scaling": RopeScaling("yarn", 4.0, 64, attention_factor=1.5), "head_dim": 48},
+    ],
+    ids=str,
+)
+def test_llama_cpp_computes_the_same_logits(tmp_path, changes: dict):
+    """Where LLAMA_CPP_PYTHON is set; its keys and values are float16, hence the tolerance."""
+    python = os.environ.get("LLAMA_CPP_PYTHON")
+    if python is None:
+        pytest.skip("LLAMA_CPP_PYTHON does not name a Python that has llama-cpp-python")
+    demo = ROOT / "data" / "demo"
+    rows = load_pretrained(demo / "demo.pt").config.vocab_size
+    shape = {"vocab_size": rows, "dim": 128, "hidden_dim": 256, "max_seq_len": 256}
+    source = save(tmp_path / "a.pt", **shape | changes)
+    (tmp_path / "a.model").write_bytes((demo / "demo.model").read_bytes())
+    convert(source, tmp_path / "b.gguf")
+    llama = load_pretrained(source)
+    tokens = random_tokens(llama.config, 1, 200)
+    words = [tmp_path / "b.gguf", json.dumps(tokens[0].tolist()), tmp_path / "logits.npy"]
+    subprocess.run([python, "-c", PROGRAM, *words], check=True, capture_output=True)
+    theirs = torch.from_numpy(np.load(tmp_path / "logits.npy"))
+    with torch.inference_mode():
+        assert_relative(theirs, llama(tokens, targets=tokens)[0][0], 5e-3)
+
+
 def test_the_command(tmp_path):
     command = [sys.executable, ROOT / "checkpoint.py"]
     path = tmp_path / "b.gguf"
