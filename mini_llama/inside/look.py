@@ -83,8 +83,8 @@ def trace_text(
     bound = f"at least {len(ids)}, the text's own tokens"
     check_usage(f"--pad_to {options.pad_to}", options.pad_to >= len(ids), bound)
     padded = ids + [tokenizer.pad_id] * (budget.tokens - len(ids))
-    length = len(ids) if options.mask_padding else None
-    trace = trace_tokens(llama, torch.tensor(padded, device=llama.device), length)
+    row = torch.tensor(padded, device=llama.device)
+    trace = trace_tokens(llama, row, len(ids), options.mask_padding)
     chosen = int(sampler(trace.logits[trace.last][None].to(llama.device)))
     return trace, [Step(trace, chosen)]
 

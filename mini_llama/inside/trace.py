@@ -133,16 +133,19 @@ def _watched(llama: Llama) -> Iterator[tuple[_Seen, _Mask]]:
 
 
 @torch.no_grad()
-def trace_tokens(llama: Llama, tokens: torch.Tensor, length: int | None = None) -> Trace:
+def trace_tokens(
+    llama: Llama, tokens: torch.Tensor, length: int | None = None, masks_padding: bool = False
+) -> Trace:
     """Trace one forward pass over tokens (T,), in evaluation mode.
 
-    With `length` the columns from there on are padding that is masked (--mask_padding), and the
-    last real token is read; without it the last column is, padding or not, as in the assignment.
+    With `length` the columns from there on are padding. The last column is read, padding or not,
+    as in the assignment; with `masks_padding` the last real token is, and padding is masked.
     Raises ValueError where there is no token.
     """
     if tokens.ndim != 1 or not len(tokens):
         raise ValueError(f"a trace is of one row of tokens, not of shape {list(tokens.shape)}")
-    lengths = None if length is None else torch.tensor([length], device=tokens.device)
+    length = len(tokens) if length is None else length
+    lengths = torch.tensor([length], device=tokens.device) if masks_padding else None
     with plain_products(), _watched(llama) as (seen, given):
         logits, hidden = llama(tokens[None], targets=tokens[None], lengths=lengths)
         config, n = llama.config, len(tokens)
@@ -151,8 +154,8 @@ def trace_tokens(llama: Llama, tokens: torch.Tensor, length: int | None = None) 
         stream = [seen["tok_embeddings"][0], *(layer.output for layer in layers)]
     return Trace(
         tokens=tokens.cpu(),
-        length=n if length is None else length,
-        last=n - 1 if length is None else length - 1,
+        length=length,
+        last=(length if masks_padding else n) - 1,
         visible=visible.cpu(),
         frequencies=inverse_frequencies(
             config.head_dim, n, config.rope_theta, "cpu", config.rope_scaling

@@ -218,15 +218,17 @@ def test_the_browsers_messages_and_requests_are_seen(tmp_path: Path):
     assert requests and set(requests) == {"http://127.0.0.1:9/image"}
 
 
-def test_the_page_opens_from_a_file_without_a_request(tmp_path: Path):
-    data, trace = made()
+@pytest.mark.parametrize("keys", [2, 4])
+def test_the_page_opens_from_a_file_without_a_request(tmp_path: Path, keys: int):
+    data, trace = made(n_kv_heads=keys)
     path = tmp_path / "page.html"
     path.write_text(page.render("Inside", data), encoding="utf-8")
     dom, messages, requests = open_page(path, tmp_path)
     assert messages == [] and requests == []
     for heading in ("Tokens", "Embedding", "Attention", "Residual stream", "Logit lens"):
         assert f">{heading}</h" in dom
-    assert dom.count("<canvas") >= 8
+    shown = dom.partition('id="page"')[2].partition("<script")[0]
+    assert shown.count("<canvas") >= 8 and "[object" not in shown and "NaN" not in shown
     best = float(trace.layers[1].probabilities[0, -1].max())
     assert f"{100 * best:.0f} % of its attention" in dom.replace("</bdi>", "")
 

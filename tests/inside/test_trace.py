@@ -35,7 +35,7 @@ def traced(
     lengths = None if real is None else [real]
     weights = numpy_weights(llama)
     logits, _ = numpy_llama.forward(weights, arithmetic(llama.config), tokens, lengths, record)
-    return trace_tokens(llama, tokens[0], real), record, logits[0], llama
+    return trace_tokens(llama, tokens[0], real, real is not None), record, logits[0], llama
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
@@ -181,3 +181,14 @@ def test_what_is_no_row_of_tokens_is_refused(shape: tuple[int, ...]):
     llama = random_llama(dataclasses.replace(tiny_config()))
     with pytest.raises(ValueError, match="a trace is of one row of tokens"):
         trace_tokens(llama, torch.zeros(shape, dtype=torch.long))
+
+
+def test_padding_is_read_as_the_assignment_does_unless_it_is_masked():
+    *_, llama = traced("mmia")
+    tokens = random_tokens(llama.config, 1, 9)
+    plain, masked = (trace_tokens(llama, tokens[0], 6, masks) for masks in (False, True))
+    assert (plain.length, plain.last) == (6, 8) and plain.visible.all()
+    assert (masked.length, masked.last) == (6, 5) and not masked.visible[:, 6:].any()
+    assert_relative(plain.logits[8], llama(tokens)[0][0, 0].detach(), TOLERANCE)
+    lengths = torch.tensor([6])
+    assert_relative(masked.logits[5], llama(tokens, lengths=lengths)[0][0, 0].detach(), TOLERANCE)

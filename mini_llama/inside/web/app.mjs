@@ -109,7 +109,13 @@ export function tokenStrip(tokens, label, onpick) {
     buttons[to].focus();
     onpick(to);
   });
+  const reveal = (button) => {
+    const over = button.offsetLeft + button.offsetWidth - row.clientWidth;
+    const under = button.offsetLeft;
+    if (under < row.scrollLeft || over > row.scrollLeft) row.scrollLeft = Math.max(over + 60, 0);
+  };
   const update = (picked, shares, what) => buttons.forEach((button, i) => {
+    if (i === picked) reveal(button);
     const share = shares?.[i];
     button.tabIndex = i === picked ? 0 : -1;
     button.setAttribute("aria-pressed", i === picked);
@@ -129,7 +135,7 @@ export function topBar(app) {
     (query) => app.select({ query }));
   const layer = stepper("layer", trace.layers.map(String), () => app.layer, (i) => app.select({ layer: i }));
   const names = trace.heads().map((head) =>
-    trace.group > 1 ? `${head} (key head ${Math.floor(head / trace.group)})` : String(head));
+    trace.group > 1 ? `${head} (key ${Math.floor(head / trace.group)})` : String(head));
   const head = stepper("head", names, () => app.head, (i) => app.select({ head: i }));
   const says = el("p", { class: "says", role: "status" });
   app.updates.push(() => {

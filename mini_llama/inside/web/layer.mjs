@@ -11,7 +11,8 @@ function strips(app, title, read) {
   const { trace } = app;
   const matrix = new Matrix({
     label: `${title}: one row for each token; the numbers are in the table below`,
-    onpick: (r) => app.select({ query: r }), tallest: 22,
+    onpick: (r) => app.select({ query: r }),
+    tallest: Math.min(22, Math.max(14, 330 / trace.count)),
   });
   const table = numbers("Numbers of the selected token", () => ({
     head: ["component", "value"],
@@ -97,7 +98,7 @@ function dial(app, pair, query, key) {
       "aria-label": `pair ${pair}: the query turns by ${degrees(0)}, the key by ${degrees(1)}` },
     svg("circle", { r: 92, class: "rim" }), svg("line", { x1: -92, x2: 92, class: "axis" }),
     svg("line", { y1: -92, y2: 92, class: "axis" }), ...shapes),
-    el("figcaption", {}, `pair ${pair}: θ = ${show(frequency)}`, el("br"),
+    el("figcaption", {}, `pair ${pair}, θ ${show(frequency)}`, el("br"),
       el("span", { class: "query" }, `${positions[0]}θ = ${degrees(0)}`), el("br"),
       el("span", { class: "key" }, `${positions[1]}θ = ${degrees(1)}`)));
 }
@@ -286,7 +287,8 @@ export function feedForward(app) {
         svg("svg", { class: "track", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
           svg("rect", { class: product > 0 ? "plus" : "minus", y: 1.5, height: 7, width: share, x: product > 0 ? 50 : 50 - share }),
           svg("line", { x1: 50, x2: 50, y1: 0, y2: 10, class: "axis" })),
-        el("span", { class: "value" }, `${show(silu(gate))} · ${show(up)} = ${show(product)}`));
+        el("span", { class: "value" },
+          el("span", { class: "detail" }, `${show(silu(gate))} · ${show(up)} = `), show(product)));
     }));
     says.replaceChildren(`Of the ${trace.config.hidden_dim} gates of `,
       el("bdi", { class: "query" }, trace.names[app.query]),

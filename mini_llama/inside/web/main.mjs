@@ -62,6 +62,7 @@ function build(data) {
     width = innerWidth;
   });
   watchTheme(() => app.update());
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
   return app;
 }
 

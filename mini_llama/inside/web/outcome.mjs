@@ -38,7 +38,7 @@ export function lens(app) {
     const ids = part(trace.arrays.lensIds, place, app.query), shares = part(trace.arrays.lens, place, app.query);
     title.replaceChildren(`After ${name(place)}, `, el("bdi", { class: "query" }, trace.names[app.query]), " would go on with:");
     says.replaceChildren(...bars(Array.from({ length: count }, (_, i) => ({
-      name: trace.piece(ids[i]), value: percent(shares[i]), share: shares[i] })), theme().query));
+      name: trace.piece(ids[i]), value: percent(shares[i]), share: shares[i] / shares[0] })), theme().query));
   });
   return section(app, {
     title: "Logit lens", id: "lens", sources: ["lens"],
@@ -135,9 +135,10 @@ export function nextToken(app) {
   }));
   app.updates.push(() => {
     const found = outcomes(trace, app.step, settings());
+    const widest = Math.max(...found.rows.map((row) => Math.max(row.before, row.after)));
     list.replaceChildren(...bars(found.rows.map((row) => ({
-      name: trace.piece(row.id), value: row.cut === KEPT ? percent(row.after) : percent(row.before), share: row.after,
-      ghost: row.before, note: row.cut === KEPT ? (row.id === trace.steps[app.step].chosen ? "chosen here" : "") : REASONS[row.cut],
+      name: trace.piece(row.id), value: row.cut === KEPT ? percent(row.after) : percent(row.before), share: row.after / widest,
+      ghost: row.before / widest, note: row.cut === KEPT ? (row.id === trace.steps[app.step].chosen ? "chosen here" : "") : REASONS[row.cut],
       faded: row.cut !== KEPT })), theme().query));
     says.textContent = `${found.kept} of ${found.count} tokens can be drawn; the others' ${percent(found.lost)} is shared among them.`;
     table.update();
