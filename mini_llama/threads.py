@@ -18,6 +18,9 @@ SPINS = "GOMP_SPINCOUNT"
 # the speed of an idle machine, and on a busy one leave a core soon (docs/performance.md).
 SPIN_ROUNDS = 10_000
 SAMPLES, INTERVAL = 5, 0.004  # seconds
+# Where others have a core, it looks again, since the choice holds for all of this process's life,
+# and a process that merely passes would cost it a thread.
+MORE_LOOKS, PAUSE = 2, 0.06
 ROOT = Path("/")
 
 
@@ -37,8 +40,8 @@ def choose_threads(root: Path = ROOT) -> None:
     os.environ[REASON] = ""
     cores = physical_cores(os.sched_getaffinity(0), root)
     quota = min(quotas(root), default=float(cores))
-    busy = busy_cores(root)
     allowed = max(1, min(cores, int(quota)))
+    busy = lasting_busy_cores((os.cpu_count() or 1) - allowed, root)
     free = max(1, (os.cpu_count() or 1) - busy)
     if min(allowed, free) == cores:
         return
@@ -96,6 +99,17 @@ def busy_cores(root: Path = ROOT) -> int:
         counts += [int(line.split()[1]) for line in lines if line.startswith("procs_running")]
         time.sleep(INTERVAL)
     return max(0, int(statistics.median(counts)) - 1) if counts else 0
+
+
+def lasting_busy_cores(spare: int, root: Path = ROOT) -> int:
+    """busy_cores, the least of several looks while it is more than `spare`."""
+    busy = busy_cores(root)
+    for _ in range(MORE_LOOKS):
+        if busy <= spare:
+            break
+        time.sleep(PAUSE)
+        busy = min(busy, busy_cores(root))
+    return busy
 
 
 def _read(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,37 @@ def test_cores_that_others_use_are_left_to_them(machine: Machine, others: int, e
     count, reason = choice(machine)
     assert count == expected
     assert reason == f"{others} other process{'es run' if others > 1 else ' runs'} on 8 cores"
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected", "pauses"),
+    [
+        ([1], None, 0),
+        ([3, 1], None, 1),  # it was gone at the second look
+        ([3, 3, 1], None, 2),
+        ([3, 2, 4], "7", 2),  # the least that was seen
+        ([3, 3, 3, 1], "6", 2),  # after the last look
+    ],
+)
+def test_a_process_that_passes_costs_no_thread(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: list[int],
+    expected: str | None,
+    pauses: int,
+):
+    later = counts[1:]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds == threads.PAUSE:
+            machine.running(later.pop(0))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    machine.running(counts[0])
+    assert choice(machine)[0] == expected
+    assert slept.count(threads.PAUSE) == pauses
 
 
 def test_others_on_a_machine_with_more_cores_than_are_allowed(
