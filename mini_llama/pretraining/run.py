@@ -10,8 +10,14 @@ import torch.distributed as dist
 from mini_llama.bounds import UsageError
 from mini_llama.checkpoints.formats.huggingface_tokenizer import copy_file
 from mini_llama.checkpoints.memory import require_training_memory
-from mini_llama.checkpoints.sizes import TrainingShape, count_parameters, describe
+from mini_llama.checkpoints.sizes import (
+    TrainingShape,
+    count_parameters,
+    describe,
+    training_flops,
+)
 from mini_llama.checkpoints.tensor_files import import_safetensors
+from mini_llama.pretraining.budget import with_budget
 from mini_llama.pretraining.data import (
     TokenFile,
     TokenWindows,
@@ -36,6 +42,7 @@ from mini_llama.training.folder import PROGRESS, new_folder
 from mini_llama.training.log import TrainingLog
 from mini_llama.training.loop import Steps, exit_status, report, run_loop
 from mini_llama.training.processes import Process, join_processes
+from mini_llama.training.throughput import peak_flops
 from tokenizer import Tokenizer
 from utils import seed_everything
 
@@ -101,7 +108,13 @@ def train(
     def check() -> dict[str, float]:
         return check_progress(trainer, tokenizer, val_windows)
 
-    steps = Steps(trainer.step, options.steps, options.eval_every)
+    steps = Steps(
+        trainer.step,
+        options.steps,
+        options.eval_every,
+        flops_a_token=training_flops(trainer.llama.config, options.context),
+        peak=all_peaks(process, options.dtype),
+    )
     stopped = run_loop(trainer.core, steps, batches, take_step, check, log)
     trainer.save_progress()
     trainer.save("last")
@@ -112,7 +125,7 @@ def check_progress(
     trainer: Trainer, tokenizer: BaseTokenizer, val_windows: TokenWindows
 ) -> dict[str, float]:
     """Evaluate, show a sample, and save: the best model by validation loss, and the progress."""
-    val_loss = trainer.evaluate(val_windows)
+    val_loss, bits = trainer.evaluate(val_windows)
     if not math.isfinite(val_loss):
         raise ValueError(
             f"the validation loss is {val_loss} at step {trainer.step}: lower --lr "
@@ -123,6 +136,7 @@ def check_progress(
     report(
         trainer.process,
         f"step {trainer.step}: val loss {val_loss:.4f}, perplexity {perplexity:.2f}"
+        + ("" if math.isnan(bits) else f", {bits:.3f} bits a byte")
         + (" (best so far)" if is_best else ""),
     )
     if is_best:
@@ -130,8 +144,10 @@ def check_progress(
         trainer.save("best")
     trainer.save_progress()
     if trainer.options.sample_tokens and not trainer.options.shard and trainer.process.is_main:
-        report(trainer.process, f"sample: {sample_text(trainer, tokenizer)}")
-    return {"val_loss": val_loss, "val_perplexity": perplexity}
+        with trainer.averaged():
+            text = sample_text(trainer, tokenizer)
+        report(trainer.process, f"sample: {text}")
+    return {"val_loss": val_loss, "val_perplexity": perplexity, "val_bits_per_byte": bits}
 
 
 def sample_text(trainer: Trainer, tokenizer: BaseTokenizer) -> str:
@@ -173,18 +189,35 @@ def run(options: PretrainOptions) -> int:
         seed_everything(options.seed)
         config = start.config_for(options, tokenizer)
         require_training_memory(config, process.device, options.shard)
+        given, options = options, with_budget(options, config)
         trainer = Trainer(options, process, config, tokenizer)
         begin(trainer, start)
         if process.is_main:
             keep_tokenizer(tokenizer, folder)
         parameters = f"{count_parameters(config):,} parameters"
-        report(process, f"{parameters}, {train_file.count:,} training tokens")
+        report(
+            process,
+            f"{parameters}, {train_file.count:,} training tokens{budget_of(given, options)}",
+        )
         is_main = process.is_main
         log = TrainingLog(folder, options.tensorboard, trainer.step) if is_main else None
         status = train(trainer, tokenizer, train_file, val_file, log)
         if log is not None:
             log.finish()
         return status
+
+
+def all_peaks(process: Process, dtype: str) -> float | None:
+    """What all processes together could do at most, in operations a second, if it is known."""
+    peak = peak_flops(process.device, dtype)
+    return None if peak is None else peak * process.world_size
+
+
+def budget_of(given: PretrainOptions, options: PretrainOptions) -> str:
+    """ "; 120 steps for …", where a budget decided how many."""
+    if options.steps == given.steps:
+        return ""
+    return f"; {options.steps:,} steps of {options.batch_size * options.context:,} tokens"
 
 
 def begin(trainer: Trainer, start: Start) -> None:

@@ -37,6 +37,17 @@ class Trained(Scheduled, Protocol):
     def shard(self) -> bool: ...
 
 
+class Optimizing(Protocol):
+    """What a trainer asks of an optimizer."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+    def zero_grad(self) -> None: ...
+    def step(self) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Any, /) -> None: ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a run changes the weights: learning rates (schedule.py), clipping, precision."""
@@ -47,6 +58,7 @@ class Recipe:
     decay_steps: int | None = None
     warmup: int = 0
     schedule: str = "cosine"
+    cooldown: float = 0.2
     max_grad_norm: float = 1.0
     seed: int = 1337
     dtype: str = "float32"
@@ -129,7 +141,7 @@ class TrainerCore:
         process: Process,
         network: nn.Module,
         loss: nn.Module,
-        optimizer: Callable[[], torch.optim.Optimizer],
+        optimizer: Callable[[], Optimizing],
         kept: Path,
     ) -> None:
         self.recipe, self.process, self.kept = recipe, process, kept

@@ -18,13 +18,25 @@ Batch = TypeVar("Batch")
 @dataclass(frozen=True)
 class Steps:
     """Which steps are to be done: from `start`, the number that is done, to `end`; `unit` names
-    them for the bar. An evaluation follows every `eval_every`-th step and the last.
+    them for the bar. An evaluation follows every `eval_every`-th step and the last. With
+    `flops_a_token` the operations a second are logged, and their share of `peak`, if it is known.
     """
 
     start: int
     end: int
     eval_every: int
     unit: str = "step"
+    flops_a_token: float | None = None
+    peak: float | None = None
+
+    def speed(self, rate: float) -> dict[str, float]:
+        """What is logged of so many tokens a second."""
+        values = {"tokens_per_second": rate}
+        if self.flops_a_token is not None:
+            values["flops_per_second"] = rate * self.flops_a_token
+            if self.peak is not None:
+                values["mfu"] = values["flops_per_second"] / self.peak
+        return values
 
 
 def run_loop(
@@ -54,7 +66,7 @@ def run_loop(
             f"{name.removeprefix('train_')} {shown:.3f}, {rate:.0f} tokens/s", refresh=False
         )
         bar.update()
-        values |= {"tokens_per_second": rate, "lr": trainer.optimizer.param_groups[0]["lr"]}
+        values |= steps.speed(rate) | {"lr": trainer.optimizer.param_groups[0]["lr"]}
         is_stopped = stop.agreed(trainer.process)
         is_checked = number % steps.eval_every == 0 or number == steps.end
         if is_checked:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from config import FIELD_NAMES
@@ -11,11 +12,11 @@ from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import check_same_run
 from mini_llama.training.core import TrainerCore
 from mini_llama.training.folder import PROGRESS
-from mini_llama.training.schedule import Scheduled
+from mini_llama.training.schedule import Scheduled, fall_begins
 
 REMEDY = "start again with --overwrite, or in another --out"
 PROGRESS_KEYS = {"settings", "model", "optimizer", "step"}
-SCHEDULED = ("steps", "decay_steps", "min_lr")
+SCHEDULED = ("steps", "decay_steps", "min_lr", "cooldown")
 
 
 def full_state(trainer: TrainerCore) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def full_state(trainer: TrainerCore) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    assert isinstance(trainer.optimizer, torch.optim.Optimizer)
     model, moments = get_state_dict(trainer.network, trainer.optimizer, options=options)
     return {"model": model, "optimizer": moments}
 
@@ -44,6 +46,7 @@ def load_full_state(trainer: TrainerCore, saved: Mapping[str, Any]) -> None:
     whole = api.StateDictOptions(full_state_dict=True, strict=not frozen)
     api.set_model_state_dict(trainer.network, saved["model"], options=whole)
     if "optimizer" in saved:
+        assert isinstance(trainer.optimizer, torch.optim.Optimizer)
         api.set_optimizer_state_dict(
             trainer.network, trainer.optimizer, saved["optimizer"], options=whole
         )
@@ -126,5 +129,13 @@ def check_schedule(path: Path, settings: Mapping[str, Any], done: int, options: 
     if options.schedule == "cosine" and options.min_lr != settings["min_lr"]:
         found = f"min_lr {settings['min_lr']}, not {options.min_lr}"
         raise ValueError(f"--resume: {path} was written with {found}; use that, or {REMEDY}")
+    if options.schedule == "wsd":
+        before = fall_begins(settings["steps"], settings["cooldown"])
+        falls = fall_begins(options.steps, options.cooldown)
+        if before != falls and done > min(before, falls):
+            raise ValueError(
+                f"--resume: {path} is at step {done}, and its learning rate falls from step "
+                f"{before} on, not {falls}: stop it before that to make it longer, or {REMEDY}"
+            )
     if done > options.steps:
         raise ValueError(f"--resume: {path} is at step {done} already; give --steps {done} or more")
