@@ -1,8 +1,10 @@
 """What see.py does: load the model, trace a text and its continuation, write the page."""
 
 import contextlib
+import dataclasses
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mini_llama.inside import page, page_data
 from mini_llama.inside.budget import Budget, plan
 from mini_llama.inside.options import SeeOptions
 from mini_llama.inside.pieces import read_piece
+from mini_llama.inside.server import Server, serve
 from mini_llama.inside.trace import Step, Trace, trace_generation, trace_tokens
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.stop_ids import stop_ids
@@ -26,9 +29,13 @@ from utils import atomic_write
 
 def run(options: SeeOptions) -> None:
     """Write the page. Raises OSError or ValueError, one line each."""
+    outputs = [] if options.serve else [options.out]
     with contextlib.redirect_stdout(sys.stderr):
-        llama, tokenizer = load(options.model_options(), [options.out])
+        llama, tokenizer = load(options.model_options(), outputs)
     data = look(llama, tokenizer, options)
+    if options.serve:
+        serve(make_server(llama, tokenizer, options, data))
+        return
     title = data["traces"][0]["title"]
     with atomic_write(options.out) as file:
         file.write(page.render(f"Inside {title}", data))
@@ -36,6 +43,45 @@ def run(options: SeeOptions) -> None:
     for note in data["traces"][0]["notes"]:
         print(note)
     print(f"wrote {options.out} ({size / 1e6:.1f} MB): open it in a browser")
+
+
+# What a live page may ask for, and of which types.
+LIVE: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "pad_to": (int,),
+    "mask_padding": (bool,),
+    "max_new_tokens": (int,),
+    "temperature": (int, float),
+}
+
+
+def make_server(
+    llama: Llama, tokenizer: BaseTokenizer, options: SeeOptions, data: dict[str, Any]
+) -> Server:
+    """The server of the page, with `data` to begin with."""
+
+    def answer(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        asked = asked_options(options, question)
+        return with_live(look(llama, tokenizer, asked), asked)
+
+    title = f"Inside {data['traces'][0]['title']}"
+    text = page.render(title, with_live(data, options), is_live=True)
+    return Server(options.port, text, page.policy_of_ours(is_live=True), answer)
+
+
+def asked_options(options: SeeOptions, question: Mapping[str, Any]) -> SeeOptions:
+    """The options with what a page asks for. Raises ValueError for what it may not."""
+    values = {name: question[name] for name in LIVE if name in question}
+    for name, value in values.items():
+        if type(value) not in LIVE[name]:
+            raise ValueError(f"{name} is not allowed to be a {type(value).__name__}")
+    return dataclasses.replace(options, **values)
+
+
+def with_live(data: dict[str, Any], options: SeeOptions) -> dict[str, Any]:
+    """The data of a page that can ask for more."""
+    live = {name: getattr(options, name) for name in LIVE}
+    return data | {"live": live | {"text": text_of(options)}}
 
 
 def look(llama: Llama, tokenizer: BaseTokenizer, options: SeeOptions) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class SeeOptions:
     epsilon: float | None = argument_of(Options, "epsilon")
     top_p: float | None = argument_of(Options, "top_p")
     seed: int = argument_of(Options, "seed", text="seeds sampling")
+    serve: bool = argument(
+        False, "show the page live, with a box for texts, at an address of this machine alone"
+    )
+    port: int = number(0, "the port of --serve; 0 is any free one", Range(0, 65535))
     out: str = argument("inside.html", "the page to write, replaced if it is there", metavar="FILE")
 
     def __post_init__(self) -> None:

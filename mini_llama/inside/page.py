@@ -14,7 +14,7 @@ from typing import Any
 
 WEB = Path(__file__).resolve().parent / "web"
 # In the order in which they need each other.
-MODULES = ("numbers", "sampling", "colours", "pictures", "app", "layer", "outcome", "main")
+MODULES = ("numbers", "sampling", "colours", "pictures", "app", "layer", "outcome", "live", "main")
 IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
 # What a script element's content may not hold: it could end there.
@@ -33,7 +33,16 @@ def read(name: str) -> str:
     return (WEB / name).read_text(encoding="utf-8")
 
 
-def policy(script: str, style: str, connects: bool = False) -> str:
+def script_and_style() -> tuple[str, str]:
+    return f"\n{bundle()}", f"\n{read('page.css')}"
+
+
+def policy_of_ours(is_live: bool = False) -> str:
+    """The policy of every page."""
+    return policy(*script_and_style(), is_live)
+
+
+def policy(script: str, style: str, connects: bool) -> str:
     """The page's Content-Security-Policy; a page that is served may ask its own server."""
     own = "; connect-src 'self'" if connects else ""
     return (
@@ -52,12 +61,14 @@ def as_json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).translate(SIGNS)
 
 
-def render(title: str, data: Mapping[str, Any], connects: bool = False) -> str:
-    """The page. Raises ValueError for numbers that are none, and for a page that is too large."""
-    script, style = f"\n{bundle()}", f"\n{read('page.css')}"
+def render(title: str, data: Mapping[str, Any], is_live: bool = False) -> str:
+    """The page; one that is live may ask its server. Raises ValueError for numbers that are none,
+    and for a page that is too large.
+    """
+    script, style = script_and_style()
     parts = {
         "title": html.escape(title),
-        "policy": html.escape(policy(script, style, connects), quote=False),
+        "policy": html.escape(policy(script, style, is_live), quote=False),
         "style": style,
         "script": script,
         "data": as_json(data),

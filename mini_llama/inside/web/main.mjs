@@ -3,6 +3,7 @@ import { App, Trace, section, stepper, topBar } from "./app.mjs";
 import { watchTheme } from "./colours.mjs";
 import { attention, embedding, feedForward, norms, residual, rope } from "./layer.mjs";
 import { lens, nextToken } from "./outcome.mjs";
+import { liveForm } from "./live.mjs";
 import { el, numbers } from "./pictures.mjs";
 
 function header(trace) {
@@ -48,22 +49,27 @@ function layerPart(app) {
 const PLACES = [["tokens", "tokens"], ["embedding", "embedding"], ["layer", "layer"], ["rope", "RoPE"],
   ["attention", "attention"], ["swiglu", "SwiGLU"], ["residual", "residual"], ["lens", "logit lens"], ["next", "next token"]];
 
+let current = null; // the App on the page
+
 function build(data) {
   const app = new App(new Trace(data.traces[0]));
   const links = el("nav", { "aria-label": "sections" },
     PLACES.map(([id, name]) => el("a", { href: `#${id}` }, name)));
   const page = document.getElementById("page");
-  page.replaceChildren(header(app.trace), links, topBar(app),
+  page.replaceChildren(header(app.trace), data.live ? liveForm(data.live, build) : "", links, topBar(app),
     el("main", {}, tokens(app), embedding(app), layerPart(app), residual(app), lens(app), nextToken(app)));
   app.update();
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth !== width) app.update();
-    width = innerWidth;
-  });
-  watchTheme(() => app.update());
+  current = app;
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
   return app;
 }
 
-if (globalThis.document) build(JSON.parse(document.getElementById("data").textContent));
+if (globalThis.document) {
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) current.update();
+    width = innerWidth;
+  });
+  watchTheme(() => current.update());
+  build(JSON.parse(document.getElementById("data").textContent));
+}
