@@ -12,6 +12,7 @@ from pathlib import Path
 from mini_llama.text_files import read_lines, read_text
 
 SEPARATOR = " ||| "
+UNLABELLED = " (texts without labels are for --option predict)"
 DEFAULT_QUESTION = "Is this movie {labels}? This movie is "
 
 
@@ -66,7 +67,9 @@ def existing(path: str | Path) -> Path:
 def _parse_line(line: str, place: str) -> Record:
     parts = split_line(line)
     if parts is None:
-        raise ValueError(f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE")
+        raise ValueError(
+            f"{place} has no {SEPARATOR!r}; a line is LABEL{SEPARATOR}SENTENCE{UNLABELLED}"
+        )
     return Record(*parts, place)
 
 

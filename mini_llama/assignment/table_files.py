@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_llama.assignment.reviews import Record, existing, read_labelled_lines
+from mini_llama.assignment.reviews import UNLABELLED, Record, existing, read_labelled_lines
 from mini_llama.command_line import visible
 from mini_llama.text_files import read_text, split_lines
 
@@ -65,7 +65,8 @@ def _find(
         remedy = f"--{kind}_column must name one, and no name may come twice"
         raise ValueError(f"{path} has several {kind} columns ({there}): {remedy}")
     missing = f"no column {asked!r}" if asked else f"no {kind} column ({', '.join(known)})"
-    raise ValueError(f"{path} line 1 has {missing}, only {there}: name it with --{kind}_column")
+    remedy = f"name it with --{kind}_column{UNLABELLED if kind == 'label' else ''}"
+    raise ValueError(f"{path} line 1 has {missing}, only {there}: {remedy}")
 
 
 def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -104,7 +105,8 @@ def _checked(row: Row) -> Row:
     label = None if row.label is None else row.label.strip()
     for kind, value in (("label", label), ("text", text)):
         if value == "":
-            raise ValueError(f"{row.place}: the {kind} is empty; fill it in, or drop the line")
+            remedy = f"fill it in, or drop the line{UNLABELLED if kind == 'label' else ''}"
+            raise ValueError(f"{row.place}: the {kind} is empty; {remedy}")
     if label is not None and ("\n" in label or "\r" in label):
         raise ValueError(f"{row.place}: label {label[:20]!r} has a line break")
     return Row(label, text, row.place)

@@ -290,3 +290,21 @@ def test_the_time_left_is_of_all_work(monkeypatch, capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert first == "part: 25% of all, 00:30 gone, 01:30 left, 3 tokens/s"
     assert last == "part: 50% of all, 01:00 gone, 01:00 left, 3 tokens/s"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("test.txt", "a dull film\n"),
+        ("test.csv", "text\na dull film\n"),
+        ("test.csv", "text,label\na dull film,\n"),
+        ("test.jsonl", '{"text": "a dull film"}\n'),
+    ],
+)
+def test_texts_without_labels_are_for_another_option(name: str, content: str, folder: Path):
+    """There is no accuracy without labels; who has none learns what is for them."""
+    (folder / name).write_text(content)
+    message = refusal(
+        "prompt", "--dev_out", "dev-prompting-output.txt", dev="data/tiny-dev.txt", test=name
+    )
+    assert "--option predict" in message and name in message
