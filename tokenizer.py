@@ -53,7 +53,8 @@ class Tokenizer(BaseTokenizer):
                 "or get it with bash setup.sh"
             )
         try:
-            self.sp_model = SentencePieceProcessor(model_file=str(self.model_path))
+            # its bytes: SentencePiece opens no path that is not UTF-8, and none are no model to it
+            self.sp_model = SentencePieceProcessor(model_proto=self.model_path.read_bytes() or b"-")
         except (RuntimeError, OSError):
             raise ValueError(
                 f"tokenizer {self.model_path} is not a SentencePiece model; "

@@ -71,6 +71,7 @@ def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
     `pages`.
     """
     path, pages = Path(path), MappedPages() if pages is None else pages
+    check_is_utf8(path)
     is_zip = read_start(path, 2) == b"PK"
     may_forget = is_zip and not _is_swapped(path)
 
@@ -94,6 +95,15 @@ def load_plain(path: str | Path, pages: MappedPages | None = None) -> Any:
         ) from None
     except DAMAGED:
         raise truncated(path) from None
+
+
+def check_is_utf8(path: Path) -> None:
+    """Raise ValueError for a path that torch cannot open, as it is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        reason = "is no path in UTF-8, and torch opens no other: rename it"
+        raise ValueError(f"{path} {reason}") from None
 
 
 def _others(path: Path) -> str:

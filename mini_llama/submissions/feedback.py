@@ -36,7 +36,7 @@ class FeedbackFolder:
 
     def check(self, names: Collection[str], inputs: Sequence[Path]) -> None:
         """Raise ValueError if the pages cannot be written or would replace a file."""
-        from utils import check_not_there  # imports numpy
+        from utils import check_not_there, check_outputs  # imports numpy
 
         folder = self.path
         if folder.exists() and not folder.is_dir():
@@ -44,6 +44,8 @@ class FeedbackFolder:
         if folder.resolve() in [path.resolve() for path in inputs]:
             raise UsageError(f"--feedback {folder} holds the submissions: give another folder")
         files = [folder / file for file in file_names(names).values()]
+        first = files[:1] if folder.is_dir() else [folder] if folder.parent.is_dir() else []
+        check_outputs(first, [])
         for file in files:
             check_not_there(file, self.overwrite)
             if file.is_dir() or file.is_symlink():

@@ -1,6 +1,10 @@
 """Which format reads a path, and refusals of what is none."""
 
+import os
 import re
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from mini_llama.checkpoints.record import Checkpoint
 from tests.checkpoints.formats.test_meta import write_meta
 from tests.checkpoints.helpers import assert_same_model, plain_args, save_torch, write_llama2c
 from tests.helpers import random_llama, tiny_config
+from tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -128,3 +133,17 @@ def test_paths_are_told_apart_by_what_they_hold(tmp_path, name: str, kind: str):
     assert checkpoint.format == kind
     assert len(checkpoint.tensors) == len(state)
     assert torch.equal(checkpoint.tensors["norm.weight"], state["norm.weight"])
+
+
+def test_a_path_that_is_not_utf8_says_so(tiny_folder: Path, tmp_path: Path):
+    """torch and SentencePiece open none; a tokenizer is read by its bytes."""
+    name = os.fsdecode(b"caf\xe9")
+    if sys.platform == "darwin":
+        pytest.skip("macOS has no such names")
+    shutil.copytree(tiny_folder, tmp_path / name)
+    with pytest.raises(ValueError, match="is no path in UTF-8, and torch opens no other: rename"):
+        read_checkpoint(tmp_path / name / "model.pt")
+    tokenizer = Tokenizer(tokenizer_model=tmp_path / name / "model.model")
+    assert tokenizer.encode("a dull film", bos=True, eos=True) == Tokenizer(
+        tokenizer_model=tiny_folder / "model.model"
+    ).encode("a dull film", bos=True, eos=True)
