@@ -12,7 +12,7 @@ if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own fo
 
 from config import ATTENTIONS, EDITIONS, NORMS, PRESETS
 from mini_llama.checkpoints import options as known
-from mini_llama.command_line import OneLineParser, one_line_errors
+from mini_llama.command_line import OneLineParser, one_line_errors, visible
 from utils import check_not_there, raise_on_sigterm
 
 PROGRAM = "checkpoint.py"
@@ -89,7 +89,7 @@ def convert(source: str, destination: str, adapters: str | None, **options: Any)
     shown = len(plan.notes)
     with tqdm(total=plan.bytes_to_read, unit="B", unit_scale=True, disable=None) as bar:
         plan.write(bar.update)
-    print(*plan.notes[shown:], f"wrote {destination}{plan.target.hint}", sep="\n")
+    print(*plan.notes[shown:], f"wrote {visible(destination)}{plan.target.hint}", sep="\n")
 
 
 if __name__ == "__main__":

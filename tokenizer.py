@@ -19,7 +19,7 @@ import mini_llama  # noqa: F401  # says which packages are missing, before one i
 
 from sentencepiece import SentencePieceProcessor
 
-from mini_llama.command_line import OneLineParser, one_line_errors
+from mini_llama.command_line import OneLineParser, one_line_errors, visible
 from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer, NamedToken
 from mini_llama.tokenization.llama2c import (
     BYTE_PIECES,
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_outputs([args.bin], [args.model], args.overwrite)
     tokenizer = _read(Path(args.model))
     export_llama2c_tokenizer(tokenizer, args.bin)
-    print(f"Wrote {tokenizer.n_words} pieces to {args.bin}.")
+    print(f"Wrote {tokenizer.n_words} pieces to {visible(args.bin)}.")
 
 
 if __name__ == "__main__":
