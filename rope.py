@@ -18,6 +18,7 @@ from config import LlamaConfig, RopeScaling
 from mini_llama.eager import is_eager
 
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
+TABLE_POSITIONS = 2**14  # tables of up to so many positions are made at once
 
 
 def position_interpolation(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
@@ -180,7 +181,8 @@ def tables_for(
     """cos and sin, each (end - start, head_dim/2), for positions start to end - 1.
 
     A batch may be longer than `max_seq_len` (some reviews are); its length is then rounded up to
-    the next multiple, so that only a few different tables are cached.
+    the next multiple, so that only a few different tables are cached. Of a very long window only
+    the part that is needed is made.
 
     Dynamic NTK and LongRoPE take `end` as the sequence's length, padding included. Past the
     original length the frequencies change, with dynamic NTK at each new position, while cached keys
@@ -200,6 +202,8 @@ def tables_for(
             frequencies = inverse_frequencies(head_dim, end, theta, device, scaling)
             return make_tables(frequencies, start, end, attention_factor(scaling))
     length = fixed * max(1, -(-end // fixed))
+    if length > TABLE_POSITIONS:  # as long as needed, in powers of 2
+        length = min(length, max(TABLE_POSITIONS, 1 << (end - 1).bit_length()))
     cos, sin = rotary_tables(head_dim, length, theta, device, scaling)
     return cos[start:end], sin[start:end]
 

@@ -95,6 +95,17 @@ def test_tables_are_computed_once():
     assert tables_for(8, 16, 5, 17, 1e4, "cpu")[0].shape == (12, 4)
 
 
+def test_tables_of_a_very_long_window_are_made_in_parts():
+    """2^24 positions are 128 MB for each pair; the same angles as in a short window."""
+    rotary_tables.cache_clear()
+    expected = tables_for(8, 2**15, 20000, 20003, 1e4, "cpu")
+    for end, made in ((3, 2**14), (2**14, 2**14), (20003, 2**15)):
+        table = tables_for(8, 2**24, max(0, end - 3), end, 1e4, "cpu")
+        assert table[0].untyped_storage().nbytes() == made * 4 * 4
+    for actual, exact in zip(table, expected, strict=True):
+        assert torch.equal(actual, exact)
+
+
 # Scaling
 
 ORIGINAL = 32

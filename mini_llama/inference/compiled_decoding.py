@@ -195,8 +195,17 @@ class CompiledDecoder:
         self.function.load_constants(self.weights, check_full_update=True, user_managed=True)
 
     def make_cache(self, rows: int, length: int) -> KVCache:
-        """The function is compiled for one capacity, whatever the length."""
-        return KVCache(self.config, rows, cache_capacity(self.config), dtype=self.dtype)
+        """The function is compiled for one capacity, whatever the length. Raises ValueError where
+        the system does not grant it.
+        """
+        length = cache_capacity(self.config)
+        cache = KVCache(self.config, rows, length, dtype=self.dtype)
+        if cache.capacity < length:
+            raise ValueError(
+                f"a cache of {length} positions, which the compiled step needs at once, is more "
+                "than this system grants: leave --compile out"
+            )
+        return cache
 
     def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """As the Decoder's, but the cache must not be empty: the function needs 2 positions."""

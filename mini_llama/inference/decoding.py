@@ -24,7 +24,7 @@ from mini_llama.layers.int8_blocks import Int8BlockLinear
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import can_pack, inference_linear, linear, packed_linear
 from mini_llama.layers.quantized_linear import FEW_ROWS, Int8Linear, QuantizedLinear
-from rope import config_tables, fixed_positions
+from rope import TABLE_POSITIONS, config_tables, fixed_positions
 from utils import available_bytes
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -152,7 +152,7 @@ class NetworkStep:
     def __init__(self, llama: LlamaPreTrainedModel, rows: int, precision: str) -> None:
         self.config, self.device = llama.config, llama.device
         fixed = fixed_positions(self.config.max_seq_len, self.config.rope_scaling)
-        self.rotations = self._rotations(0, fixed)  # (fixed, D/2)
+        self.rotations = self._rotations(0, min(fixed, TABLE_POSITIONS))  # (positions, D/2)
         self.embeddings = llama.tok_embeddings
         self.norm = make_norm(llama.norm, rows, self.config)
         size = sum(parameter.nbytes for parameter in llama.parameters())
