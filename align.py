@@ -15,7 +15,7 @@ from typing import Any
 if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from mini_llama.alignment.options import STAGES
+from mini_llama.alignment.stages import STAGES
 from mini_llama.command_line import OneLineParser, add_flags, one_line_errors, parse_given
 from mini_llama.threads import choose_threads
 
@@ -34,7 +34,6 @@ def make_parser() -> OneLineParser:
     return parser
 
 
-@one_line_errors(PROGRAM)
 @one_line_errors(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(), argv)

@@ -58,17 +58,24 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def whiten(
     values: torch.Tensor, mask: torch.Tensor | None = None, shift_mean: bool = True
 ) -> torch.Tensor:
-    """(x - mean) / sd, over True if there is a mask; what is False is 0.
+    """(x - mean) / sd, over True if there is a mask; what is False is 0 (section 3.2.3).
 
-    With `shift_mean` False the mean is kept, for rewards. Whiten of section 3.2.3; of a single
-    value, or of equal ones, it is 0. The variance is the unbiased one, as in TRL.
+    With `shift_mean` False the mean is kept. Of a single value, or of equal ones, it is 0. The
+    variance is the unbiased one, as in TRL.
     """
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     mean = masked_mean(values, mask)
     squares = torch.where(mask, (values - mean).square(), 0.0).sum()
-    variance = squares / (mask.sum() - 1).clamp(min=1)
-    white = (values - mean) * torch.rsqrt(variance + WHITENING_EPSILON)
+    white = standardize(values, mean, squares / (mask.sum() - 1).clamp(min=1))
     return torch.where(mask, white if shift_mean else white + mean, 0.0)
+
+
+def standardize(
+    values: torch.Tensor, mean: torch.Tensor | float, variance: torch.Tensor | float
+) -> torch.Tensor:
+    """(x - mean) / sd, and 0 where the variance is."""
+    variance = torch.as_tensor(variance, dtype=values.dtype, device=values.device)
+    return (values - mean) * torch.rsqrt(variance + WHITENING_EPSILON)
 
 
 # --- reward models -----------------------------------------------------------------------------

@@ -139,19 +139,3 @@ class DpoOptions(DataOptions):
     warmup: int = number(10, "steps of linear warmup", COUNTS_OR_NONE)
     weight_decay: float = number(0.0, "on matrices; norms have none", Range(0, 1000))
     beta: float = number(0.1, "weight of the KL term: larger stays nearer", Range(0, 1000))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A subcommand: its options, the module whose `run(options)` does it, and what it is."""
-
-    options: type
-    module: str
-    text: str
-
-
-# One line a stage.
-STAGES: dict[str, Stage] = {
-    "sft": Stage(SftOptions, "mini_llama.alignment.sft", "fine-tune on prompts and answers"),
-    "dpo": Stage(DpoOptions, "mini_llama.alignment.dpo", "train on preferences, without a reward"),
-}

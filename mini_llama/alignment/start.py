@@ -172,8 +172,13 @@ def export_model(options: StageOptions, start: Start, process: Process) -> None:
     folder = Path(options.out)
     tensors = load_plain(folder / MODEL)["model"]
     save_model_folder(folder / FOLDER, config_of(start.llama), tensors, start.tokenizer)
-    if isinstance(start.tokenizer, Tokenizer):  # model.pt's, where it is looked for
-        copy_file(start.tokenizer.model_path, folder / TOKENIZER)
+    keep_tokenizer(folder, start.tokenizer)
+
+
+def keep_tokenizer(folder: Path, tokenizer: BaseTokenizer) -> None:
+    """Copy a SentencePiece model to where that of FOLDER/model.pt is looked for."""
+    if isinstance(tokenizer, Tokenizer):
+        copy_file(tokenizer.model_path, folder / TOKENIZER)
 
 
 def results_in(folder: Path) -> list[str]:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from mini_llama.alignment.options import DataOptions
+from mini_llama.alignment.options import DataOptions, StageOptions
 from mini_llama.alignment.start import (
     MODEL,
     Start,
@@ -70,6 +70,7 @@ def run_stage(
     options: Chosen,
     read: Callable[[tuple[str, ...]], list[T]],
     make_job: Callable[[Chosen, Process, Start, tuple[list[T], list[T]]], "Job[Any]"],
+    export: Callable[[StageOptions, Start, Process], None] = export_model,
 ) -> int:
     """A whole run: the data are read and checked, the model is loaded, trained and exported; the
     exit status. Raises OSError or ValueError, one line each.
@@ -88,12 +89,23 @@ def run_stage(
         start = load_start(options, process.device)
         with new_folder(folder):
             status = run_job(make_job(options, process, start, records))
-        export_model(options, start, process)
+        export(options, start, process)
         return status
 
 
+class Files(Protocol):
+    """Options that name a stage's data."""
+
+    @property
+    def data(self) -> tuple[str, ...]: ...
+    @property
+    def val_data(self) -> tuple[str, ...]: ...
+    @property
+    def val_fraction(self) -> float: ...
+
+
 def split_records(
-    options: DataOptions, read: Callable[[tuple[str, ...]], list[T]]
+    options: Files, read: Callable[[tuple[str, ...]], list[T]]
 ) -> tuple[list[T], list[T]]:
     """(training records, held-out records): of --val_data, else every n-th of --data.
 

@@ -77,8 +77,10 @@ def plot_losses(
     step_name: str = "optimizer step",
     scale: str = "linear",
     loss_name: str = "cross-entropy, nats a token",
+    curves: str = "train_loss val_loss",
 ) -> None:
-    """Training and validation loss over steps, as a PNG; `scale` is the losses', linear or log.
+    """Two curves over steps as a PNG, of training and of held-out data: `curves` are their names
+    in the records; `scale` is theirs, linear or log.
 
     Raises ValueError without matplotlib.
     """
@@ -86,7 +88,8 @@ def plot_losses(
     matplotlib.use("Agg")
     pyplot = import_optional("matplotlib.pyplot", "the loss curve")
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name, style in (("train_loss", {"alpha": 0.6}), ("val_loss", {"marker": "o"})):
+    styles: tuple[dict[str, Any], ...] = ({"alpha": 0.6}, {"marker": "o"})
+    for name, style in zip(curves.split(), styles, strict=True):
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)

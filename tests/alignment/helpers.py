@@ -1,0 +1,63 @@
+"""Tiny models, data and runs for the stages with rewards."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import align
+from mini_llama.alignment.start import Start
+from mini_llama.checkpoints.formats.torch_file import save_checkpoint
+from mini_llama.task_heads import LlamaForSequenceClassification
+from mini_llama.tokenization.base import BaseTokenizer
+from tests.helpers import random_llama, tiny_config
+
+
+def tiny_start(tokenizer: BaseTokenizer, seed: int = 0, **changes: Any) -> Start:
+    """A random causal model of the tokenizer's 300 pieces."""
+    config = tiny_config(
+        vocab_size=300, max_seq_len=64, norm="rmsnorm", attention="causal", **changes
+    )
+    assert tokenizer.eos_id is not None
+    return Start(random_llama(config, seed), tokenizer, "plain", (tokenizer.eos_id,))
+
+
+def save_reward(
+    path: Path, vocab_size: int = 300, seed: int = 5, is_simple: bool = False
+) -> LlamaForSequenceClassification:
+    """A random reward model as align.py reward leaves one; a simple one is about the last token."""
+    config = tiny_config(vocab_size=vocab_size, max_seq_len=64, norm="rmsnorm", attention="causal")
+    model = LlamaForSequenceClassification(random_llama(config, seed), ["reward"], 3).eval()
+    if is_simple:
+        for layer in model.llama.layers:
+            torch.nn.init.zeros_(layer.attention.compute_output.weight)
+            torch.nn.init.zeros_(layer.feed_forward.w2.weight)
+    content = {"architectures": ["LlamaForSequenceClassification"]}
+    content |= json.loads(json.dumps(model.fields()))
+    tensors = {name.removeprefix("llama."): t for name, t in model.state_dict().items()}
+    save_checkpoint(path, config, tensors, task_head=content)
+    return model
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run(stage: str, **flags: object) -> int | str:
+    """align.py in this process: its exit status, or the line with which it ends."""
+    arguments = [stage]
+    for name, value in flags.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        arguments += [f"--{name}", *(str(v) for v in values if v is not True)]
+    try:
+        align.main(arguments)
+    except SystemExit as stop:
+        return 0 if stop.code is None else stop.code
+    return 0
