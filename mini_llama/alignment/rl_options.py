@@ -22,7 +22,7 @@ class RewardOptions(DataOptions):
     lr: float = number(1e-5, "largest learning rate", LEARNING_RATES)
     min_lr: float = number(1e-6, "learning rate at the end of the cosine", LEARNING_RATES)
     warmup: int = number(
-        5, "steps of linear warmup; the paper's is 3 % of all, and 5 at least", COUNTS_OR_NONE
+        5, "steps of linear warmup; the paper's is 3 in 100 of all, 5 at least", COUNTS_OR_NONE
     )
     batch_size: int = number(512, "pairs an optimizer step, over all processes", BATCH_SIZES)
     margins: str = argument(

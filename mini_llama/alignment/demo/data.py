@@ -1,0 +1,156 @@
+"""The demonstration's files: reviews, prompts, and comparisons of the SFT model's own answers."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llama import load_pretrained
+from mini_llama.alignment.answers import Sampling, answer_of, completion_of, sample_answers
+from mini_llama.alignment.demo.task import (
+    TEST,
+    TRAIN,
+    UNREADABLE,
+    VAL,
+    Answered,
+    grade_of,
+    is_safety_prompt,
+    is_spoiler,
+    openings,
+    rank_of,
+)
+from mini_llama.alignment.rollouts import seed_of
+from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
+from mini_llama.tokenization.base import BaseTokenizer
+from mini_llama.tokenization.find import load_tokenizer
+from utils import atomic_write
+
+MAX_NEW_TOKENS = 40  # the longest review has 27
+TEST_PROMPTS = 400
+TEMPERATURES = (1.0, 1.4)  # of the two answers that are compared (section 3.2.1)
+REVIEWS, PROMPTS, VAL_PROMPTS, TEST_FILE = (
+    *("reviews.jsonl", "prompts.jsonl"),
+    *("held-out-prompts.jsonl", "test-prompts.jsonl"),
+)
+PAIRS, VAL_PAIRS, SAFETY_PAIRS, VAL_SAFETY_PAIRS = (
+    *("pairs.jsonl", "held-out-pairs.jsonl"),
+    *("safety-pairs.jsonl", "held-out-safety-pairs.jsonl"),
+)
+HELPFUL_SHARE = 10  # one pair in ten of the safety model's is from the helpfulness data (3.2.2)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much data the stages get."""
+
+    reviews: int
+    prompts: int
+    val_prompts: int
+    comparisons: int
+    val_comparisons: int
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_prompts_and_reviews(
+    folder: Path, tokenizer: BaseTokenizer, sizes: Sizes, seed: int
+) -> None:
+    """Reviews to imitate, prompts to answer, and those on which nothing is ever trained: held-out
+    ones for early stopping, and 400 to measure with, which are the same for every seed.
+    """
+    reviews = openings(tokenizer, seed_of(seed, 0), TRAIN, sizes.reviews + sizes.prompts)
+    write_lines(
+        folder / REVIEWS,
+        ({"prompt": o.prompt, "completion": o.rest} for o in islice(reviews, sizes.reviews)),
+    )
+    write_lines(folder / PROMPTS, map(prompt_line, (o.prompt for o in reviews)))
+    held_out = openings(tokenizer, seed_of(seed, 1), VAL, sizes.val_prompts)
+    write_lines(folder / VAL_PROMPTS, map(prompt_line, (o.prompt for o in held_out)))
+    test = openings(tokenizer, 11, TEST, TEST_PROMPTS)
+    write_lines(folder / TEST_FILE, map(prompt_line, (o.prompt for o in test)))
+
+
+def prompt_line(prompt: str) -> dict[str, Any]:
+    return {"prompt": prompt, "safety": is_safety_prompt(prompt)}
+
+
+def answer_prompts(
+    model: Path, prompts: Sequence[str], seed: int, temperature: float = 1.0
+) -> list[Answered]:
+    """A model's answer to each prompt; the model has its tokenizer beside it."""
+    llama = load_pretrained(model)
+    tokenizer = load_tokenizer(find_own_tokenizer(model))
+    assert tokenizer.eos_id is not None
+    ids = tokenizer.encode_batch(prompts, bos=True, eos=False)
+    ends = [tokenizer.eos_id]
+    sampling = Sampling(MAX_NEW_TOKENS, ends, temperature)
+    return [
+        Answered(
+            prompt,
+            completion_of(text, tokenizer.decode),
+            len(answer_of(text)),
+            text.ids[-1] in ends,
+        )
+        for prompt, text in zip(prompts, sample_answers(llama, ids, sampling, seed), strict=True)
+    ]
+
+
+def write_comparisons(folder: Path, model: Path, sizes: Sizes, seed: int) -> None:
+    """Pairs of the model's own answers, at two temperatures, that the judge and the rule of
+    spoilers compare, as annotators would.
+    """
+    tokenizer = load_tokenizer(find_own_tokenizer(model))
+    parts = ((TRAIN, sizes.comparisons), (VAL, sizes.val_comparisons))
+    names = ((PAIRS, SAFETY_PAIRS), (VAL_PAIRS, VAL_SAFETY_PAIRS))
+    for number, ((split, count), files) in enumerate(zip(parts, names, strict=True)):
+        opened = openings(tokenizer, seed_of(seed, 2, number), split, count)
+        prompts = [opening.prompt for opening in opened]
+        first, second = (
+            answer_prompts(model, prompts, seed_of(seed, 3, number, i), temperature)
+            for i, temperature in enumerate(TEMPERATURES)
+        )
+        pairs = list(helpful_pairs(first, second))
+        write_lines(folder / files[0], pairs)
+        write_lines(folder / files[1], [*safety_pairs(first, second), *pairs[::HELPFUL_SHARE]])
+
+
+def helpful_pairs(
+    first: Sequence[Answered], second: Sequence[Answered]
+) -> Iterator[dict[str, Any]]:
+    """The answer of the higher value is chosen, a readable one over an unreadable one."""
+    for one, other in zip(first, second, strict=True):
+        ranks = rank_of(one), rank_of(other)
+        if ranks[0] == ranks[1]:
+            continue
+        better, worse = (one, other) if ranks[0] > ranks[1] else (other, one)
+        grade = grade_of(max(ranks), min(ranks))
+        yield pair_line(better, worse, "significantly better" if UNREADABLE in ranks else grade)
+
+
+def safety_pairs(first: Sequence[Answered], second: Sequence[Answered]) -> Iterator[dict[str, Any]]:
+    """The answer without a spoiler is chosen, where the other one has one."""
+    for one, other in zip(first, second, strict=True):
+        spoils = is_spoiler(one.text), is_spoiler(other.text)
+        if spoils[0] != spoils[1]:
+            safe, unsafe = (other, one) if spoils[0] else (one, other)
+            yield pair_line(safe, unsafe, "significantly better")
+
+
+def pair_line(chosen: Answered, rejected: Answered, grade: str) -> dict[str, Any]:
+    return {
+        "prompt": chosen.prompt,
+        "chosen": chosen.answer,
+        "rejected": rejected.answer,
+        "grade": grade,
+        "chosen_safe": not is_spoiler(chosen.text),
+        "rejected_safe": not is_spoiler(rejected.text),
+    }
