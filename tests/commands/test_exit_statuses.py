@@ -12,7 +12,7 @@ import pytest
 
 from addition_data_generation import DataOptions
 from mini_llama.addition.options import TestOptions, TrainOptions
-from mini_llama.alignment.options import STAGES
+from mini_llama.alignment.stages import STAGES
 from mini_llama.assignment.options import Options
 from mini_llama.bounds import SEEDS_END
 from mini_llama.chatting import ChatOptions
