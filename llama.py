@@ -303,11 +303,11 @@ class Llama(LlamaPreTrainedModel):
         h = self.dropout(self.tok_embeddings(tokens))  # (B, T, C)
         *lower, top = self.layers
         for layer in lower:
-            h = layer(h, tables, mask, cache)
+            h = self.through(layer, h, tables, mask, cache)
         if last_only:  # lower layers need all columns: the next layer's keys and values
             last = last_index(tokens, lengths)
             mask = None if lengths is None else padding_mask(lengths, length)
-        h = top(h, tables, mask, cache, last)
+        h = self.through(top, h, tables, mask, cache, last)
         if cache is not None:
             cache.advance(length)
         return self.norm(h)

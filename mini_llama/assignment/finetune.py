@@ -28,6 +28,7 @@ from mini_llama.assignment.options import Options
 from mini_llama.assignment.progress import TRAINING, Progress
 from mini_llama.assignment.scoring import predict, predict_splits, write_results
 from mini_llama.assignment.task import Task, announce, classifier_config, prepare
+from mini_llama.assignment.training_memory import prepare_memory
 from mini_llama.bounds import UsageError, as_usage
 from mini_llama.checkpoints.tensor_files import load_plain, save_plain
 from mini_llama.resume import REMEDY, check_same_run, digest
@@ -68,6 +69,7 @@ def run(options: Options) -> None:
     splits = {
         split: encode_examples(examples, task.tokenizer) for split, examples in task.splits.items()
     }
+    prepare_memory(options, model, splits["train"])
     scored = {split: splits[split] for split in options.scored}
     work = options.epochs * work_of_epoch(splits)
     with Progress(work + sum(encoded.tokens for encoded in scored.values())) as progress:

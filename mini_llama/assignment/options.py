@@ -235,6 +235,11 @@ class OwnOptions(AssignmentOptions):
         None,
         "generate, prompt: add LoRA adapters: an .adapters.pt of option lora, or PEFT's folder",
     )
+    checkpoint_activations: bool = argument(
+        False,
+        "finetune, lora: less memory for a third more time, with the same result: each layer is "
+        "computed again for its gradients",
+    )
     checkpoint_out: str | None = argument(
         None, "where the best model is saved (OPTION-DATASET-EPOCHS-LR.pt)"
     )
@@ -285,6 +290,11 @@ class Options(OwnOptions):
         self._check("adapters", is_used, "left out, but for --option generate and prompt")
         is_plain = not (self.adapters and self.quantize)
         self._check("adapters", is_plain, "left out: quantized weights take no adapters")
+        self._check(
+            "checkpoint_activations",
+            trains or not self.checkpoint_activations,
+            "left out, but for --option finetune and lora",
+        )
         for name, of in OF_ONE_OPTION.items():
             is_used = getattr(self, name) == default_of(name) or self.option == of
             self._check(name, is_used, f"left out, but for --option {of}")

@@ -21,6 +21,7 @@ class TrainingShape:
     batch_size: int
     context: int
     dtype: str = "float32"
+    checkpoint_activations: bool = False
 
 
 def count_parameters(config: LlamaConfig) -> int:
@@ -73,15 +74,26 @@ def tensor_bytes(name: str, shape: tuple[int, ...], dtype: str, quantize: str | 
 
 
 def activation_bytes(config: LlamaConfig, shape: TrainingShape) -> int:
-    """What the backward pass needs of the forward pass, without recomputation.
+    """What the backward pass needs of the forward pass. The logits count twice, with their
+    gradient.
+    """
+    logits = 2 * config.vocab_size * BYTES[shape.dtype]
+    return layer_activation_bytes(config, shape) + shape.batch_size * shape.context * logits
+
+
+def layer_activation_bytes(config: LlamaConfig, shape: TrainingShape) -> int:
+    """The layers' part of activation_bytes.
 
     A layer keeps about, for every token: four times its input and two normalised copies of it
     (6 · dim), query and attended values (2 · query_dim), keys and values, and the feed-forward's
-    three products and activation (4 · hidden_dim). The logits count twice, with their gradient.
+    three products and activation (4 · hidden_dim). With `checkpoint_activations` it keeps its
+    input, a float32 whatever the dtype, and one layer at a time has the rest.
     """
     layer = 6 * config.dim + 2 * config.query_dim + 4 * config.kv_dim + 4 * config.hidden_dim
-    numbers = config.n_layers * layer + 2 * config.vocab_size
-    return shape.batch_size * shape.context * numbers * BYTES[shape.dtype]
+    token = config.n_layers * layer * BYTES[shape.dtype]
+    if shape.checkpoint_activations:
+        token = layer * BYTES[shape.dtype] + config.n_layers * config.dim * BYTES["float32"]
+    return shape.batch_size * shape.context * token
 
 
 def kv_cache_bytes(config: LlamaConfig, length: int, dtype: str) -> int:
@@ -108,6 +120,7 @@ def describe(config: LlamaConfig, shape: TrainingShape) -> str:
     activations = activation_bytes(config, shape)
     training = kept * (2 + ADAMW_MOMENTS) + activations
     context = config.max_seq_len
+    way = ", checkpointed" if shape.checkpoint_activations else ""
     rows = [
         ("parameters", f"{parameters:,}"),
         (
@@ -119,7 +132,8 @@ def describe(config: LlamaConfig, shape: TrainingShape) -> str:
         ("weights", f"{gigabytes(kept)} float32, {gigabytes(kept // 2)} bfloat16"),
         ("training: weights, gradients, moments", gigabytes(kept * (2 + ADAMW_MOMENTS))),
         (
-            f"training: activations, {shape.batch_size} x {shape.context} tokens, {shape.dtype}",
+            f"training: activations, {shape.batch_size} x {shape.context} tokens, "
+            f"{shape.dtype}{way}",
             gigabytes(activations),
         ),
         ("training: together", gigabytes(training)),

@@ -147,6 +147,11 @@ class PretrainOptions(ModelOptions):
         "arithmetic of the forward and backward pass; weights stay float32",
         choices=DTYPES,
     )
+    checkpoint_activations: bool = argument(
+        False,
+        "less memory for a third more time, with the same result: each layer is computed again for "
+        "its gradients",
+    )
     compile: bool = argument(False, "torch.compile the model: minutes at first, then faster")
     eval_every: int = number(100, "steps between evaluations, samples and checkpoints", COUNTS)
     eval_batches: int = number(20, "validation batches an evaluation", COUNTS)

@@ -171,7 +171,10 @@ def run(options: PretrainOptions) -> int:
     """Train, or print the plan; the exit status. Raises OSError or ValueError, one line each."""
     if options.plan:
         shape = TrainingShape(
-            options.batch_size // options.accumulation, options.context, options.dtype
+            options.batch_size // options.accumulation,
+            options.context,
+            options.dtype,
+            options.checkpoint_activations,
         )
         print(describe(options.model_config(options.vocab_size), shape))
         return 0

@@ -234,6 +234,16 @@ def test_resume_is_bit_identical(corpus, tmp_path, monkeypatch, dropout: float):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_layers_that_are_computed_again_change_nothing(corpus, tmp_path):
+    """--checkpoint_activations for the second half of a run."""
+    common = {"dropout": 0.2, "schedule": "constant"}
+    assert run(corpus, tmp_path / "whole", **common) == 0
+    assert run(corpus, tmp_path / "half", **common, steps=4) == 0
+    flags = {"resume": True, "checkpoint_activations": True}
+    assert run(corpus, tmp_path / "half", **common, **flags) == 0
+    assert losses(tmp_path / "half") == losses(tmp_path / "whole")
+
+
 def test_resume_with_other_settings_is_refused(corpus, tmp_path):
     run(corpus, tmp_path, steps=2)
     assert "lr 0.01, not 0.5" in run(corpus, tmp_path, steps=2, lr=0.5, resume=True)

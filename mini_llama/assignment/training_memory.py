@@ -1,0 +1,58 @@
+"""Memory that training a classifier needs: estimated before it begins, and given back early."""
+
+import sys
+
+from classifier import LlamaEmbeddingClassifier
+from mini_llama.allocator import give_back_large_blocks
+from mini_llama.assignment.batches import EncodedExamples
+from mini_llama.assignment.options import Options
+from mini_llama.checkpoints.sizes import (
+    ADAMW_MOMENTS,
+    TrainingShape,
+    gigabytes,
+    layer_activation_bytes,
+)
+from utils import available_bytes
+
+
+def prepare_memory(
+    options: Options, model: LlamaEmbeddingClassifier, train: EncodedExamples
+) -> None:
+    """Compute each layer again for its gradients, if that is asked for; warn on standard error
+    where training is likely to need more memory than is free.
+    """
+    model.llama.checkpoint_activations = options.checkpoint_activations
+    if options.checkpoint_activations:
+        give_back_large_blocks()
+    device = model.classifier_head.weight.device
+    needed, free = needed_bytes(options, model, train), available_bytes(device)
+    if free is None or needed <= free:
+        return
+    remedy = "a smaller --batch_size or --max_sentence_len needs less"
+    if not options.checkpoint_activations:
+        less = gigabytes(needed_bytes(options, model, train, checkpoint_activations=True))
+        remedy = f"with --checkpoint_activations about {less}; {remedy}"
+    longest = max(map(len, train.rows))
+    print(
+        f"warning: training needs about {gigabytes(needed)} for {options.batch_size} texts of up "
+        f"to {longest} tokens a batch, and {gigabytes(free)} are free: {remedy}",
+        file=sys.stderr,
+    )
+
+
+def needed_bytes(
+    options: Options,
+    model: LlamaEmbeddingClassifier,
+    train: EncodedExamples,
+    checkpoint_activations: bool | None = None,
+) -> int:
+    """Gradients, AdamW's moments, and the activations of a batch with the longest text; the weights
+    are there already.
+    """
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    if checkpoint_activations is None:
+        checkpoint_activations = options.checkpoint_activations
+    rows = min(options.batch_size, len(train.rows))
+    longest = max(map(len, train.rows))
+    shape = TrainingShape(rows, longest, options.dtype, checkpoint_activations)
+    return (1 + ADAMW_MOMENTS) * trained + layer_activation_bytes(model.llama.config, shape)
