@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if stand_in:
         bundled.announce("model")
     choose_threads()
-    from mini_llama.inside.look import run  # it imports torch: after the quick checks
+    from mini_llama.inside.run import run  # it imports torch: after the quick checks
 
     run(options)
 

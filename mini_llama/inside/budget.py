@@ -42,17 +42,21 @@ class Budget:
     notes: tuple[str, ...]
 
 
-def plan(config: LlamaConfig, length: int, steps: int) -> Budget:
-    """The most of a text of `length` tokens, and of a generation, that a page has room for."""
+def plan(
+    config: LlamaConfig, length: int, steps: int, sides: int = 1, most: int = MAX_TOKENS
+) -> Budget:
+    """The most of a text of `length` tokens, and of a generation, that a page has room for; it has
+    `sides` models, and shows at most `most` tokens.
+    """
     for size, tokens, layers, heads in ATTEMPTS:
-        tokens = min(tokens, length, max(1, config.max_seq_len - steps))
+        tokens = min(tokens, most, length, max(1, config.max_seq_len - steps))
         shown = spread(config.n_layers, layers or config.n_layers)
         group = config.n_heads // config.n_kv_heads
         count = max(group, min(heads or config.n_heads, config.n_heads) // group * group)
         bounds = (tokens, shown, count, size)
-        if estimate(config, *bounds, steps) <= MAX_BYTES:
+        if estimate(config, *bounds, steps) <= MAX_BYTES // sides:
             break
-    logits = min(config.vocab_size, LOGIT_BYTES * 3 // 4 // (FULL * max(steps, 1)))
+    logits = min(config.vocab_size, LOGIT_BYTES * 3 // 4 // (FULL * max(steps, 1) * sides))
     if logits < config.vocab_size:
         logits //= 2  # each with its id
     return Budget(*bounds, logits, tuple(_notes(config, length, bounds, logits)))

@@ -49,6 +49,11 @@ class SeeOptions:
     epsilon: float | None = argument_of(Options, "epsilon")
     top_p: float | None = argument_of(Options, "top_p")
     seed: int = argument_of(Options, "seed", text="seeds sampling")
+    compare: str | None = argument(
+        None,
+        "show a second model beside it: an edition's name, int8, LoRA adapters, or a checkpoint",
+        metavar="WHAT",
+    )
     serve: bool = argument(
         False, "show the page live, with a box for texts, at an address of this machine alone"
     )

@@ -14,7 +14,18 @@ from typing import Any
 
 WEB = Path(__file__).resolve().parent / "web"
 # In the order in which they need each other.
-MODULES = ("numbers", "sampling", "colours", "pictures", "app", "layer", "outcome", "live", "main")
+MODULES = (
+    "numbers",
+    "sampling",
+    "colours",
+    "pictures",
+    "app",
+    "layer",
+    "outcome",
+    "compare",
+    "live",
+    "main",
+)
 IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
 # What a script element's content may not hold: it could end there.

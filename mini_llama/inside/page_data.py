@@ -14,6 +14,7 @@ import torch
 
 from config import EDITIONS, LlamaConfig
 from mini_llama.inside.budget import COMPONENTS, FULL, UNITS, Budget
+from mini_llama.inside.comparison import MATRICES, PLACES, Difference
 from mini_llama.inside.pieces import Piece
 from mini_llama.inside.sources import find_source, formulas
 from mini_llama.inside.trace import LayerTrace, Lens, Step, Trace
@@ -179,3 +180,19 @@ def _ids(lens: Lens, steps: Iterable[Step]) -> list[int]:
         found.update(logits.sort(descending=True, stable=True).indices[:SHOWN_LOGITS].tolist())
         found.update(step.trace.lens.ids[:, last].flatten().tolist())
     return sorted(found)
+
+
+def difference_data(difference: Difference) -> dict[str, Any]:
+    """What the page knows of how two traces differ."""
+    first = difference.first()
+    sentence = f"The first difference is at {first}." if first else "There is no difference."
+    return {
+        "sentence": sentence,
+        "places": list(PLACES.values()),
+        "errors": pack(difference.places, "f4"),
+        "embedding": pack(torch.tensor([difference.embedding]), "f4"),
+        "ends": pack(torch.tensor([difference.final_norm, difference.logits]), "f4"),
+        "matrices": list(MATRICES.values()),
+        "weights": pack(difference.weights, "f4"),
+        "divergence": pack(difference.divergence, "f4"),
+    }

@@ -58,11 +58,19 @@ export class App {
     Object.assign(this, trace.sampling);
     if (this.temperature === 0) this.temperature = 1;
     this.updates = [];
+    this.peers = []; // that show the same place of another trace
   }
 
   select(changes) {
+    for (const app of [this, ...this.peers]) app.take(changes);
+  }
+
+  take(changes) {
     Object.assign(this, changes);
     if ("query" in changes && !("key" in changes)) this.key = null;
+    this.layer = Math.min(this.layer, this.trace.layers.length - 1);
+    this.head = Math.min(this.head, this.trace.arrays.scores.shape[1] - 1);
+    this.step = Math.min(this.step, this.trace.steps.length - 1);
     this.update();
   }
 
@@ -158,11 +166,17 @@ export function section(app, { title, level = 2, sources = [], text, id }, ...co
     el("li", {}, el("span", { class: "formula" }, formula),
       source ? el("span", { class: "source" }, `${source.file}:${source.line}`) : null,
       source?.code ? el("code", {}, source.code) : null));
-  return el("section", { id, "aria-label": title },
+  return el("section", { id: app.peers.length && app.side ? null : id, "aria-label": title },
+    level === 2 ? sideOf(app) : null,
     el(`h${level}`, {}, title),
     text ? el("p", { class: "text" }, text) : null,
     lines.length ? el("ul", { class: "lines" }, lines) : null,
     ...content);
+}
+
+// Which of two traces a section is of.
+export function sideOf(app) {
+  return app.peers.length ? el("p", { class: `side ${app.side ? "key" : "query"}` }, el("bdi", {}, app.trace.title)) : null;
 }
 
 export function figure(caption, ...content) {

@@ -1,13 +1,14 @@
 // The page: sections in the order of llama.py.
-import { App, Trace, section, stepper, topBar } from "./app.mjs";
+import { App, Trace, section, sideOf, stepper, topBar } from "./app.mjs";
 import { watchTheme } from "./colours.mjs";
 import { attention, embedding, feedForward, norms, residual, rope } from "./layer.mjs";
 import { lens, nextToken } from "./outcome.mjs";
+import { comparison } from "./compare.mjs";
 import { liveForm } from "./live.mjs";
 import { el, numbers } from "./pictures.mjs";
 
-function header(trace) {
-  return el("header", {}, el("h1", {}, "Inside ", el("bdi", {}, trace.title)),
+function header({ trace, side }) {
+  return el("header", {}, el(side ? "h2" : "h1", {}, "Inside ", el("bdi", {}, trace.title)),
     el("dl", {}, Object.entries(trace.facts).map(([name, value]) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     trace.notes.length ? el("ul", { class: "notes" }, trace.notes.map((note) => el("li", {}, note))) : null);
@@ -41,7 +42,8 @@ function layerPart(app) {
     pick.update();
     title.textContent = `Layer ${trace.layers[app.layer]} of 0 to ${trace.config.n_layers - 1}`;
   });
-  return el("section", { class: "layer", id: "layer", "aria-label": "one layer" },
+  return el("section", { class: "layer", id: app.side ? null : "layer", "aria-label": "one layer" },
+    sideOf(app),
     el("div", { class: "controls" }, title, pick.box),
     norms(app, "attention"), rope(app), attention(app), norms(app, "ffn"), feedForward(app));
 }
@@ -49,27 +51,36 @@ function layerPart(app) {
 const PLACES = [["tokens", "tokens"], ["embedding", "embedding"], ["layer", "layer"], ["rope", "RoPE"],
   ["attention", "attention"], ["swiglu", "SwiGLU"], ["residual", "residual"], ["lens", "logit lens"], ["next", "next token"]];
 
-let current = null; // the App on the page
+const SECTIONS = [tokens, embedding, layerPart, residual, lens, nextToken];
+let current = []; // the Apps on the page
 
 function build(data) {
-  const app = new App(new Trace(data.traces[0]));
+  const apps = data.traces.map((trace) => new App(new Trace(trace)));
+  apps.forEach((app, side) => {
+    app.side = side;
+    app.peers = apps.filter((other) => other !== app);
+  });
+  const [app] = apps;
   const links = el("nav", { "aria-label": "sections" },
-    PLACES.map(([id, name]) => el("a", { href: `#${id}` }, name)));
-  const page = document.getElementById("page");
-  page.replaceChildren(header(app.trace), data.live ? liveForm(data.live, build) : "", links, topBar(app),
-    el("main", {}, tokens(app), embedding(app), layerPart(app), residual(app), lens(app), nextToken(app)));
-  app.update();
-  current = app;
+    [...(data.difference ? [["compare", "compared"]] : []), ...PLACES].map(([id, name]) => el("a", { href: `#${id}` }, name)));
+  const rows = SECTIONS.map((make) => apps.map(make));
+  document.getElementById("page").replaceChildren(...apps.map((one) => header(one)),
+    data.live ? liveForm(data.live, build) : "", links, topBar(app),
+    el("main", { class: apps.length > 1 ? "two" : null },
+      data.difference ? comparison(apps, data.difference) : null,
+      apps.length > 1 ? rows.map((pair) => el("div", { class: "row" }, pair)) : rows));
+  document.body.classList.toggle("compared", apps.length > 1);
+  apps.forEach((one) => one.update());
+  current = apps;
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
-  return app;
 }
 
 if (globalThis.document) {
   let width = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth !== width) current.update();
+    if (innerWidth !== width) current.forEach((app) => app.update());
     width = innerWidth;
   });
-  watchTheme(() => current.update());
+  watchTheme(() => current.forEach((app) => app.update()));
   build(JSON.parse(document.getElementById("data").textContent));
 }

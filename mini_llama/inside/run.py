@@ -1,0 +1,27 @@
+"""Run see.py: load, look, and write the page or serve it."""
+
+from mini_llama.inside import page
+from mini_llama.inside.live import make_server
+from mini_llama.inside.look import look, size_of, title_of
+from mini_llama.inside.options import SeeOptions
+from mini_llama.inside.server import serve
+from mini_llama.inside.sides import load_sides
+from utils import atomic_write
+
+
+def run(options: SeeOptions) -> None:
+    """Write the page, or with --serve serve it until Ctrl-C. Raises OSError or ValueError, one line
+    each.
+    """
+    sides = load_sides(options, [] if options.serve else [options.out])
+    data = look(sides)
+    if options.serve:
+        serve(make_server(sides, data))
+        return
+    with atomic_write(options.out) as file:
+        file.write(page.render(title_of(data), data))
+    for note in dict.fromkeys(note for trace in data["traces"] for note in trace["notes"]):
+        print(note)
+    if "difference" in data:
+        print(data["difference"]["sentence"])
+    print(f"wrote {options.out} ({size_of(options.out)}): open it in a browser")
