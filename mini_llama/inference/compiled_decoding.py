@@ -38,7 +38,7 @@ from rope import RotaryTables, config_tables, rotate
 # Raise it with every change of the function that `Step` describes: its arithmetic (the norms are
 # llama.py's, the rotation is rope.py's), its arguments, the names of its weights. The key of a
 # cached function has it, so that a function of another version is never loaded.
-STEP_VERSION = 3
+STEP_VERSION = 4
 COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # an environment variable
 SHORTEST_CONTEXT = 3  # the exporter needs dynamic lengths of at least 2
 
@@ -48,18 +48,21 @@ class Matrix(nn.Module):
 
     Written as a sum: the compiler makes one loop of it that reads the weight once and multiplies
     in float32. A weight already in that precision is not copied. `scales` are one a row, or one a
-    block of it (N, G).
+    block of it (N, G), which may have `minima`.
     """
 
     weight: torch.Tensor
     scales: torch.Tensor | None
+    minima: torch.Tensor | None
     bias: torch.Tensor | None
 
     def __init__(self, layer: Any, precision: str) -> None:
         super().__init__()
         scales, bias = None, None if layer.bias is None else layer.bias.detach().float()
+        minima = None
         if isinstance(layer, Int8BlockLinear):
             weight, scales = layer.weight, layer.scales.float()  # float16 would be converted slowly
+            minima = None if layer.minima is None else layer.minima.float()
         elif precision == "int8":
             layer = layer if isinstance(layer, Int8Linear) else Int8Linear(layer.weight)
             weight, scales = layer.weight.contiguous(), layer.scales
@@ -67,13 +70,17 @@ class Matrix(nn.Module):
             weight = layer.weight.detach().to(getattr(torch, precision))
         self.register_buffer("weight", weight)
         self.register_buffer("scales", scales)
+        self.register_buffer("minima", minima)
         self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.scales is not None and self.scales.ndim == 2:
             rows, groups = self.scales.shape
-            products = self.weight.view(rows, groups, -1).float() * x.view(groups, -1)
+            x = x.view(groups, -1)
+            products = self.weight.view(rows, groups, -1).float() * x
             product = (products * self.scales[..., None]).sum((-1, -2))
+            if self.minima is not None:
+                product = product + (self.minima * x.sum(-1)).sum(-1)
         else:
             product = (self.weight.float() * x).sum(-1)
             product = product if self.scales is None else product * self.scales
@@ -243,8 +250,8 @@ def package_path(step: Step, config: LlamaConfig, precision: str) -> Path:
     for name, tensor in step.state_dict().items():
         names.setdefault(tensor.data_ptr(), []).append(name)
     shared = [group for group in names.values() if len(group) > 1]  # the compiler merges them
-    scales = ((name, t) for name, t in step.named_buffers() if name.endswith("scales"))
-    blocks = {name: t.shape[1] for name, t in scales if t.ndim == 2}
+    parts = ((name, t) for name, t in step.named_buffers() if name.endswith(("scales", "minima")))
+    blocks = {name: t.shape[1] for name, t in parts if t.ndim == 2}
     dtype = step.embeddings.weight.dtype
     return cache_folder() / f"step-{fingerprint(config, precision, dtype, shared, blocks)}.pt2"
 

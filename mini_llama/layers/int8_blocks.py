@@ -1,10 +1,12 @@
-"""Linear layers with a file's own int8 weights, which have a scale for each block of a row.
+"""Linear layers with a file's own integer weights, which have a scale for each block of a row.
 
-GGUF's Q8_0, Q4_0 and Q5_0 are such (llama.cpp), and llama2.c's version 2. Quantizing them again, by
-whole rows, would lose what the file has; here the integers and the scales stay, to the bit.
+GGUF's Q8_0, Q5_0 and Q4_0 are such (llama.cpp), and llama2.c's version 2; Q5_1 and Q4_1 have a
+minimum besides. Quantizing them again, by whole rows, would lose what the file has; here integers
+and scales stay, to the bit.
 
 PyTorch multiplies no int8 blocks, but blocks of 4-bit integers u: (u - 8) · scale + zero. A byte is
-two of these, 16 · high + low, so a row of K integers is multiplied as a row of 2K halves.
+two of these, 16 · high + low, so a row of K integers is multiplied as a row of 2K halves; what has
+4 bits in the file is multiplied as it is.
 
 Shapes: K inputs, N outputs, G blocks of a row (K = G · size), M rows of x.
 """
@@ -31,19 +33,28 @@ PANEL = 64  # rows whose packed weights lie together
 
 
 class Int8Blocks(NamedTuple):
-    """A matrix: int8 `values` (N, K), and `scales` (N, G) in the file's own dtype."""
+    """A matrix: int8 `values` (N, K), and `scales` (N, G) in the file's own dtype.
+
+    With `minima` (N, G), which are added, values are not negative. `bits` are 4 where values are
+    from 0 to 15, or without minima from -8 to 7.
+    """
 
     values: torch.Tensor
     scales: torch.Tensor
+    minima: torch.Tensor | None = None
+    bits: int = 8
 
     @property
     def size(self) -> int:
         return self.values.shape[1] // self.scales.shape[1]
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Value times scale, computed in float32: (N, K)."""
+        """Value times scale, plus the minimum, computed in float32: (N, K)."""
         grouped = self.values.view(*self.scales.shape, self.size)
-        return (grouped * self.scales.float()[..., None]).to(dtype).view(self.values.shape)
+        weight = grouped * self.scales.float()[..., None]
+        if self.minima is not None:
+            weight += self.minima.float()[..., None]
+        return weight.to(dtype).view(self.values.shape)
 
 
 def _pack(nibbles: torch.Tensor) -> torch.Tensor:
@@ -52,23 +63,18 @@ def _pack(nibbles: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _layout() -> tuple[int, torch.Tensor]:
-    """How this processor's layout has a panel: the rows whose halves share a column of bytes, and
-    in which of its nibbles, all low ones before all high ones, each row stands.
+def _rows_together() -> int:
+    """The rows whose bytes lie together: the first half of them in low nibbles, the other in high
+    ones. 64 with AVX-512, 32 with AVX2; can_pack_blocks refuses what is otherwise.
     """
-    rows = torch.arange(PANEL)[:, None].expand(PANEL, 2)
-    ones, sixteens = (_pack(digit).flatten() for digit in (rows % 16, rows // 16))
-    low, high = ((ones >> bits & 15) + 16 * (sixteens >> bits & 15) for bits in (0, 4))
-    count = 32 if low[:16].equal(low[16:32]) else PANEL
-    return count, torch.cat((low[: count // 2], high[: count // 2])).argsort()
+    packed = _pack(torch.arange(PANEL)[:, None].expand(PANEL, 2) // 16).flatten()
+    return 32 if packed[:16].equal(packed[16:32]) else PANEL
 
 
 def _unpack(packed: torch.Tensor, columns: int) -> torch.Tensor:
-    """The inverse of _pack: uint8 (N, columns)."""
-    count, order = _layout()
-    bytes_ = packed.view(-1, columns, count // 2)  # (N/count, columns, count/2)
-    nibbles = torch.cat((bytes_ & 15, bytes_ >> 4), dim=-1)[..., order]
-    return nibbles.transpose(1, 2).reshape(-1, columns)
+    """The inverse of _pack, of rows that lie together: int8 (N/rows, columns, rows)."""
+    bytes_ = packed.view(torch.int8).view(-1, columns, _rows_together() // 2)
+    return torch.cat((bytes_ & 15, bytes_ >> 4 & 15), dim=-1)
 
 
 def _halves(values: torch.Tensor) -> torch.Tensor:
@@ -77,8 +83,8 @@ def _halves(values: torch.Tensor) -> torch.Tensor:
 
 
 def _joined(halves: torch.Tensor) -> torch.Tensor:
-    """The inverse of _halves."""
-    high, low = halves.to(torch.int8).chunk(2, dim=-1)
+    """The inverse of _halves, where columns are the second axis."""
+    high, low = halves.chunk(2, dim=1)
     return ((high - 8) << 4) + low
 
 
@@ -91,29 +97,47 @@ class Packed(nn.Module):
     def __init__(self, blocks: Int8Blocks) -> None:
         super().__init__()
         (self.out_features, self.columns), self.size = blocks.values.shape, blocks.size
+        self.bits, self.lowest = blocks.bits, 0 if blocks.minima is not None else -8
         self.step = max(PANEL, BLOCK_WEIGHTS // self.columns // PANEL * PANEL)
-        missing = -self.out_features % PANEL
         parts = [
-            _pack(F.pad(_halves(part), (0, 0, 0, -len(part) % PANEL)))
+            _pack(F.pad(self._nibbles(part), (0, 0, 0, -len(part) % PANEL)))
             for part in blocks.values.split(self.step)
         ]
         self.register_buffer("nibbles", torch.cat(parts))
-        scales = F.pad(blocks.scales.float(), (0, 0, 0, missing)).T.bfloat16()  # (G, N)
-        high = torch.stack((16 * scales, torch.zeros_like(scales)), dim=-1)
-        low = torch.stack((scales, 8 * scales), dim=-1)
-        self.register_buffer("factors", torch.cat((high, low)))  # (2G, N, 2)
+        self.register_buffer("factors", self._factors(blocks))
+
+    def _factors(self, blocks: Int8Blocks) -> torch.Tensor:
+        """Scale and zero of each block: (G, N, 2), or (2G, N, 2) of halves."""
+        missing = (0, 0, 0, -self.out_features % PANEL)
+        scales = F.pad(blocks.scales.float(), missing).T.bfloat16()  # (G, N)
+        zeros = (8 + self.lowest) * scales if self.bits == 4 else 8 * scales
+        if blocks.minima is not None:
+            zeros = (8 * scales.float() + F.pad(blocks.minima.float(), missing).T).bfloat16()
+        factors = torch.stack((scales, zeros), dim=-1)
+        if self.bits == 4:
+            return factors
+        return torch.cat((torch.stack((16 * scales, torch.zeros_like(scales)), dim=-1), factors))
+
+    def _nibbles(self, values: torch.Tensor) -> torch.Tensor:
+        return values - self.lowest if self.bits == 4 else _halves(values)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (M, K) → (M, N)."""
+        x = x if self.bits == 4 else torch.cat((x, x), dim=-1)
         product = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            torch.cat((x, x), dim=-1), self.nibbles, self.size, self.factors
+            x, self.nibbles, self.size, self.factors
         )
         return product[:, : self.out_features]
 
     def values(self) -> torch.Tensor:
         """The int8 weights (N, K), as they were packed."""
-        parts = [_joined(_unpack(part, 2 * self.columns)) for part in self.nibbles.split(self.step)]
-        return torch.cat(parts)[: self.out_features]
+        columns = self.columns if self.bits == 4 else 2 * self.columns
+        values = []
+        for part in self.nibbles.split(self.step):
+            nibbles = _unpack(part, columns)
+            joined = nibbles + self.lowest if self.bits == 4 else _joined(nibbles)
+            values.append(joined.transpose(1, 2).reshape(-1, self.columns))
+        return torch.cat(values)[: self.out_features]
 
 
 @functools.cache
@@ -139,22 +163,28 @@ def can_keep(blocks: Int8Blocks) -> bool:
 
 
 class Int8BlockLinear(QuantizedLinear):
-    """A file's int8 weights with its scales, multiplied in x's dtype, a part dequantized at a time.
+    """A file's integer weights with its scales, multiplied in x's dtype, a part dequantized at a
+    time.
 
     After `pack`, a few rows on a CPU are multiplied in bfloat16, scales included, by PyTorch's own
-    product; the layout holds the same integers, a quarter of their bytes larger.
+    product; the layout holds the same integers, in 4 bits where they have no more.
     """
 
     values: torch.Tensor | None
     scales: torch.Tensor
+    minima: torch.Tensor | None
     packed: Packed | None
 
     def __init__(self, blocks: Int8Blocks) -> None:
         super().__init__(*blocks.values.shape)
         check_finite(blocks.scales)
+        if blocks.minima is not None:
+            check_finite(blocks.minima)
         self.step = max(1, BLOCK_WEIGHTS // self.in_features)
         self.register_buffer("values", blocks.values)
         self.register_buffer("scales", blocks.scales)
+        self.register_buffer("minima", blocks.minima)
+        self.bits = blocks.bits
         self.packed = None
 
     @property
@@ -167,7 +197,7 @@ class Int8BlockLinear(QuantizedLinear):
 
     @property
     def blocks(self) -> Int8Blocks:
-        return Int8Blocks(self.weight, self.scales)
+        return Int8Blocks(self.weight, self.scales, self.minima, self.bits)
 
     def pack(self) -> None:
         """Change to the layout for a few rows on a CPU; needs `can_keep`."""
@@ -185,9 +215,11 @@ class Int8BlockLinear(QuantizedLinear):
         return self.packed(x) if self.packed is not None and is_eager() else self.product(x)
 
     def _dequantized(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        values, scales = self.blocks
-        for parts in zip(values.split(self.step), scales.split(self.step), strict=True):
-            yield Int8Blocks(*parts).dequantize(dtype)
+        values, scales, minima, _ = self.blocks
+        for start in range(0, self.out_features, self.step):
+            rows = slice(start, start + self.step)
+            some = None if minima is None else minima[rows]
+            yield Int8Blocks(values[rows], scales[rows], some).dequantize(dtype)
 
 
 def describe_kept(model: nn.Module) -> str:

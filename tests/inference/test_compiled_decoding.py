@@ -87,8 +87,11 @@ def test_blocks_with_their_own_scales_and_rows_in_one_step():
     exact = rounded(llama, "int8")
     values = torch.randint(-128, 128, (32, 40), generator=generator, dtype=torch.int8)
     blocks = Int8Blocks(values, torch.rand(32, 5, generator=generator).half() / 100)
-    exact.layers[0].feed_forward.w2.weight.data = blocks.dequantize()
-    llama.layers[0].feed_forward.w2 = Int8BlockLinear(blocks)
+    minima = torch.rand(40, 4, generator=generator)
+    shifted = Int8Blocks(values.view(40, 32) & 15, torch.full((40, 4), 0.01), -minima / 10, bits=4)
+    for name, kept in (("w2", blocks), ("w1", shifted)):
+        exact.layers[0].feed_forward.get_submodule(name).weight.data = kept.dequantize()
+        llama.layers[0].feed_forward.set_submodule(name, Int8BlockLinear(kept))
     tokens = random_tokens(llama.config, 1, llama.config.max_seq_len)
     decoder = CompiledDecoder(llama, "int8")
     step = Step(llama, "int8")

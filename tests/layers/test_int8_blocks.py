@@ -14,16 +14,30 @@ needs_packing = pytest.mark.skipif(
 )
 
 
-def make_blocks(out: int, columns: int, size: int, dtype: torch.dtype) -> Int8Blocks:
+# Lowest and highest integer, whether there are minima, bits.
+RANGES = [(-128, 127, False, 8), (0, 31, True, 8), (-8, 7, False, 4), (0, 15, True, 4)]
+
+
+def make_blocks(
+    out: int, columns: int, size: int, dtype: torch.dtype, kind: tuple = RANGES[0]
+) -> Int8Blocks:
+    lowest, highest, has_minima, bits = kind
     generator = torch.Generator().manual_seed(0)
-    values = torch.randint(-128, 128, (out, columns), generator=generator, dtype=torch.int8)
+    values = torch.randint(lowest, highest + 1, (out, columns), generator=generator)
     scales = torch.rand(out, columns // size, generator=generator) + 0.1
-    return Int8Blocks(values, scales.to(dtype))
+    minima = None
+    if has_minima:
+        middle = (lowest + highest) / 2
+        minima = (-middle * scales + torch.randn(scales.shape, generator=generator)).to(dtype)
+    return Int8Blocks(values.to(torch.int8), scales.to(dtype), minima, bits)
 
 
 def by_hand(blocks: Int8Blocks) -> torch.Tensor:
-    scales = blocks.scales.double().repeat_interleave(blocks.size, dim=1)
-    return blocks.values.double() * scales
+    def widened(numbers: torch.Tensor) -> torch.Tensor:
+        return numbers.double().repeat_interleave(blocks.size, dim=1)
+
+    weight = blocks.values.double() * widened(blocks.scales)
+    return weight if blocks.minima is None else weight + widened(blocks.minima)
 
 
 SHAPES = [(64, 32, 32), (70, 96, 32), (5, 256, 128), (200, 64, 64), (130, 512, 256)]
@@ -31,19 +45,23 @@ SHAPES = [(64, 32, 32), (70, 96, 32), (5, 256, 128), (200, 64, 64), (130, 512, 2
 
 @pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1])
 @pytest.mark.parametrize(("out", "columns", "size"), SHAPES)
-def test_products_before_and_after_packing(out: int, columns: int, size: int, rows: int):
+@pytest.mark.parametrize("kind", RANGES, ids=str)
+def test_products_before_and_after_packing(
+    out: int, columns: int, size: int, rows: int, kind: tuple
+):
     """In float32; a few rows in bfloat16, once the layer is packed."""
     dtype = torch.float16 if size == 32 else torch.float32
-    blocks = make_blocks(out, columns, size, dtype)
+    blocks = make_blocks(out, columns, size, dtype, kind)
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
     layer, expected = Int8BlockLinear(blocks), x.double() @ by_hand(blocks).T
     assert_relative(layer(x), expected, 1e-6)
-    assert torch.equal(layer.blocks.dequantize().double(), by_hand(blocks).float().double())
+    assert_relative(layer.blocks.dequantize(), by_hand(blocks), 1e-6)
     if not can_keep(blocks):
         return
     layer.pack()
     assert layer.values is None and torch.equal(layer.weight, blocks.values)
-    assert_relative(layer(x), expected, BFLOAT16 if rows <= FEW_ROWS else 1e-6)
+    # Scales and minima are in bfloat16 as well.
+    assert_relative(layer(x), expected, 2 * BFLOAT16 if rows <= FEW_ROWS else 1e-6)
     assert_relative(layer(x.view(1, rows, columns))[0], layer(x), 0)
     assert layer(x.bfloat16()).dtype == torch.bfloat16
 
@@ -68,9 +86,10 @@ def test_other_sizes_of_blocks_are_not_kept():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_is_refused(bad: float):
-    blocks = make_blocks(4, 64, 32, torch.float16)
-    blocks.scales[2, 1] = bad
+@pytest.mark.parametrize("part", ["scales", "minima"])
+def test_what_is_no_number_is_refused(bad: float, part: str):
+    blocks = make_blocks(4, 64, 32, torch.float16, RANGES[-1])
+    getattr(blocks, part)[2, 1] = bad
     with pytest.raises(ValueError, match="NaN or infinity"):
         Int8BlockLinear(blocks)
 

@@ -96,8 +96,8 @@ def test_quantized_weights_are_dequantized(tmp_path, kind: str):
     np.testing.assert_array_equal(loaded, expected)
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_0"])
-def test_int8_keeps_the_files_integers_and_scales(tmp_path, kind: str, capsys):
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1"])
+def test_int8_keeps_the_files_integers_and_scales(tmp_path, kind: str):
     """To the bit; logits are those of the dequantized weights, to float32's rounding (1e-5), and
     one token at a time in bfloat16 (0.03).
     """
@@ -134,8 +134,8 @@ def test_int8_keeps_the_files_integers_and_scales(tmp_path, kind: str, capsys):
 
 
 def test_int8_quantizes_what_the_file_has_otherwise(tmp_path, monkeypatch):
-    """Types of other blocks, and where this processor has no product of them."""
-    for kind, is_kept in (("Q4_1", True), ("Q8_0", False)):
+    """What is no such blocks, and where this processor has no product of them."""
+    for kind, is_kept in (("F16", True), ("Q8_0", False)):
         path = write_gguf(tmp_path / f"{kind}.gguf", make_llama(), kind)
         monkeypatch.setattr(loading, "can_keep", lambda blocks, answer=is_kept: answer)
         layers = [load_pretrained(path, quantize="int8").output]
