@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from mini_llama.tokenization.base import EACH_BYTE, BaseTokenizer, NamedToken
+from mini_llama.tokenization.sentencepiece_file import BPE, BYTE, CONTROL, NORMAL, SentencePieceFile
+from mini_llama.tokenization.sentencepiece_file import UNKNOWN as SPM_UNKNOWN
 from utils import atomic_write
 
 UNKNOWN_ID, BOS_ID, EOS_ID = range(3)
@@ -143,6 +145,25 @@ class Llama2cTokenizer(BaseTokenizer):
     def scored_pieces(self) -> Iterator[tuple[str, float]]:
         """What `export_llama2c_tokenizer` writes: the file's own content."""
         return zip(self.pieces, self.scores, strict=True)
+
+
+def as_sentencepiece(tokenizer: Llama2cTokenizer) -> SentencePieceFile | None:
+    """The vocabulary as a SentencePiece model that changes nothing in a text but for the space
+    before it; None where equal scores leave the order of merges to their places in a text. Runs of
+    spaces, which share a score in Llama 2's vocabulary, come out the same in any order.
+    """
+    spelt = {UNKNOWN_ID: UNKNOWN, BOS_ID: "<s>", EOS_ID: "</s>"}
+    kinds = dict.fromkeys(tokenizer.byte_ids, BYTE)
+    kinds |= {UNKNOWN_ID: SPM_UNKNOWN, BOS_ID: CONTROL, EOS_ID: CONTROL}
+    words = {piece: i for piece, i in tokenizer.text_pieces.items() if piece.strip(" ")}
+    merged = [tokenizer.scores[i] for piece, i in words.items() if len(piece) > 1]
+    if len(set(merged)) < len(merged):
+        return None
+    pieces = [
+        (spelt.get(i, piece.replace(" ", "▁")), score, kinds.get(i, NORMAL))
+        for i, (piece, score) in enumerate(zip(tokenizer.pieces, tokenizer.scores, strict=True))
+    ]
+    return SentencePieceFile(pieces, BPE, byte_fallback=True, joins_spaces=False)
 
 
 def _read_pieces(file: BinaryIO, path: Path) -> tuple[list[str], list[float]]:

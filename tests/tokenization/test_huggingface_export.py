@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from mini_llama.checkpoints.formats.huggingface_tokenizer import write_tokenizer
 from mini_llama.tokenization.find import load_tokenizer
+from mini_llama.tokenization.llama2c import Llama2cTokenizer, export_llama2c_tokenizer
 from tests.helpers import ROOT
 from tokenizer import Tokenizer
 
@@ -136,3 +138,36 @@ def test_vocabularies_without_bos_or_eos(tmp_path, lacking: str):
     elif lacking == "bos and eos":
         with pytest.raises(ValueError, match="no BOS and no EOS"):
             tokenizer.encode("", bos=True, eos=False)
+
+
+def exported_bin(model: Path, folder: Path) -> tuple[Llama2cTokenizer, object]:
+    """A tokenizer.bin, and transformers' tokenizer of the folder that is made of it."""
+    folder.mkdir()
+    export_llama2c_tokenizer(Tokenizer(tokenizer_model=model), folder / "tokenizer.bin")
+    tokenizer = Llama2cTokenizer(folder / "tokenizer.bin")
+    write_tokenizer(tokenizer, folder)
+    return tokenizer, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def test_tokenizer_bin(tmp_path, shared):
+    tokenizer, theirs = exported_bin(shared / "reference" / "tokenizer.model", tmp_path / "t")
+    rng = random.Random(0)
+    odd = ["".join(chr(rng.randrange(32, 0x3000)) for _ in range(20)) for _ in range(300)]
+    runs = [f"a{' ' * n}b" for n in range(80)]
+    for text in [*texts(), *odd, *runs]:
+        if "▁" in text or "<unk>" in text:  # which a tokenizer.bin alone tells from a space
+            continue
+        expected = tokenizer.encode(text, bos=True, eos=False)
+        assert theirs.encode(text) == expected, repr(text)
+        assert theirs.decode(expected, skip_special_tokens=True) == tokenizer.decode(expected)
+
+
+def test_a_tokenizer_bin_of_equal_scores_gets_none(tmp_path):
+    model = tmp_path / "m.model"
+    model.write_bytes(train(model_type="bpe", byte_fallback=True))
+    tokenizer, _ = exported_bin(model, tmp_path / "t")
+    assert (tmp_path / "t" / "tokenizer.json").exists()
+    tokenizer.scores = [0.0] * tokenizer.n_words
+    (tmp_path / "u").mkdir()
+    write_tokenizer(tokenizer, tmp_path / "u")
+    assert not list((tmp_path / "u").iterdir())

@@ -10,6 +10,7 @@ from mini_llama.tokenization.find import find_tokenizer, load_tokenizer
 from mini_llama.tokenization.gguf import GGUFBytePairs, GGUFPieces
 from mini_llama.tokenization.huggingface import TOKENIZER_JSON, HuggingFaceTokenizer
 from mini_llama.tokenization.huggingface_export import tokenizer_json
+from mini_llama.tokenization.llama2c import Llama2cTokenizer, as_sentencepiece
 from mini_llama.tokenization.sentencepiece_file import parse
 from tokenizer import TOKENIZER_MODEL, Tokenizer
 from utils import atomic_write, read_json
@@ -44,16 +45,19 @@ def find_beside(source: Path, vocab_size: int) -> BaseTokenizer | None:
         tokenizer = load_tokenizer(found)
     except ValueError:
         return None
-    is_sentencepiece = isinstance(tokenizer, Tokenizer | HuggingFaceTokenizer)
-    return tokenizer if is_sentencepiece and tokenizer.fits(vocab_size) else None
+    is_theirs = isinstance(tokenizer, Tokenizer | HuggingFaceTokenizer | Llama2cTokenizer)
+    return tokenizer if is_theirs and tokenizer.fits(vocab_size) else None
 
 
 def write_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
     """The tokenizer's files as transformers names them, with those beside it that belong to it;
     nothing of a kind that it has no file for. Raises OSError.
 
-    A SentencePiece model gets a tokenizer.json, so that transformers has its ids.
+    A SentencePiece model and a tokenizer.bin get a tokenizer.json, so that transformers has their
+    ids.
     """
+    if isinstance(tokenizer, Llama2cTokenizer):
+        return _write_llama2c(tokenizer, folder)
     if not isinstance(tokenizer, Tokenizer | HuggingFaceTokenizer):
         return
     if isinstance(tokenizer, GGUFPieces | GGUFBytePairs):
@@ -67,6 +71,17 @@ def write_tokenizer(tokenizer: BaseTokenizer, folder: Path) -> None:
         copy_file(source, folder / TOKENIZER_MODEL)
         if not (folder / TOKENIZER_JSON).exists():
             write_sentencepiece(tokenizer, folder)
+
+
+def _write_llama2c(tokenizer: Llama2cTokenizer, folder: Path) -> None:
+    """tokenizer.json of a tokenizer.bin; nothing where its merges have no order by score."""
+    vocabulary = as_sentencepiece(tokenizer)
+    content = None if vocabulary is None else tokenizer_json(vocabulary, tokenizer.bos_id, {})
+    if content is not None:
+        write_json(folder / TOKENIZER_JSON, content)
+        described = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        described |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+        write_json(folder / TOKENIZER_CONFIG, described | {"clean_up_tokenization_spaces": False})
 
 
 def _write_gguf(tokenizer: GGUFPieces | GGUFBytePairs, folder: Path) -> None:
