@@ -94,6 +94,11 @@ def make_job(
     else:
         choose_answers(options, process, start, records, settings)
     train, val = (read_demonstrations((str(p),)) if p.stat().st_size else [] for p in paths)
+    if not train:
+        raise ValueError(
+            f"none of the sampled answers ends within --max_new_tokens {options.max_new_tokens}: "
+            "raise it, or give a policy that has learnt to end"
+        )
     job = sft.make_job(options, process, start, (train, val))
     job.settings |= settings
     return job

@@ -7,8 +7,8 @@ Nothing here needs torch.
 from dataclasses import dataclass
 
 from mini_llama.alignment.options import DataOptions, SftOptions, StageOptions
-from mini_llama.bounds import BATCH_SIZES, COUNTS, COUNTS_OR_NONE, LEARNING_RATES, Range
-from mini_llama.command_line import argument, argument_of, check_option, number
+from mini_llama.bounds import BATCH_SIZES, COUNTS, COUNTS_OR_NONE, LEARNING_RATES, SEEDS, Range
+from mini_llama.command_line import argument, argument_of, check_option, check_ranges, number
 
 MARGIN_TABLES = ("none", "small", "large")
 TEMPERATURES = Range(0, 100)
@@ -112,3 +112,34 @@ class PpoOptions(SamplingOptions):
         self.check_samples()
         parts = self.batch_size % self.minibatch_size == 0
         self._check("batch_size", parts, f"a multiple of --minibatch_size {self.minibatch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GattOptions(SftOptions):
+    """Ghost Attention (section 3.3)."""
+
+    data: tuple[str, ...] = argument((), "files of JSON lines with dialogues", nargs="+")
+    max_new_tokens: int = number(128, "longest answer", NEW_TOKENS)
+    temperature: float = number(1.0, "of sampling", TEMPERATURES)
+    rows: int = number(256, "answers that are decoded together, at most", BATCH_SIZES)
+    demo: bool = argument(
+        False, "show it on the bundled model: obedience by turn, with and without"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """The demonstration on the bundled model."""
+
+    out: str = argument("align-demo", "folder for data, models, results.json and demo.html")
+    seed: int = number(0, "of data, training and sampling", SEEDS)
+    iterations: int = number(30, "of PPO", Range(1, 100_000))
+    epochs: int = number(2, "of PPO, passes over an iteration's answers", Range(1, 1000))
+    scale: float = number(1.0, "share of the data to use, for a quick look", Range(1e-6, 1))
+    workers: int | None = number(
+        None, "stages at a time, one thread each (the number of cores)", Range(1, 1024)
+    )
+    resume: bool = argument(False, "go on with the stages that are not done")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

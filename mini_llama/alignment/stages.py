@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 from mini_llama.alignment.options import DpoOptions, SftOptions
-from mini_llama.alignment.rl_options import PpoOptions, RejectionOptions, RewardOptions
+from mini_llama.alignment.rl_options import (
+    DemoOptions,
+    GattOptions,
+    PpoOptions,
+    RejectionOptions,
+    RewardOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -27,5 +33,15 @@ STAGES: dict[str, Stage] = {
         "sample several answers a prompt, keep the best, fine-tune on them",
     ),
     "ppo": Stage(PpoOptions, "mini_llama.alignment.ppo", "raise a reward by PPO, near the start"),
+    "gatt": Stage(
+        GattOptions,
+        "mini_llama.alignment.demo.gatt",
+        "Ghost Attention: keep to an instruction over all turns",
+    ),
+    "demo": Stage(
+        DemoOptions,
+        "mini_llama.alignment.demo.demo",
+        "all of these on the bundled model, measured exactly, with a page of plots",
+    ),
     "dpo": Stage(DpoOptions, "mini_llama.alignment.dpo", "train on preferences, without a reward"),
 }

@@ -137,7 +137,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[s
     return {
         **{"pretrained-model-path": tiny_folder / "model.pt", "reward_model": folder / "reward.pt"},
         **{"data": prompts, "val_data": prompts, "lr": 3e-3, "batch_size": 64},
-        **{"minibatch_size": 16, "max_new_tokens": 8, "iterations": 6, "eval_every": 2, "beta": 0},
+        **{"minibatch_size": 16, "max_new_tokens": 3, "iterations": 6, "eval_every": 2, "beta": 0},
         **{"value_lr_scale": 3, "missing_eos_penalty": 0, "norm": "rmsnorm"},
     }
 
@@ -159,7 +159,7 @@ def test_the_held_out_reward_rises_and_the_best_model_is_kept(whole: Path):
     assert [record["step"] for record in records] == list(range(7))
     held_out = {r["step"]: r["val_objective"] for r in records if "val_objective" in r}
     assert list(held_out) == [0, 2, 4, 6] and held_out[0] == 0
-    assert max(held_out.values()) > 0.3
+    assert max(held_out.values()) > 0.1
     saved = torch.load(whole / "model.pt", weights_only=True)
     assert saved["iteration"] == max(held_out, key=lambda step: held_out[step])
     load_pretrained(whole / "model.pt")
@@ -233,9 +233,9 @@ def test_what_cannot_be_trained_is_refused_in_one_line(files: dict[str, Any], tm
     nan = {"reward_model": tmp_path / "nan.pt", "overwrite": True}
     assert "the reward of an answer is nan" in refused(files, tmp_path, **nan)
     files = files | {"overwrite": True}
-    long = write_lines(tmp_path / "long.jsonl", [{"prompt": "good " * 60}])
+    long = write_lines(tmp_path / "long.jsonl", [{"prompt": "good " * 62}])
     found = refused(files, tmp_path, data=long)
-    assert "long.jsonl line 1: the prompt is 61 tokens" in found
+    assert "long.jsonl line 1: the prompt is 63 tokens" in found
     mark = write_lines(tmp_path / "mark.jsonl", [{"prompt": "good", "safety": "no"}])
     assert "mark.jsonl line 1: safety is 'no'" in refused(files, tmp_path, data=mark)
     found = refused(files, tmp_path, batch_size=40)

@@ -1,7 +1,7 @@
 """The demonstration's files: reviews, prompts, and comparisons of the SFT model's own answers."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from llama import load_pretrained
 from mini_llama.alignment.answers import Sampling, answer_of, completion_of, sample_answers
+from mini_llama.alignment.chat import Tokens
 from mini_llama.alignment.demo.task import (
     TEST,
     TRAIN,
@@ -29,9 +30,11 @@ from utils import atomic_write
 
 MAX_NEW_TOKENS = 40  # the longest review has 27
 TEST_PROMPTS = 400
-TEMPERATURES = (1.0, 1.4)  # of the two answers that are compared (section 3.2.1)
-REVIEWS, PROMPTS, VAL_PROMPTS, TEST_FILE = (
-    *("reviews.jsonl", "prompts.jsonl"),
+# Of the two answers that are compared (section 3.2.1); the second is sometimes unreadable, which
+# the reward model has to learn, too. Both are 1 for the pairs that it is measured with.
+TEMPERATURES, VAL_TEMPERATURES = (1.0, 1.4), (1.0, 1.0)
+REVIEWS, PROMPTS, FEW_PROMPTS, VAL_PROMPTS, TEST_FILE = (
+    *("reviews.jsonl", "prompts.jsonl", "few-prompts.jsonl"),
     *("held-out-prompts.jsonl", "test-prompts.jsonl"),
 )
 PAIRS, VAL_PAIRS, SAFETY_PAIRS, VAL_SAFETY_PAIRS = (
@@ -45,11 +48,17 @@ HELPFUL_SHARE = 10  # one pair in ten of the safety model's is from the helpfuln
 class Sizes:
     """How much data the stages get."""
 
-    reviews: int
-    prompts: int
-    val_prompts: int
-    comparisons: int
-    val_comparisons: int
+    reviews: int = 140 * 64
+    prompts: int = 30 * 256
+    few_prompts: int = 1024  # for rejection sampling
+    val_prompts: int = 128
+    comparisons: int = 5000
+    val_comparisons: int = 600
+
+    def scaled(self, scale: float, iterations: int) -> "Sizes":
+        """Fewer of everything, for a quick look; prompts enough for PPO's iterations."""
+        numbers = {name: max(64, round(scale * n)) for name, n in vars(self).items()}
+        return Sizes(**numbers | {"prompts": max(64, iterations * 256)})
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -72,7 +81,9 @@ def write_prompts_and_reviews(
         folder / REVIEWS,
         ({"prompt": o.prompt, "completion": o.rest} for o in islice(reviews, sizes.reviews)),
     )
-    write_lines(folder / PROMPTS, map(prompt_line, (o.prompt for o in reviews)))
+    prompts = [prompt_line(opening.prompt) for opening in reviews]
+    write_lines(folder / PROMPTS, prompts)
+    write_lines(folder / FEW_PROMPTS, prompts[: sizes.few_prompts])
     held_out = openings(tokenizer, seed_of(seed, 1), VAL, sizes.val_prompts)
     write_lines(folder / VAL_PROMPTS, map(prompt_line, (o.prompt for o in held_out)))
     test = openings(tokenizer, 11, TEST, TEST_PROMPTS)
@@ -92,7 +103,17 @@ def answer_prompts(
     assert tokenizer.eos_id is not None
     ids = tokenizer.encode_batch(prompts, bos=True, eos=False)
     ends = [tokenizer.eos_id]
-    sampling = Sampling(MAX_NEW_TOKENS, ends, temperature)
+    texts = sample_answers(llama, ids, Sampling(MAX_NEW_TOKENS, ends, temperature), seed)
+    return answered(prompts, texts, tokenizer, ends)
+
+
+def answered(
+    prompts: Sequence[str],
+    texts: Sequence[Tokens],
+    tokenizer: BaseTokenizer,
+    ends: Collection[int],
+) -> list[Answered]:
+    """Sampled answers as the judge takes them."""
     return [
         Answered(
             prompt,
@@ -100,7 +121,7 @@ def answer_prompts(
             len(answer_of(text)),
             text.ids[-1] in ends,
         )
-        for prompt, text in zip(prompts, sample_answers(llama, ids, sampling, seed), strict=True)
+        for prompt, text in zip(prompts, texts, strict=True)
     ]
 
 
@@ -109,14 +130,18 @@ def write_comparisons(folder: Path, model: Path, sizes: Sizes, seed: int) -> Non
     spoilers compare, as annotators would.
     """
     tokenizer = load_tokenizer(find_own_tokenizer(model))
-    parts = ((TRAIN, sizes.comparisons), (VAL, sizes.val_comparisons))
+    parts = (
+        (TRAIN, sizes.comparisons, TEMPERATURES),
+        (VAL, sizes.val_comparisons, VAL_TEMPERATURES),
+    )
     names = ((PAIRS, SAFETY_PAIRS), (VAL_PAIRS, VAL_SAFETY_PAIRS))
-    for number, ((split, count), files) in enumerate(zip(parts, names, strict=True)):
+    for number, (part, files) in enumerate(zip(parts, names, strict=True)):
+        split, count, temperatures = part
         opened = openings(tokenizer, seed_of(seed, 2, number), split, count)
         prompts = [opening.prompt for opening in opened]
         first, second = (
             answer_prompts(model, prompts, seed_of(seed, 3, number, i), temperature)
-            for i, temperature in enumerate(TEMPERATURES)
+            for i, temperature in enumerate(temperatures)
         )
         pairs = list(helpful_pairs(first, second))
         write_lines(folder / files[0], pairs)

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, NamedTuple
 
 from mini_llama.bundled import FOLDER
@@ -50,6 +51,15 @@ def openings(tokenizer: BaseTokenizer, seed: int, split: str, count: int) -> Ite
         prompt = tokenizer.decode(ids[:PROMPT_TOKENS])
         assert review.text.startswith(prompt), review.text
         yield Opening(prompt, review.text[len(prompt) :])
+
+
+def review_of(rng: Random, value: int, split: str) -> str:
+    """A review of that value, of a split."""
+    found = _reviews()
+    while True:
+        text: str = found.compose(rng, value)[0]
+        if found.split_of(text) == split:
+            return text
 
 
 def value_of(text: str, has_end: bool = True) -> int | None:
