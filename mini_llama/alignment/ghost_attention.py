@@ -5,6 +5,7 @@ It is trained on the same dialogue with the instruction before the first message
 the last answer: so it learns to do without what it was reminded of.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,13 +109,11 @@ def asker(start: Start, encoder: Encoder, sampling: Sampling, seed: int) -> Ask:
     """Asks the model, with its own template. Raises ValueError as the template does."""
     llama = merged(start.llama)
     llama.eval()
-    calls = 0
+    calls = itertools.count()
 
     def ask(conversations: list[list[Turn]]) -> list[str]:
-        nonlocal calls
-        calls += 1
         prompts = [encoder.render(start.tokenizer, turns, True) for turns in conversations]
-        texts = sample_answers(llama, prompts, sampling, seed_of(seed, calls))
+        texts = sample_answers(llama, prompts, sampling, seed_of(seed, next(calls)))
         return [completion_of(text, start.tokenizer.decode) for text in texts]
 
     return ask
