@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = {field.name for field in fields(SeeOptions)}
     stand_in = {k: v for k, v in bundled.stand_in(given).items() if k in names}
     if stand_in:
-        stand_in["text"] = bundled.PROMPT_TEXT
+        stand_in |= {} if "worst" in given else {"text": bundled.PROMPT_TEXT}
+        stand_in.pop("label_names", None)  # nothing is asked, unless that is wished
     options = SeeOptions(**stand_in | given)
     if stand_in:
         bundled.announce("model")

@@ -19,8 +19,8 @@ ASKED: dict[str, tuple[type, ...]] = {
 }
 
 
-def make_server(sides: Sequence[Side], data: Mapping[str, Any]) -> Server:
-    """The server of a page that shows `data` to begin with. Raises OSError."""
+def make_server(sides: Sequence[Side], data: Mapping[str, Any], extra: Mapping[str, Any]) -> Server:
+    """The server of a page that shows `data` to begin with, and `extra` always. Raises OSError."""
 
     def answer(question: Mapping[str, Any]) -> Mapping[str, Any]:
         values = asked_values(question)
@@ -28,7 +28,7 @@ def make_server(sides: Sequence[Side], data: Mapping[str, Any]) -> Server:
             dataclasses.replace(side, options=dataclasses.replace(side.options, **values))
             for side in sides
         ]
-        return with_form(look(changed), changed[0])
+        return with_form({**look(changed), **extra}, changed[0])
 
     text = page.render(title_of(data), with_form(data, sides[0]), is_live=True)
     policy = page.policy_of_ours(is_live=True)

@@ -9,7 +9,8 @@ import torch
 from mini_llama.bounds import check_usage
 from mini_llama.inference.sampling import Sampler
 from mini_llama.inside import page_data
-from mini_llama.inside.budget import Budget, plan
+from mini_llama.inside.attribution import attribute
+from mini_llama.inside.budget import plan
 from mini_llama.inside.comparison import compare
 from mini_llama.inside.options import SeeOptions
 from mini_llama.inside.pieces import read_piece
@@ -21,18 +22,21 @@ from mini_llama.tokenization.stop_ids import stop_ids
 def look(sides: Sequence[Side]) -> dict[str, Any]:
     """The data of a page of one model, or of two that are compared. Raises ValueError."""
     options = sides[0].options
-    ids = sides[0].tokenizer.encode(text_of(options), bos=True, eos=False)
-    count = 1 if options.pad_to else max(options.max_new_tokens, 1)
+    ids, question = encode_text(sides[0])
+    generates = not options.pad_to and sides[0].classifier is None
+    count = max(options.max_new_tokens, 1) if generates else 1
     length = max(len(ids), options.pad_to)
     configs = [side.llama.config for side in sides]
     tokens = min(plan(config, length, count, len(sides)).tokens for config in configs)
     budgets = [plan(config, length, count, len(sides), tokens) for config in configs]
-    found = [trace_text(side, ids, budget) for side, budget in zip(sides, budgets, strict=True)]
+    ids = cut(ids, question, tokens)
+    found = [trace_text(side, ids, tokens, count) for side in sides]
     traces = []
     for side, budget, (trace, steps) in zip(sides, budgets, found, strict=True):
         config, excluded = side.llama.config, side.tokenizer.padding_only
         subject = page_data.Subject(side.title, side.facts, config, side.sampling, excluded)
-        traces.append(page_data.page_data(subject, trace, steps, budget, read_with(side)))
+        content = page_data.page_data(subject, trace, steps, budget, read_with(side))
+        traces.append(content | label_of(side, trace))
     data: dict[str, Any] = {"version": 1, "traces": traces}
     if len(sides) == 2:
         difference = compare(found[0][0], found[1][0], (sides[0].llama, sides[1].llama))
@@ -53,28 +57,53 @@ def text_of(options: SeeOptions) -> str:
     return edition.prompt_text if options.text is None else options.text
 
 
-def trace_text(side: Side, ids: list[int], budget: Budget) -> tuple[Trace, list[Step]]:
-    """The trace of a text, padded or not, and the steps of its continuation: with padding only the
-    one that the column which is read would give. Raises ValueError.
+def encode_text(side: Side) -> tuple[list[int], int]:
+    """The ids of the text, with a zero-shot classifier's question after it, and how many of them
+    are the question's. Raises ValueError.
+    """
+    text, encode = text_of(side.options), side.tokenizer.encode
+    question = side.classifier.question if side.classifier else ""
+    ids = encode(text + question, bos=True, eos=False)
+    return ids, max(len(ids) - len(encode(text, bos=True, eos=False)), 0)
+
+
+def cut(ids: list[int], question: int, most: int) -> list[int]:
+    """The first of the ids; of a text with a question, the question stays whole if it can."""
+    if len(ids) <= most or question >= most:
+        return ids[:most]
+    return ids[: most - question] + ids[len(ids) - question :]
+
+
+def trace_text(side: Side, ids: list[int], width: int, count: int) -> tuple[Trace, list[Step]]:
+    """The trace of a text, and the `count` steps of its continuation; with --pad_to the text is
+    padded to `width`, and the only step is what the column that is read would give. Raises
+    ValueError.
     """
     llama, tokenizer, options = side.llama, side.tokenizer, side.options
-    ids = ids[: budget.tokens]
     sampler = make_sampler(side)
-    if not options.pad_to:
-        tokens = torch.tensor(ids, device=llama.device)
-        count = max(options.max_new_tokens, 1)
+    row = torch.tensor(ids, device=llama.device)
+    if not options.pad_to and side.classifier is None:
         ends = stop_ids(options.pretrained_model_path, tokenizer)
-        steps = trace_generation(llama, tokens, count, sampler, ends)
+        steps = trace_generation(llama, row, count, sampler, ends)
         check_finite(steps[0].trace)
         return steps[0].trace, steps
     bound = f"at least {len(ids)}, the text's own tokens"
-    check_usage(f"--pad_to {options.pad_to}", options.pad_to >= len(ids), bound)
-    padded = ids + [tokenizer.pad_id] * (budget.tokens - len(ids))
-    row = torch.tensor(padded, device=llama.device)
-    trace = trace_tokens(llama, row, len(ids), options.mask_padding)
+    check_usage(f"--pad_to {options.pad_to}", not 0 < options.pad_to < len(ids), bound)
+    padding = row.new_full((max(width - len(ids), 0),), tokenizer.pad_id)
+    trace = trace_tokens(llama, torch.cat((row, padding)), len(ids), side.masks_padding)
     check_finite(trace)
     chosen = int(sampler(trace.logits[trace.last][None].to(llama.device)))
     return trace, [Step(trace, chosen)]
+
+
+def label_of(side: Side, trace: Trace) -> dict[str, Any]:
+    """What a classifier says of the text, and what that rests on; nothing of a language model."""
+    classifier = side.classifier
+    if classifier is None:
+        return {}
+    tokens = trace.tokens.to(side.llama.device)
+    found = attribute(classifier.scores, side.llama, tokens, trace.length, side.masks_padding)
+    return {"label": page_data.label_data(found, classifier.names, classifier.kind)}
 
 
 def make_sampler(side: Side) -> Sampler:

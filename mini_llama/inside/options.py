@@ -49,6 +49,21 @@ class SeeOptions:
     epsilon: float | None = argument_of(Options, "epsilon")
     top_p: float | None = argument_of(Options, "top_p")
     seed: int = argument_of(Options, "seed", text="seeds sampling")
+    label_names: str | None = argument(
+        None,
+        "ask for one of these words, zero-shot: a JSON list; the text is followed by a question",
+        flag="label-names",
+        metavar="FILE",
+    )
+    question: str | None = argument_of(
+        Options,
+        "question",
+        text="the question, with {labels} for the label words "
+        "(default: 'Is this movie {labels}? This movie is ')",
+    )
+    worst: str | None = argument(
+        None, "show the worst dev examples of a folder of reproduce.py", metavar="FOLDER"
+    )
     compare: str | None = argument(
         None,
         "show a second model beside it: an edition's name, int8, LoRA adapters, or a checkpoint",
@@ -63,10 +78,13 @@ class SeeOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
         self.model_options()  # validates the shared options
+        asks = self.label_names is not None or self.question is None
+        check_option(self, "question", asks, "left out without --label-names")
         is_padded = self.pad_to > 0 or not self.mask_padding
         check_option(self, "mask_padding", is_padded, "left out without --pad_to")
 
     def model_options(self) -> Options:
         """The options that are shared with run_llama.py."""
         shared = {field.name for field in fields(self)} & {field.name for field in fields(Options)}
+        shared -= {"label_names", "question"}  # of another --option than generate
         return Options(**{name: getattr(self, name) for name in shared}, prompt_text=self.text)

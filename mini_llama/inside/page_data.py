@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from config import EDITIONS, LlamaConfig
+from mini_llama.command_line import visible
+from mini_llama.inside.attribution import Attribution
 from mini_llama.inside.budget import COMPONENTS, FULL, UNITS, Budget
 from mini_llama.inside.comparison import MATRICES, PLACES, Difference
 from mini_llama.inside.pieces import Piece
@@ -195,4 +197,16 @@ def difference_data(difference: Difference) -> dict[str, Any]:
         "matrices": list(MATRICES.values()),
         "weights": pack(difference.weights, "f4"),
         "divergence": pack(difference.divergence, "f4"),
+    }
+
+
+def label_data(found: Attribution, names: Sequence[str], kind: str) -> dict[str, Any]:
+    """What the page knows of a classification."""
+    return {
+        "kind": kind,
+        "names": [visible(name) for name in names],
+        "probabilities": found.probabilities.tolist(),
+        "label": found.label,
+        "gradient": pack(found.gradient, "f4"),
+        "leftOut": pack(found.left_out, "f4"),
     }

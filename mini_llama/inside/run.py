@@ -1,6 +1,9 @@
 """Run see.py: load, look, and write the page or serve it."""
 
+import dataclasses
+
 from mini_llama.inside import page
+from mini_llama.inside.classifying import read_worst, worst_data
 from mini_llama.inside.live import make_server
 from mini_llama.inside.look import look, size_of, title_of
 from mini_llama.inside.options import SeeOptions
@@ -13,10 +16,16 @@ def run(options: SeeOptions) -> None:
     """Write the page, or with --serve serve it until Ctrl-C. Raises OSError or ValueError, one line
     each.
     """
+    worst = read_worst(options.worst) if options.worst else []
+    if worst and options.text is None:
+        options = dataclasses.replace(options, text=worst[0].sentence)
     sides = load_sides(options, [] if options.serve else [options.out])
-    data = look(sides)
+    classifier = sides[0].classifier
+    names = classifier.names if classifier else None
+    extra = {"worst": worst_data(worst, names)} if worst else {}
+    data = look(sides) | extra
     if options.serve:
-        serve(make_server(sides, data))
+        serve(make_server(sides, data, extra))
         return
     with atomic_write(options.out) as file:
         file.write(page.render(title_of(data), data))

@@ -14,8 +14,15 @@ from mini_llama.bounds import check_bound
 from mini_llama.checkpoints.adapters import is_adapters, is_peft
 from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.command_line import visible
+from mini_llama.inside.classifying import (
+    Classifier,
+    is_trained,
+    load_trained_classifier,
+    load_zero_shot,
+)
 from mini_llama.inside.options import SeeOptions
 from mini_llama.tokenization.base import BaseTokenizer
+from utils import check_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +33,13 @@ class Side:
     tokenizer: BaseTokenizer
     options: SeeOptions
     title: str
+    classifier: Classifier | None = None
+
+    @property
+    def masks_padding(self) -> bool:
+        return self.options.mask_padding or (
+            self.classifier is not None and self.classifier.masks_padding
+        )
 
     @property
     def sampling(self) -> dict[str, float]:
@@ -46,7 +60,7 @@ class Side:
         if config.n_kv_heads < config.n_heads:
             heads += f", {config.n_kv_heads} key heads"
         facts = {
-            "arithmetic": str(llama.arithmetic),
+            "arithmetic": str(llama.arithmetic or f"{config.norm}, {config.attention} attention"),
             "shape": f"{config.n_layers} layers, width {config.dim}, {heads}, "
             f"feed-forward {config.hidden_dim}, vocabulary {config.vocab_size}",
         }
@@ -70,9 +84,26 @@ def load_sides(options: SeeOptions, outputs: Sequence[str]) -> list[Side]:
 
 
 def load_side(options: SeeOptions, title: str, outputs: Sequence[str]) -> Side:
+    """A language model, or a classifier where the options or the checkpoint say so."""
     with contextlib.redirect_stdout(sys.stderr):
-        llama, tokenizer = load(options.model_options(), outputs)
-    return Side(llama, tokenizer, options, title)
+        check_outputs(outputs, [options.pretrained_model_path])
+        if options.label_names is None and not is_trained(options.pretrained_model_path):
+            llama, tokenizer = load(options.model_options(), outputs)
+            return Side(llama, tokenizer, options, title)
+        if options.label_names is not None:
+            classifier, tokenizer = load_zero_shot(options)
+        else:
+            check_own_arithmetic(options)
+            classifier, tokenizer = load_trained_classifier(options)
+    return Side(classifier.llama, tokenizer, options, title, classifier)
+
+
+def check_own_arithmetic(options: SeeOptions) -> None:
+    """Raise ValueError for what would change a trained classifier."""
+    for name in ("edition", "norm", "attention", "quantize", "adapters"):
+        value = getattr(options, name)
+        bound = "left out: a classifier keeps the arithmetic it learnt with"
+        check_bound(f"--{name} {value}", value is None, bound)
 
 
 def name_of(path: str) -> str:

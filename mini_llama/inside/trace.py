@@ -147,7 +147,8 @@ def trace_tokens(
     length = len(tokens) if length is None else length
     lengths = torch.tensor([length], device=tokens.device) if masks_padding else None
     with plain_products(), _watched(llama) as (seen, given):
-        logits, hidden = llama(tokens[None], targets=tokens[None], lengths=lengths)
+        hidden = llama.hidden_states(tokens[None], lengths)
+        logits = vocabulary_logits(llama, hidden)
         config, n = llama.config, len(tokens)
         visible = _visible(config, n, given.mask)
         layers = [_layer(config, seen, i, visible) for i in range(config.n_layers)]
@@ -167,6 +168,13 @@ def trace_tokens(
         logits=logits[0].float().cpu(),
         lens=_lens(llama, stream),
     )
+
+
+def vocabulary_logits(llama: Llama, hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden states (…, C) → (…, V); by the embedding where a classifier has no output layer."""
+    if llama.output is None:
+        return F.linear(hidden, llama.tok_embeddings.weight)
+    return llama.output(hidden)
 
 
 def _visible(config: LlamaConfig, length: int, mask: torch.Tensor | None) -> torch.Tensor:
@@ -228,7 +236,7 @@ def _lens(llama: Llama, stream: Sequence[torch.Tensor]) -> Lens:
     ids, probabilities = [], []
     with plain_products():
         for x in stream:
-            logits = llama.output(llama.norm(x.to(llama.device, llama.dtype))).float()
+            logits = vocabulary_logits(llama, llama.norm(x.to(llama.device, llama.dtype))).float()
             top = F.softmax(logits, dim=-1).topk(count, dim=-1)
             ids.append(top.indices.cpu())
             probabilities.append(top.values.cpu())

@@ -19,6 +19,9 @@ export class Trace {
       }
       return { ...step, ...unpacked };
     });
+    if (data.label) {
+      this.label = { ...data.label, gradient: unpack(data.label.gradient).data, leftOut: unpack(data.label.leftOut).data };
+    }
     this.count = data.tokens.length;
     this.names = data.tokens.map((token) => token.text);
     this.group = data.config.n_heads / data.config.n_kv_heads;

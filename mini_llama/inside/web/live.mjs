@@ -44,5 +44,9 @@ export function liveForm(live, show) {
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  return form;
+  const askFor = (words) => {
+    text.value = words;
+    form.requestSubmit();
+  };
+  return { box: form, ask: askFor };
 }

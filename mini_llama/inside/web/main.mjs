@@ -2,7 +2,7 @@
 import { App, Trace, section, sideOf, stepper, topBar } from "./app.mjs";
 import { watchTheme } from "./colours.mjs";
 import { attention, embedding, feedForward, norms, residual, rope } from "./layer.mjs";
-import { lens, nextToken } from "./outcome.mjs";
+import { label, lens, nextToken, worst } from "./outcome.mjs";
 import { comparison } from "./compare.mjs";
 import { liveForm } from "./live.mjs";
 import { el, numbers } from "./pictures.mjs";
@@ -51,7 +51,11 @@ function layerPart(app) {
 const PLACES = [["tokens", "tokens"], ["embedding", "embedding"], ["layer", "layer"], ["rope", "RoPE"],
   ["attention", "attention"], ["swiglu", "SwiGLU"], ["residual", "residual"], ["lens", "logit lens"], ["next", "next token"]];
 
-const SECTIONS = [tokens, embedding, layerPart, residual, lens, nextToken];
+const SECTIONS = [
+  tokens, embedding, layerPart, residual, lens,
+  (app) => (app.trace.label?.kind === "trained" ? null : nextToken(app)),
+];
+const EXTRA = [["worst", "worst examples"], ["compare", "compared"], ["label", "label"]];
 let current = []; // the Apps on the page
 
 function build(data) {
@@ -61,12 +65,18 @@ function build(data) {
     app.peers = apps.filter((other) => other !== app);
   });
   const [app] = apps;
+  const has = { worst: data.worst, compare: data.difference, label: data.traces.some((trace) => trace.label) };
+  const places = [...EXTRA.filter(([id]) => has[id]), ...PLACES.filter(([id]) => id !== "next" || app.trace.label?.kind !== "trained")];
   const links = el("nav", { "aria-label": "sections" },
-    [...(data.difference ? [["compare", "compared"]] : []), ...PLACES].map(([id, name]) => el("a", { href: `#${id}` }, name)));
-  const rows = SECTIONS.map((make) => apps.map(make));
+    places.map(([id, name]) => el("a", { href: `#${id}` }, name)));
+  const labelled = apps.some(({ trace }) => trace.label);
+  const sections = labelled ? [(one) => (one.trace.label ? label(one) : null), ...SECTIONS] : SECTIONS;
+  const rows = sections.map((make) => apps.map(make));
+  const form = data.live ? liveForm(data.live, build) : null;
   document.getElementById("page").replaceChildren(...apps.map((one) => header(one)),
-    data.live ? liveForm(data.live, build) : "", links, topBar(app),
+    ...(form ? [form.box] : []), links, topBar(app),
     el("main", { class: apps.length > 1 ? "two" : null },
+      data.worst ? worst(data.worst, form?.ask) : null,
       data.difference ? comparison(apps, data.difference) : null,
       apps.length > 1 ? rows.map((pair) => el("div", { class: "row" }, pair)) : rows));
   document.body.classList.toggle("compared", apps.length > 1);

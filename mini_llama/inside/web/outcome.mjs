@@ -1,8 +1,8 @@
 // What comes out: the logit lens, and the next token with what sampling cuts.
-import { part, percent, show } from "./numbers.mjs";
+import { magnitude, part, percent, show } from "./numbers.mjs";
 import { BY_EPSILON, BY_TEMPERATURE, BY_TOP_P, KEPT, sampling } from "./sampling.mjs";
 import { inkOn, strength, theme } from "./colours.mjs";
-import { bars, el, numbers } from "./pictures.mjs";
+import { bars, el, numbers, svg } from "./pictures.mjs";
 import { section, stepper, tokenStrip } from "./app.mjs";
 
 const SHOWN = 20;
@@ -151,3 +151,46 @@ export function nextToken(app) {
   }, many ? story(app) : null, sliders(app), says, list, table.box);
 }
 
+
+// A classifier's answer, and the tokens that it rests on.
+
+function sums(value, largest) {
+  return svg("svg", { class: "track", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+    Number.isNaN(value) ? null : svg("rect", { class: value > 0 ? "plus" : "minus", y: 1.5, height: 7,
+      width: 50 * Math.abs(value) / largest, x: value > 0 ? 50 : 50 - 50 * Math.abs(value) / largest }),
+    svg("line", { x1: 50, x2: 50, y1: 0, y2: 10, class: "axis" }));
+}
+
+export function label(app) {
+  const { trace } = app;
+  const { names, probabilities, gradient, leftOut, kind } = trace.label;
+  const chosen = names[trace.label.label];
+  const known = (values) => magnitude(Array.from(values).filter((value) => !Number.isNaN(value)));
+  const sizes = [known(gradient), known(leftOut)];
+  const list = el("ol", { class: "bars outcome" });
+  const rows = trace.tokens.map((token, i) => el("li", { class: "rest" },
+    el("button", { type: "button", class: `token ${token.kind}`, onclick: () => app.select({ query: i }) }, el("bdi", {}, token.text)),
+    sums(gradient[i], sizes[0]), el("span", { class: "value" }, show(gradient[i])),
+    sums(leftOut[i], sizes[1]), el("span", { class: "value" }, show(leftOut[i]))));
+  app.updates.push(() => {
+    list.replaceChildren(...bars(names.map((name, i) => ({
+      name, value: percent(probabilities[i]), share: probabilities[i], note: i === trace.label.label ? "predicted" : "" })), theme().query));
+    rows.forEach((row, i) => row.classList.toggle("picked", i === app.query));
+  });
+  const how = kind === "trained" ? "A linear layer on the hidden state of the column that is read gives the labels' probabilities."
+    : "The text is followed by a question, and each label word is scored by its probability as the next word.";
+  return section(app, { title: "Label", id: "label", text: how },
+    list, el("p", { class: "readout" }, "What ", el("b", {}, chosen), " rests on: blue speaks for it, orange against it."),
+    el("ol", { class: "rests" }, el("li", { class: "rest head", "aria-hidden": "true" }, el("span", {}, "token"),
+      el("span", { class: "wide2" }, "gradient × input"), el("span", { class: "wide2" }, "left out: log p with it − without it")), rows));
+}
+
+export function worst(examples, onpick) {
+  return el("section", { id: "worst", "aria-label": "worst examples" }, el("h2", {}, "Worst examples"),
+    el("p", { class: "text" }, `Misclassified dev examples, the most confident first.${onpick ? " Pick one to look at it." : " The first is what this page shows, unless another text was given."}`),
+    el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "worst examples" }, el("table", { class: "worst" },
+      el("thead", {}, el("tr", {}, ["predicted", "with", "right", "text"].map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, examples.map((example) => el("tr", {}, el("td", {}, example.predicted), el("td", {}, percent(example.confidence)),
+        el("td", {}, example.gold), el("td", { class: "said" }, onpick
+          ? el("button", { type: "button", onclick: () => onpick(example.text) }, el("bdi", {}, example.text)) : el("bdi", {}, example.text))))))));
+}
