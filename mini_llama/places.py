@@ -9,13 +9,21 @@ MODELS = {"smollm2": SMOLLM2}  # by the short names that stand for a path
 
 
 def resolve_model(name: str | Path) -> Path:
-    """The path that a model's short name stands for, where nothing else has that name. Raises
-    FileNotFoundError for a model that is not here yet.
+    """The path that a model's short name stands for, in capitals or not, where nothing else has
+    that name. Raises FileNotFoundError for a model that is not here yet, and for a name that is
+    like a short one.
     """
-    path = Path(name)
-    known = MODELS.get(str(name))
-    if known is None or path.exists():
+    path, lower = Path(name), str(name).lower()
+    if path.exists():
         return path
-    if not known.is_file():
-        raise FileNotFoundError(f"{name} is not here: get it with bash setup.sh --{name}")
-    return known
+    for short, known in MODELS.items():
+        if lower == short and known.is_file():
+            return known
+        if lower == short:
+            raise FileNotFoundError(f"{name} is not here: get it with bash setup.sh --{short}")
+        if short.rstrip("0123456789") in path.name.lower():
+            raise FileNotFoundError(
+                f"checkpoint {name} does not exist; {short} is the name of {known.stem}, once bash "
+                f"setup.sh --{short} has got it"
+            )
+    return path

