@@ -4,8 +4,9 @@
 python bench/verdicts.py MODEL --out FOLDER [--examples 200] [--held_out 50] [options of align.py]
 
 The task: a film review of the bundled generator to a verdict in one fixed form, "Verdict: good, 4
-of 5 stars.". It writes train.jsonl and test.jsonl, runs align.py sft, and prints for the held-out
-reviews how many answers have the form and how many the right verdict, with time and memory.
+of 5 stars.". It writes train.jsonl and test.jsonl, runs align.py sft with LoRA, and prints for the
+held-out reviews how many answers have the form and how many the right verdict, with time and
+memory.
 """
 
 import argparse
@@ -32,6 +33,10 @@ from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from reviews import LABEL_NAMES, reviews
 
+OPTIONS = (
+    "--lora_rank 8 --lora_alpha 16 --lora_targets compute_query,compute_value,w1,w2,w3".split()
+)
+OPTIONS += "--lr 1e-3 --warmup 5 --epochs 3 --batch_size 8 --eval_every 25 --samples 1".split()
 ASK = "What does this review say of the film? Answer with a verdict.\n\n"
 NAMES = LABEL_NAMES[5]
 FORM = re.compile(r"Verdict: (\w+), ([1-5]) of 5 stars\.")
@@ -91,7 +96,7 @@ def main() -> None:
     command = [sys.executable, str(ROOT / "align.py"), "sft", "--pretrained-model-path", args.model]
     command += ["--data", str(train), "--val_data", str(test), "--out", str(args.out / "sft")]
     started = time.perf_counter()
-    subprocess.run([*command, *given], check=True)
+    subprocess.run([*command, *OPTIONS, *given], check=True)
     minutes = (time.perf_counter() - started) / 60
     peak = resource.getrusage(resource.RUSAGE_CHILDREN)
     llama = load_pretrained(args.out / "sft" / "model.pt")

@@ -107,6 +107,7 @@ class DataOptions(StageOptions):
     )
     epochs: float = number(1.0, "passes over the data", Range(1e-9, 100_000))
     steps: int | None = number(None, "optimizer steps, instead of --epochs", COUNTS)
+    decay_steps: int | None = number(None, "steps that the cosine is laid out for (all)", COUNTS)
     batch_size: int = number(64, "examples an optimizer step, over all processes", BATCH_SIZES)
     accumulation: int = number(
         1, "parts that a process's batch is computed in, to save memory", BATCH_SIZES
@@ -117,6 +118,8 @@ class DataOptions(StageOptions):
         super().__post_init__()
         micro = self.batch_size % self.accumulation == 0
         self._check("batch_size", micro, f"a multiple of --accumulation {self.accumulation}")
+        is_cosine = self.schedule == "cosine" or self.decay_steps is None
+        self._check("decay_steps", is_cosine, "left out with --schedule constant")
 
 
 @dataclass(frozen=True, kw_only=True)

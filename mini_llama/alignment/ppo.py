@@ -80,7 +80,7 @@ def run(options: PpoOptions) -> int:
             report(process, said)
         check_shares(options, process)
         seed_everything(options.seed)
-        start = load_start(options, process.device)
+        start = load_start(options, process.device, process.is_main)
         stop_dropout(start.llama)
         collector = make_collector(options, process, start)
         questions, held_out = (questions_of(part, start, options) for part in records)

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from llama import Llama
 from lora import LoRALayer
@@ -91,7 +92,8 @@ def make_job(
 
 def rows_of(records: Sequence[Demonstration], encoder: Encoder, packing: bool) -> list[Row]:
     """One example a row, or as many as fit."""
-    examples = [example for record in records for example in encoder.demonstration(record)]
+    shown = tqdm(records, "encoding", disable=None, leave=False)
+    examples = [example for record in shown for example in encoder.demonstration(record)]
     return pack(examples, encoder.max_length) if packing else [[example] for example in examples]
 
 

@@ -61,11 +61,13 @@ class Start:
         return Encoder(self.tokenizer, self.template, self.ends, max_length or context)
 
 
-def load_start(options: StageOptions, device: torch.device) -> Start:
-    """Load what --pretrained-model-path names, to be trained. Raises OSError, ValueError."""
+def load_start(options: StageOptions, device: torch.device, says: bool = True) -> Start:
+    """Load what --pretrained-model-path names, to be trained, and, if it `says` so, print what it
+    is on standard error. Raises OSError, ValueError.
+    """
     llama, note = load_causal(options.pretrained_model_path, options.norm, options.attention)
     tokenizer, template, ends = load_language(options, llama.config)
-    print(f"start from {options.pretrained_model_path}: {note}", file=sys.stderr)
+    lines = [f"start from {options.pretrained_model_path}: {note}"]
     llama.requires_grad_(True)
     if options.lora_rank:
         check_rank(llama, options.lora_rank, options.lora_targets)
@@ -74,7 +76,9 @@ def load_start(options: StageOptions, device: torch.device) -> Start:
             apply_lora(llama, options.lora_rank, options.lora_alpha, options.lora_targets)
         trained, every = count_lora_parameters(llama)[0], sum(p.numel() for p in llama.parameters())
         share = f"{trained:,} of {every:,} parameters ({100 * trained / every:.1f} %)"
-        print(f"LoRA: trains {share}", file=sys.stderr)
+        lines.append(f"LoRA: trains {share}")
+    if says:
+        print(*lines, sep="\n", file=sys.stderr)
     return Start(llama.to(device), tokenizer, template, ends)
 
 

@@ -37,7 +37,7 @@ from mini_llama.training.progress import load_progress, save_progress
 from utils import seed_everything
 
 EPS = 1e-5  # AdamW's, with betas 0.9 and 0.95, as in pre-training (sections 2.2 and 3.2.2)
-FREE_TO_CHANGE = {"eval_every", "samples", "sample_tokens", "accumulation"}
+FREE_TO_CHANGE = {"eval_every", "samples", "sample_tokens", "accumulation", "epochs"}
 T = TypeVar("T")
 Chosen = TypeVar("Chosen", bound=DataOptions)
 
@@ -86,7 +86,7 @@ def run_stage(
         ):
             report(process, said)
         seed_everything(options.seed)
-        start = load_start(options, process.device)
+        start = load_start(options, process.device, process.is_main)
         with new_folder(folder):
             status = run_job(make_job(options, process, start, records))
         export(options, start, process)
@@ -146,7 +146,7 @@ def run_job(job: Job[T]) -> int:
     optimizer = partial(make_optimizer, job.network, options.lr, options.weight_decay, EPS)
     recipe = recipe_of(options, steps)
     trainer = TrainerCore(recipe, process, job.network, job.loss, optimizer, kept=folder / MODEL)
-    settings = job.settings | {"steps": steps, "decay_steps": None}
+    settings = job.settings | {"steps": steps}
     state = RunState(job, trainer, settings)
     state.begin()
     log = None

@@ -251,6 +251,9 @@ def test_a_run_replaces_nothing_unasked(model, data, tmp_path, capsys):
     other = tmp_path / "other.jsonl"
     other.write_text(data["sft"].read_text() * 2)
     assert "data " in run("sft", model, data, tmp_path, steps=2, file=other, resume=True)
+    said = run("sft", model, data, tmp_path, steps=2, resume=True)
+    assert "go on with --steps 2 --decay_steps 1" in said
+    assert run("sft", model, data, tmp_path, steps=2, decay_steps=1, resume=True) == 0
     assert run("sft", model, data, tmp_path, steps=1, lr=0.5, overwrite=True) == 0
     capsys.readouterr()
     assert run("sft", model, data, tmp_path / "new", steps=1, resume=True) == 0
