@@ -114,7 +114,7 @@ class Runs:
     def run(self, work: Mapping[str, tuple[tuple[str, ...], Callable[[], float | None]]]) -> None:
         """`work` has the needs and the function of everything by name, in order of preference."""
         todo = {name: work[name] for name in work if name not in self.progress.done}
-        running: dict[Future[None], str] = {}
+        running: dict[Future[tuple[float, float]], str] = {}
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 while todo or running:
@@ -122,23 +122,30 @@ class Runs:
                         is_ready = all(need in self.progress.done for need in needs)
                         if is_ready and len(running) < self.workers:
                             print(f"{name} …", flush=True)
-                            running[pool.submit(self._timed, name, function)] = name
+                            running[pool.submit(self._timed, function)] = name
                             del todo[name]
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        del running[future]
-                        future.result()
+                        self._finish(running.pop(future), future)
             except BaseException:
                 for process in list(self.processes):
                     process.terminate()  # it saves and ends
+                for future, name in running.items():
+                    if future.exception() is None:
+                        self._finish(name, future)
                 raise
 
-    def _timed(self, name: str, function: Callable[[], float | None]) -> None:
+    def _finish(self, name: str, future: Future[tuple[float, float]]) -> None:
+        wall, spent = future.result()
+        self.progress.finish(name, wall, spent)
+        print(f"{name}: {wall:.0f} s, {spent:.0f} s of processor time", flush=True)
+
+    @staticmethod
+    def _timed(function: Callable[[], float | None]) -> tuple[float, float]:
+        """Seconds by the clock and of processor time."""
         start, before = time.perf_counter(), time.thread_time()
         used = function()  # a process's own processor time, or None
         spent = time.thread_time() - before if used is None else used
-        wall = time.perf_counter() - start
-        self.progress.finish(name, wall, spent)
-        print(f"{name}: {wall:.0f} s, {spent:.0f} s of processor time", flush=True)
+        return time.perf_counter() - start, spent
 
     def command(self, command: Command) -> float:
         """Run align.py; the processor time it took. Raises ValueError with its last line."""
