@@ -55,7 +55,8 @@ def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bo
         for layer in layers:
             if isinstance(layer, Int8BlockLinear):
                 layer.pack()
-        products = [layer.few_rows if rows <= FEW_ROWS else layer.product for layer in layers]
+        is_few = rows <= FEW_ROWS
+        products = [layer.few_rows_product() if is_few else layer.product for layer in layers]
         return lambda x: _bfloat16_products(x, products)
     weights = [layer.weight for layer in layers]
     sizes = [len(weight) for weight in weights]

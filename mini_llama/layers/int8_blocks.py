@@ -24,6 +24,7 @@ from mini_llama.layers.linear import linear
 from mini_llama.layers.quantized_linear import (
     BLOCK_WEIGHTS,
     FEW_ROWS,
+    Product,
     QuantizedLinear,
     check_finite,
 )
@@ -121,13 +122,18 @@ class Packed(nn.Module):
     def _nibbles(self, values: torch.Tensor) -> torch.Tensor:
         return values - self.lowest if self.bits == 4 else _halves(values)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (M, K) → (M, N)."""
-        x = x if self.bits == 4 else torch.cat((x, x), dim=-1)
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x, self.nibbles, self.size, self.factors
-        )
-        return product[:, : self.out_features]
+    def product(self) -> Product:
+        """bfloat16 x (M, K) → (M, N), as a function that asks the module for nothing."""
+        nibbles, factors, size = self.nibbles, self.factors, self.size
+        out_features, is_whole = self.out_features, self.out_features % PANEL == 0
+        has_halves = self.bits != 4
+
+        def multiply(x: torch.Tensor) -> torch.Tensor:
+            x = torch.cat((x, x), dim=-1) if has_halves else x
+            product = torch._weight_int4pack_mm_for_cpu(x, nibbles, size, factors)
+            return product if is_whole else product[:, :out_features]
+
+        return multiply
 
     def values(self) -> torch.Tensor:
         """The int8 weights (N, K), as they were packed."""
@@ -151,7 +157,7 @@ def can_pack_blocks() -> bool:
         blocks, x = Int8Blocks(values, scales), torch.eye(64)[:3].bfloat16()
         try:
             packed = Packed(blocks)
-            is_right = torch.equal(packed(x).float(), blocks.dequantize()[:, :3].T)
+            is_right = torch.equal(packed.product()(x).float(), blocks.dequantize()[:, :3].T)
             return is_right and torch.equal(packed.values(), values)
         except (AttributeError, RuntimeError):
             return False
@@ -207,12 +213,12 @@ class Int8BlockLinear(QuantizedLinear):
     def product(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features)
         if self.packed is not None and len(rows) <= FEW_ROWS and is_eager(x):
-            product = self.packed(rows.bfloat16())
+            product = self.packed.product()(rows.bfloat16())
             return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
         return torch.cat([linear(x, part) for part in self._dequantized(x.dtype)], dim=-1)
 
-    def few_rows(self, x: torch.Tensor) -> torch.Tensor:
-        return self.packed(x) if self.packed is not None and is_eager() else self.product(x)
+    def few_rows_product(self) -> Product:
+        return self.product if self.packed is None else self.packed.product()
 
     def _dequantized(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         values, scales, minima, _ = self.blocks

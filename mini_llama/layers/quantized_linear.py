@@ -8,6 +8,7 @@ Shapes: K inputs, N outputs.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ BLOCK_WEIGHTS = 2**22  # quantized or dequantized at a time
 FEW_ROWS = 64  # up to this many, PyTorch's int8 product is faster than dequantizing
 # In bitsandbytes: the weights that share a scale, and the rows in a block of its layout for a CPU.
 NF4_GROUP, NF4_ROWS = 64, 32
+Product = Callable[[torch.Tensor], torch.Tensor]
 LOGGER = "bitsandbytes.backends.cpu.ops"
 
 
@@ -60,9 +62,12 @@ class QuantizedLinear(nn.Module):
         """What `forward` returns, without its check and the bias."""
         raise NotImplementedError
 
-    def few_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """`product` of rows (M, K) in bfloat16, at most FEW_ROWS, with fewer questions asked."""
-        return self.product(x)
+    def few_rows_product(self) -> Product:
+        """`product` of rows (M, K) in bfloat16, at most FEW_ROWS, as a function that asks nothing.
+
+        It is valid as long as the layer is neither changed nor moved.
+        """
+        return self.product
 
 
 class Int8Linear(QuantizedLinear):
@@ -107,15 +112,16 @@ class Int8Linear(QuantizedLinear):
             blocks = zip(self.weight.split(self.block), self.scales.split(self.block), strict=True)
             parts = [linear(x, (values * scales[:, None]).to(x.dtype)) for values, scales in blocks]
             return torch.cat(parts, dim=-1)
-        product = self._packed_product(rows.bfloat16())
+        product = self._packed_product()(rows.bfloat16())
         return product.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
-    def _packed_product(self, x: torch.Tensor) -> torch.Tensor:
-        x = _pad(x, self.padded.shape[1] - self.in_features)
-        return torch._weight_int8pack_mm(x, self.padded, self.bfloat16_scales)
+    def _packed_product(self) -> Product:
+        missing = self.padded.shape[1] - self.in_features
+        padded, scales = self.padded, self.bfloat16_scales
+        return lambda x: torch._weight_int8pack_mm(_pad(x, missing), padded, scales)
 
-    def few_rows(self, x: torch.Tensor) -> torch.Tensor:
-        return self._packed_product(x) if x.device.type == "cpu" and is_eager() else self.product(x)
+    def few_rows_product(self) -> Product:
+        return self._packed_product() if self.padded.device.type == "cpu" else self.product
 
 
 class NF4Linear(QuantizedLinear):
