@@ -1,15 +1,22 @@
 """The same figures on a GPU as on the CPU, where there is one (TF32 off, as it is by default)."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from config import EDITIONS
 from llama import load_pretrained
+from mini_llama.alignment.chat import Tokens
+from mini_llama.alignment.data import pack, parts_of
+from mini_llama.alignment.sft import AnswerLoss
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.inference.decoding import FastDecoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.quantized_linear import KINDS
+from mini_llama.training.core import Recipe, TrainerCore, make_optimizer
+from mini_llama.training.processes import Process
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from utils import autocast
 
@@ -67,3 +74,22 @@ def test_models_that_are_loaded_rounded_equal_the_cpus(tmp_path, quantize: str):
         results.append(logits.cpu())
         assert loaded.generate(tokens.to(device), 4, 0.0).shape == (2, 13)
     assert_relative(results[1], results[0], 0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_answers_have_the_cpus_loss_and_gradients(dtype: str, tmp_path):
+    config = tiny_config(norm="rmsnorm", attention="causal", max_seq_len=32)
+    tokens = random_tokens(config, 6, 9).tolist()
+    rows = pack([Tokens(ids, [False] * 3 + [True] * 6) for ids in tokens], 32)
+    results = []
+    for device in map(torch.device, ("cpu", "cuda")):
+        llama = random_llama(config).to(device)
+        optimizer = partial(make_optimizer, llama, 1e-2, 0.1)
+        recipe = Recipe(1e-2, 3, dtype=dtype)
+        process = Process(device=device)
+        trainer = TrainerCore(
+            recipe, process, llama, AnswerLoss(llama), optimizer, tmp_path / "model.pt"
+        )
+        steps = [trainer.update(parts_of(rows, 3, 2, device)) for _ in range(2)]
+        results.append([number for step in steps for number in (step.loss, step.norm)])
+    assert results[1] == pytest.approx(results[0], rel=1e-4 if dtype == "float32" else 0.05)

@@ -1,6 +1,7 @@
 """Every number that a command takes, at the edge: a right run, or one line with the bound."""
 
 import dataclasses
+import inspect
 import math
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from addition_data_generation import DataOptions
 from mini_llama.addition.options import TestOptions, TrainOptions
+from mini_llama.alignment.stages import STAGES
 from mini_llama.assignment.options import Options
 from mini_llama.chatting import ChatOptions
 from mini_llama.command_line import flag_of, make_parser, parse_given
@@ -18,6 +20,7 @@ from mini_llama.reproduction.runs import Settings
 from tests.helpers import ROOT
 
 OPTIONS = (Options, ChatOptions, PretrainOptions, TrainOptions, TestOptions, DataOptions, Settings)
+STAGED = tuple(stage.options for stage in STAGES.values())
 EDGES = ("0", "1e-50", "1e50", "nan", "inf", "-inf", str(2**63), "-1", "5e-324")
 
 
@@ -25,10 +28,17 @@ def kinds_of(hint: object) -> set[object]:
     return set(typing.get_args(hint)) or {hint}
 
 
+def own_fields(options: type) -> list[dataclasses.Field]:
+    """The fields that the class itself declares: those that it inherits are another's."""
+    names = inspect.get_annotations(options)
+    return [field for field in dataclasses.fields(options) if field.name in names]
+
+
+DECLARING = {base for options in STAGED for base in options.__mro__ if base is not object}
 NUMBERS = [
     (options, field)
-    for options in OPTIONS
-    for field in dataclasses.fields(options)
+    for options in (*OPTIONS, *sorted(DECLARING, key=lambda options: options.__name__))
+    for field in own_fields(options)
     if kinds_of(typing.get_type_hints(options)[field.name]) & {int, float}
 ]
 NAMES = [f"{options.__name__}.{field.name}" for options, field in NUMBERS]
@@ -49,6 +59,12 @@ def test_every_number_has_a_range(options: type, field: dataclasses.Field):
 def test_edges_are_refused_or_in_range(options: type, field: dataclasses.Field, edge: str, capsys):
     flag = flag_of(options, field.name)
     required = {Settings: ["--out", "x"], TestOptions: ["--checkpoint", "x"]}.get(options, [])
+    required = required or [
+        word
+        for field in dataclasses.fields(options)
+        if field.default is dataclasses.MISSING
+        for word in (flag_of(options, field.name), "x")
+    ]
     parser = make_parser("it.py", "It.", options)
     try:
         given = parse_given(parser, [*required, f"{flag}={edge}"])

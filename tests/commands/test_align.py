@@ -16,6 +16,7 @@ import torch
 import align
 from llama import Llama, load_pretrained
 from mini_llama.alignment import supervised
+from mini_llama.assignment.adapters import load_adapters
 from mini_llama.bundled import FOLDER
 from mini_llama.checkpoints.formats.torch_file import save_checkpoint
 from mini_llama.checkpoints.tensor_files import load_plain
@@ -126,7 +127,13 @@ def test_sft_learns_to_answer_and_to_end(changes: dict, model, data, tmp_path, c
     if not changes:
         assert llama.generate(prompt, 1, temperature=0.0)[0, -1] == tokenizer.eos_id
     assert list(tmp_path.glob("events.out.tfevents.*"))
-    assert (tmp_path / "model.adapters.pt").exists() == ("lora_rank" in changes)
+    adapters = tmp_path / "model.adapters.pt"
+    assert adapters.exists() == ("lora_rank" in changes)
+    if adapters.exists():
+        base = load_pretrained(model, norm="rmsnorm", attention="causal")
+        load_adapters(base, str(adapters))
+        for name, tensor in llama.state_dict().items():
+            torch.testing.assert_close(base.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
