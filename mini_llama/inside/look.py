@@ -15,6 +15,7 @@ from mini_llama.inside.comparison import compare
 from mini_llama.inside.options import SeeOptions
 from mini_llama.inside.pieces import read_piece
 from mini_llama.inside.sides import Side
+from mini_llama.inside.student import student_data
 from mini_llama.inside.trace import Step, Trace, trace_generation, trace_tokens
 from mini_llama.tokenization.stop_ids import stop_ids
 
@@ -27,8 +28,9 @@ def look(sides: Sequence[Side]) -> dict[str, Any]:
     count = max(options.max_new_tokens, 1) if generates else 1
     length = max(len(ids), options.pad_to)
     configs = [side.llama.config for side in sides]
-    tokens = min(plan(config, length, count, len(sides)).tokens for config in configs)
-    budgets = [plan(config, length, count, len(sides), tokens) for config in configs]
+    shares = len(sides) + bool(options.code)
+    tokens = min(plan(config, length, count, shares).tokens for config in configs)
+    budgets = [plan(config, length, count, shares, tokens) for config in configs]
     ids = cut(ids, question, tokens)
     found = [trace_text(side, ids, tokens, count) for side in sides]
     traces = []
@@ -38,6 +40,8 @@ def look(sides: Sequence[Side]) -> dict[str, Any]:
         content = page_data.page_data(subject, trace, steps, budget, read_with(side))
         traces.append(content | label_of(side, trace))
     data: dict[str, Any] = {"version": 1, "traces": traces}
+    if options.code:
+        data["code"] = student_data(sides[0], found[0][0].tokens)
     if len(sides) == 2:
         difference = compare(found[0][0], found[1][0], (sides[0].llama, sides[1].llama))
         data["difference"] = page_data.difference_data(difference)

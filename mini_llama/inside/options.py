@@ -69,6 +69,11 @@ class SeeOptions:
         "show a second model beside it: an edition's name, int8, LoRA adapters, or a checkpoint",
         metavar="WHAT",
     )
+    code: str | None = argument(
+        None,
+        "compare the model of this folder's llama.py, run in a limited process, with the formulas",
+        metavar="FOLDER",
+    )
     serve: bool = argument(
         False, "show the page live, with a box for texts, at an address of this machine alone"
     )

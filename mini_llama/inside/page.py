@@ -23,6 +23,7 @@ MODULES = (
     "layer",
     "outcome",
     "compare",
+    "student",
     "live",
     "main",
 )

@@ -31,6 +31,8 @@ def run(options: SeeOptions) -> None:
         file.write(page.render(title_of(data), data))
     for note in dict.fromkeys(note for trace in data["traces"] for note in trace["notes"]):
         print(note)
+    for line in data["code"]["verdict"] if "code" in data else []:
+        print(line)
     if "difference" in data:
         print(data["difference"]["sentence"])
     print(f"wrote {options.out} ({size_of(options.out)}): open it in a browser")

@@ -49,6 +49,11 @@ export function signed(share) {
   return css(blend(share < 0 ? theme().negative : theme().positive, Math.abs(share)));
 }
 
+// Of an error: 1e-7 and less is nothing, 1 and more is all.
+export function shareOfError(error) {
+  return Math.min(Math.max((Math.log10(Math.max(error, 1e-12)) + 7) / 7, 0), 1) ** 2;
+}
+
 // A text's colour that can be read on `strength(share)`.
 export function inkOn(share) {
   const [r, g, b] = blend(theme().much, Math.sqrt(Math.max(share, 0)));

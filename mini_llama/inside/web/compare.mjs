@@ -1,19 +1,14 @@
 // Two traces of the same tokens: where they begin to differ, and by how much.
 import { part, show, unpack } from "./numbers.mjs";
-import { inkOn, strength, theme } from "./colours.mjs";
+import { inkOn, shareOfError, strength, theme } from "./colours.mjs";
 import { bars, el } from "./pictures.mjs";
 import { figure } from "./app.mjs";
 
 const TOLERANCE = 1e-5; // as in comparison.py
 
-// 1e-7 and less is nothing, 1 and more is all.
-function shareOf(error) {
-  return Math.min(Math.max((Math.log10(Math.max(error, 1e-12)) + 7) / 7, 0), 1) ** 2;
-}
-
 function heatTable(label, head, rows, onpick, first) {
   const cells = (row, r) => Array.from(row.values, (value, c) => {
-    const share = shareOf(value);
+    const share = shareOfError(value);
     const text = Number.isNaN(value) ? "–" : value === 0 ? "0" : Number.isFinite(value) ? value.toExponential(0).replace("-", "−") : "shape";
     const isFirst = first?.[0] === r && first[1] === c;
     const cell = el("td", { class: isFirst ? "first" : null, title: isFirst ? "the first difference" : null }, text);

@@ -5,6 +5,7 @@ import { attention, embedding, feedForward, norms, residual, rope } from "./laye
 import { label, lens, nextToken, worst } from "./outcome.mjs";
 import { comparison } from "./compare.mjs";
 import { liveForm } from "./live.mjs";
+import { student } from "./student.mjs";
 import { el, numbers } from "./pictures.mjs";
 
 function header({ trace, side }) {
@@ -55,7 +56,7 @@ const SECTIONS = [
   tokens, embedding, layerPart, residual, lens,
   (app) => (app.trace.label?.kind === "trained" ? null : nextToken(app)),
 ];
-const EXTRA = [["worst", "worst examples"], ["compare", "compared"], ["label", "label"]];
+const EXTRA = [["worst", "worst examples"], ["compare", "compared"], ["code", "student's code"], ["label", "label"]];
 let current = []; // the Apps on the page
 
 function build(data) {
@@ -65,7 +66,7 @@ function build(data) {
     app.peers = apps.filter((other) => other !== app);
   });
   const [app] = apps;
-  const has = { worst: data.worst, compare: data.difference, label: data.traces.some((trace) => trace.label) };
+  const has = { worst: data.worst, compare: data.difference, code: data.code, label: data.traces.some((trace) => trace.label) };
   const places = [...EXTRA.filter(([id]) => has[id]), ...PLACES.filter(([id]) => id !== "next" || app.trace.label?.kind !== "trained")];
   const links = el("nav", { "aria-label": "sections" },
     places.map(([id, name]) => el("a", { href: `#${id}` }, name)));
@@ -77,6 +78,7 @@ function build(data) {
     ...(form ? [form.box] : []), links, topBar(app),
     el("main", { class: apps.length > 1 ? "two" : null },
       data.worst ? worst(data.worst, form?.ask) : null,
+      data.code ? student(app, data.code) : null,
       data.difference ? comparison(apps, data.difference) : null,
       apps.length > 1 ? rows.map((pair) => el("div", { class: "row" }, pair)) : rows));
   document.body.classList.toggle("compared", apps.length > 1);
