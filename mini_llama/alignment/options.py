@@ -71,6 +71,9 @@ class StageOptions:
         "arithmetic of the forward and backward pass; weights stay float32",
         choices=DTYPES,
     )
+    checkpoint_activations: bool = argument(
+        False, "compute each layer again in the backward pass: less memory, a third slower"
+    )
     seed: int = number(1337, "", SEEDS)
     use_gpu: bool = argument(False, "CUDA, or Apple's MPS where there is no CUDA")
     shard: bool = argument(

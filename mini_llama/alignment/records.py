@@ -133,16 +133,18 @@ def read_objects(path: str | Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     with open(path, "rb") as file:
         number = 0
         while data := file.readline(MAX_LINE + 1):
-            number += 1
-            place = Place(str(path), number)
-            if number == 1:
+            if number == 0:
                 check_start(data, path)
                 data = data.removeprefix(BOM)
             if len(data) > MAX_LINE:
                 limit = f"more than {MAX_LINE >> 20} MiB without a line end"
-                raise place.error(limit, "write one JSON object a line")
-            if data.strip():
-                yield place, _parse(place, data)
+                raise Place(str(path), number + 1).error(limit, "write one JSON object a line")
+            # JSON has no bare "\r" within a string, so it ends a line here as well.
+            for line in data.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
+                number += 1
+                if line.strip():
+                    place = Place(str(path), number)
+                    yield place, _parse(place, line)
 
 
 def _parse(place: Place, data: bytes) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def load_start(options: StageOptions, device: torch.device, says: bool = True) -
     tokenizer, template, ends = load_language(options, llama.config)
     lines = [f"start from {options.pretrained_model_path}: {note}"]
     llama.requires_grad_(True)
+    llama.checkpoint_activations = options.checkpoint_activations
     if options.lora_rank:
         check_rank(llama, options.lora_rank, options.lora_targets)
         torch.manual_seed(options.seed)
@@ -135,7 +136,8 @@ def run_settings(options: StageOptions, config: LlamaConfig, free: set[str]) -> 
     """What a resumed run must share: all options but the `free` ones, the model's configuration,
     and the content of its files.
     """
-    unchecked = {"out", "use_gpu", "shard", "tensorboard", "resume", "overwrite"} | free
+    unchecked = {"out", "use_gpu", "shard", "tensorboard", "resume", "overwrite"}
+    unchecked |= {"checkpoint_activations"} | free
     settings = dataclasses.asdict(options) | dataclasses.asdict(config)
     settings = {name: value for name, value in settings.items() if name not in unchecked}
     settings["pretrained_model_path"] = content_of(options.pretrained_model_path)

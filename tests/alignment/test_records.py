@@ -67,6 +67,8 @@ def test_lines_as_editors_and_other_systems_write_them(tmp_path):
     found = read_demonstrations((str(path),))
     assert [record.place.line for record in found] == [1, 2, 4]
     assert found[1].prompt == "a\u2028b\x0c"
+    path.write_bytes(f"{GOOD}\r\r{GOOD}\r{GOOD}".encode())  # as old Macs ended lines
+    assert [record.place.line for record in read_demonstrations((str(path),))] == [1, 3, 4]
 
 
 def test_preferences_with_and_without_a_prompt_and_grades(tmp_path):

@@ -171,6 +171,14 @@ align.main(sys.argv[1:])
 """
 
 
+def test_checkpointed_activations_change_nothing(model, data, tmp_path):
+    plain, less = tmp_path / "plain", tmp_path / "less"
+    assert run("sft", model, data, plain, packing=True) == 0
+    assert run("sft", model, data, less, packing=True, checkpoint_activations=True) == 0
+    assert losses(less) == losses(plain)
+    assert_same_model(less, plain)
+
+
 def test_kill_9_loses_only_what_came_after_the_last_save(model, data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     command = [sys.executable, "-c", KILLED, *arguments("sft", model, data, cut, samples=0)]
