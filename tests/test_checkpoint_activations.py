@@ -267,7 +267,7 @@ def test_too_little_memory_is_said_before_training(
     assert error.count("\n") == is_warned
     if is_warned:
         weights = 3 * 4 * sum(p.numel() for p in model.parameters())
-        plain, less = (weights + 18 * 4 * n for n in (1.5 * 2 * 480, 480 + 2 * 32))
+        plain, less = (weights + 18 * 4 * n for n in (1.3 * 2 * 480, 480 + 2 * 32))
         needed = less if is_checkpointed else plain
         assert f"needs about {needed / 1e6:.2f} MB for 8 texts of up to 9 tokens" in error
         assert "0.01 MB are free: " in error and "--batch_size" in error

@@ -14,8 +14,8 @@ from mini_llama.checkpoints.sizes import (
 )
 from utils import available_bytes
 
-# Without give_back_large_blocks: 13.95 GB were measured where 10 were in use (docs/smollm2.md).
-KEPT_BY_MALLOC = 1.5
+# Without give_back_large_blocks: 13.95 GB were measured where 11 were in use (docs/smollm2.md).
+KEPT_BY_MALLOC = 1.3
 
 
 def prepare_memory(
