@@ -198,8 +198,10 @@ def gathered(
 
 
 def ended(texts: Sequence[Sequence[Tokens]], sampling: Sampling, shape: torch.Size) -> torch.Tensor:
-    """(K, P): True for answers that ended themselves."""
-    flags = [[text.ids[-1] in sampling.ends for text in row] for row in texts]
+    """(K, P): True for answers that ended themselves, and say something before."""
+    flags = [
+        [text.ids[-1] in sampling.ends and sum(text.learns) > 1 for text in row] for row in texts
+    ]
     return torch.tensor(flags, dtype=torch.bool).view(shape)
 
 
@@ -243,6 +245,8 @@ def best_lines(
             lines.append(before)
             continue
         answer = completion_of(text, start.tokenizer.decode)
+        if not answer:  # of control tokens alone
+            continue
         is_text = isinstance(form, str)
         completion = answer if is_text else [{"role": "assistant", "content": answer}]
         line = {"prompt": form, "completion": completion, "reward": score}

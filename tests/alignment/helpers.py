@@ -14,6 +14,8 @@ from mini_llama.task_heads import LlamaForSequenceClassification
 from mini_llama.tokenization.base import BaseTokenizer
 from tests.helpers import random_llama, tiny_config
 
+PROMPTS = ("the film is", "the plot", "a story that", "good", "not", "very slow but")
+
 
 def tiny_start(tokenizer: BaseTokenizer, seed: int = 0, **changes: Any) -> Start:
     """A random causal model of the tokenizer's 300 pieces."""
@@ -24,21 +26,31 @@ def tiny_start(tokenizer: BaseTokenizer, seed: int = 0, **changes: Any) -> Start
     return Start(random_llama(config, seed), tokenizer, "plain", (tokenizer.eos_id,))
 
 
-def save_reward(
-    path: Path, vocab_size: int = 300, seed: int = 5, is_simple: bool = False
-) -> LlamaForSequenceClassification:
-    """A random reward model as align.py reward leaves one; a simple one is about the last token."""
+def save_reward(path: Path, vocab_size: int = 300, seed: int = 5) -> LlamaForSequenceClassification:
+    """A random reward model as align.py reward leaves one."""
     config = tiny_config(vocab_size=vocab_size, max_seq_len=64, norm="rmsnorm", attention="causal")
     model = LlamaForSequenceClassification(random_llama(config, seed), ["reward"], 3).eval()
-    if is_simple:
-        for layer in model.llama.layers:
-            torch.nn.init.zeros_(layer.attention.compute_output.weight)
-            torch.nn.init.zeros_(layer.feed_forward.w2.weight)
+    generator = torch.Generator().manual_seed(seed)
+    torch.nn.init.normal_(model.score.weight, generator=generator)
     content = {"architectures": ["LlamaForSequenceClassification"]}
     content |= json.loads(json.dumps(model.fields()))
     tensors = {name.removeprefix("llama."): t for name, t in model.state_dict().items()}
     save_checkpoint(path, config, tensors, task_head=content)
     return model
+
+
+def speaking_model(folder: Path, tiny_folder: Path) -> Path:
+    """A tiny model that answers PROMPTS with " good ." or " bad ." and ends there."""
+    lines = [
+        {"prompt": prompt, "completion": f" {word} ."}
+        for prompt in PROMPTS
+        for word in ("good", "bad")
+    ]
+    data = write_lines(folder / "sft.jsonl", lines)
+    flags = {"lr": 1e-2, "steps": 25, "batch_size": 12, "val_fraction": 0, "samples": 0}
+    model = {"pretrained-model-path": tiny_folder / "model.pt", "norm": "rmsnorm"}
+    assert run("sft", data=data, out=folder / "sft", **flags, **model) == 0
+    return folder / "sft" / "model.pt"
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> Path:

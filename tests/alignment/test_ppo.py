@@ -17,10 +17,16 @@ from mini_llama.alignment.rl_options import PpoOptions
 from mini_llama.alignment.rollouts import Collector, Question, whiten
 from mini_llama.training.core import Part, Recipe, TrainerCore
 from mini_llama.training.processes import Process
-from tests.alignment.helpers import read_lines, run, save_reward, tiny_start, write_lines
+from tests.alignment.helpers import (
+    PROMPTS,
+    read_lines,
+    run,
+    save_reward,
+    speaking_model,
+    tiny_start,
+    write_lines,
+)
 from tokenizer import Tokenizer
-
-PROMPTS = ("the film is", "the plot", "a story that", "good", "not", "very slow but")
 
 
 def make_trainer(collector: Collector) -> TrainerCore:
@@ -132,13 +138,14 @@ def test_whitening_is_over_all_processes():
 def files(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
     """Flags of a small run."""
     folder = tmp_path_factory.mktemp("ppo")
-    save_reward(folder / "reward.pt", is_simple=True)
+    save_reward(folder / "reward.pt")
     prompts = write_lines(folder / "prompts.jsonl", ({"prompt": p} for p in PROMPTS * 4))
     return {
-        **{"pretrained-model-path": tiny_folder / "model.pt", "reward_model": folder / "reward.pt"},
-        **{"data": prompts, "val_data": prompts, "lr": 3e-3, "batch_size": 64},
-        **{"minibatch_size": 16, "max_new_tokens": 3, "iterations": 6, "eval_every": 2, "beta": 0},
-        **{"value_lr_scale": 3, "missing_eos_penalty": 0, "norm": "rmsnorm"},
+        **{"pretrained-model-path": speaking_model(folder, tiny_folder)},
+        **{"data": prompts, "val_data": prompts, "lr": 1e-3, "batch_size": 64},
+        **{"reward_model": folder / "reward.pt"},
+        **{"minibatch_size": 16, "max_new_tokens": 6, "iterations": 6, "eval_every": 2, "beta": 0},
+        **{"value_lr_scale": 3, "norm": "rmsnorm"},
     }
 
 
@@ -159,7 +166,7 @@ def test_the_held_out_reward_rises_and_the_best_model_is_kept(whole: Path):
     assert [record["step"] for record in records] == list(range(7))
     held_out = {r["step"]: r["val_objective"] for r in records if "val_objective" in r}
     assert list(held_out) == [0, 2, 4, 6] and held_out[0] == 0
-    assert max(held_out.values()) > 0.1
+    assert max(held_out.values()) > 0.3
     saved = torch.load(whole / "model.pt", weights_only=True)
     assert saved["iteration"] == max(held_out, key=lambda step: held_out[step])
     load_pretrained(whole / "model.pt")
@@ -214,30 +221,30 @@ def test_adapters_alone_are_trained(files: dict[str, Any], tmp_path: Path):
     load_pretrained(tmp_path / "run" / "model.pt")
 
 
-def refused(files: dict[str, Any], tmp_path: Path, **changes: Any) -> str:
-    message = run("ppo", out=tmp_path / "out", **files | changes)
-    assert isinstance(message, str) and "\n" not in message
-    return message
+def test_what_cannot_be_trained_is_refused_in_one_line(
+    files: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    def refused(**changes: Any) -> str:
+        found = run("ppo", out=tmp_path / "out", overwrite=True, **files | changes)
+        printed = capsys.readouterr().err.strip().splitlines()
+        assert found
+        return found if isinstance(found, str) else printed[-1]
 
-
-def test_what_cannot_be_trained_is_refused_in_one_line(files: dict[str, Any], tmp_path: Path):
     save_reward(tmp_path / "other.pt", vocab_size=299)
-    found = refused(files, tmp_path, reward_model=tmp_path / "other.pt")
+    found = refused(reward_model=tmp_path / "other.pt")
     assert "a vocabulary of 299 tokens and the policy one of 300" in found
-    found = refused(files, tmp_path, reward_model=files["pretrained-model-path"])
+    found = refused(reward_model=files["pretrained-model-path"])
     assert "has no task head" in found
     model = save_reward(tmp_path / "nan.pt")
     saved = torch.load(tmp_path / "nan.pt", weights_only=True)
     saved["model"]["score.weight"] = torch.full_like(model.score.weight, float("nan"))
     torch.save(saved, tmp_path / "nan.pt")
-    nan = {"reward_model": tmp_path / "nan.pt", "overwrite": True}
-    assert "the reward of an answer is nan" in refused(files, tmp_path, **nan)
-    files = files | {"overwrite": True}
+    assert "the reward of an answer is nan" in refused(reward_model=tmp_path / "nan.pt")
     long = write_lines(tmp_path / "long.jsonl", [{"prompt": "good " * 62}])
-    found = refused(files, tmp_path, data=long)
+    found = refused(data=long)
     assert "long.jsonl line 1: the prompt is 63 tokens" in found
     mark = write_lines(tmp_path / "mark.jsonl", [{"prompt": "good", "safety": "no"}])
-    assert "mark.jsonl line 1: safety is 'no'" in refused(files, tmp_path, data=mark)
-    found = refused(files, tmp_path, batch_size=40)
+    assert "mark.jsonl line 1: safety is 'no'" in refused(data=mark)
+    found = refused(batch_size=40)
     assert "--batch_size 40 is not allowed: it must be a multiple of --minibatch_size 16" in found
-    assert "sampling needs whole weights" in refused(files, tmp_path, shard=True)
+    assert "sampling needs whole weights" in refused(shard=True)

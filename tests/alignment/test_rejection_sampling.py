@@ -11,10 +11,16 @@ from mini_llama.alignment.chat import Tokens
 from mini_llama.alignment.records import Place, Prompt
 from mini_llama.alignment.rejection_sampling import Candidates, best_lines, curves
 from mini_llama.alignment.rollouts import Question
-from tests.alignment.helpers import read_lines, run, save_reward, tiny_start, write_lines
+from tests.alignment.helpers import (
+    PROMPTS,
+    read_lines,
+    run,
+    save_reward,
+    speaking_model,
+    tiny_start,
+    write_lines,
+)
 from tokenizer import Tokenizer
-
-PROMPTS = ("the film is", "the plot", "a story that", "good")
 
 
 def test_the_maximum_never_falls_and_the_median_stays():
@@ -60,19 +66,15 @@ def test_the_best_answer_that_ends_is_taken_and_earlier_ones_compete(tokenizer_m
 def files(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("rejection")
     save_reward(folder / "reward.pt")
-    # A model that ends after a word, so that its answers can be learnt.
-    text = write_lines(
-        folder / "sft.jsonl",
-        ({"prompt": p, "completion": f" {w} ."} for p in PROMPTS for w in ("good", "bad")),
-    )
-    flags = {"lr": 1e-2, "steps": 25, "batch_size": 8, "val_fraction": 0, "samples": 0}
-    model = {"pretrained-model-path": tiny_folder / "model.pt", "norm": "rmsnorm"}
-    assert run("sft", data=text, out=folder / "sft", **flags, **model) == 0
     prompts = write_lines(folder / "prompts.jsonl", ({"prompt": p} for p in PROMPTS * 2))
     return {
-        **{"pretrained-model-path": folder / "sft" / "model.pt", "data": prompts, "samples": 0},
+        **{
+            "pretrained-model-path": speaking_model(folder, tiny_folder),
+            "data": prompts,
+            "samples": 0,
+        },
         **{"reward_model": folder / "reward.pt", "max_new_tokens": 12, "val_fraction": 0},
-        **{"lr": 1e-3, "steps": 2, "batch_size": 4, "candidates": 3},
+        **{"lr": 1e-3, "steps": 2, "batch_size": 4, "candidates": 3, "samples": 0},
     }
 
 

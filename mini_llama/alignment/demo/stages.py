@@ -4,8 +4,10 @@ A stage that is done is recorded in demo.json; --resume does the others, and goe
 were interrupted.
 """
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from utils import atomic_write, read_json
 STATE = "demo.json"
 DATA = "data"
 MODEL = "model.pt"
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ class Progress:
             json.dump({"settings": self.settings, "done": self.done}, file, indent=2)
 
 
+def end_with_parent() -> None:
+    """Linux ends this process when its parent ends, so that a resumed run is the only one."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Runs:
     """Does what is not done yet, `workers` things at a time, each when what it needs is done."""
 
@@ -142,9 +150,9 @@ class Runs:
     @staticmethod
     def _timed(function: Callable[[], float | None]) -> tuple[float, float]:
         """Seconds by the clock and of processor time."""
-        start, before = time.perf_counter(), time.thread_time()
+        start, before = time.perf_counter(), time.process_time()
         used = function()  # a process's own processor time, or None
-        spent = time.thread_time() - before if used is None else used
+        spent = time.process_time() - before if used is None else used
         return time.perf_counter() - start, spent
 
     def command(self, command: Command) -> float:
@@ -157,7 +165,13 @@ class Runs:
         environment = os.environ | {"OMP_NUM_THREADS": self.threads}
         with open(log, "ab") as file:
             process = subprocess.Popen(
-                words, stdout=file, stderr=file, env=environment, cwd=ROOT, start_new_session=True
+                words,
+                stdout=file,
+                stderr=file,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
             self.processes.add(process)
             _, status, usage = os.wait4(process.pid, 0)
