@@ -25,10 +25,10 @@ def look(sides: Sequence[Side]) -> dict[str, Any]:
     options = sides[0].options
     ids, question = encode_text(sides[0])
     generates = not options.pad_to and sides[0].classifier is None
-    count = max(options.max_new_tokens, 1) if generates else 1
+    count = options.max_new_tokens if generates else 1
     length = max(len(ids), options.pad_to)
     configs = [side.llama.config for side in sides]
-    shares = len(sides) + bool(options.code)
+    shares = len(sides) + (options.code is not None)
     tokens = min(plan(config, length, count, shares).tokens for config in configs)
     budgets = [plan(config, length, count, shares, tokens) for config in configs]
     ids = cut(ids, question, tokens)
@@ -40,7 +40,7 @@ def look(sides: Sequence[Side]) -> dict[str, Any]:
         content = page_data.page_data(subject, trace, steps, budget, read_with(side))
         traces.append(content | label_of(side, trace))
     data: dict[str, Any] = {"version": 1, "traces": traces}
-    if options.code:
+    if options.code is not None:
         data["code"] = student_data(sides[0], found[0][0].tokens)
     if len(sides) == 2:
         difference = compare(found[0][0], found[1][0], (sides[0].llama, sides[1].llama))

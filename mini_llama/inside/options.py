@@ -41,7 +41,7 @@ class SeeOptions:
         "max_new_tokens",
         default=8,
         text="tokens to generate and step through",
-        within=Range(0, MAX_STEPS),
+        within=Range(1, MAX_STEPS),
     )
     temperature: float = argument_of(
         Options, "temperature", default=0.0, text="how they are chosen; 0 is the most probable"

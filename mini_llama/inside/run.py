@@ -16,7 +16,7 @@ def run(options: SeeOptions) -> None:
     """Write the page, or with --serve serve it until Ctrl-C. Raises OSError or ValueError, one line
     each.
     """
-    worst = read_worst(options.worst) if options.worst else []
+    worst = read_worst(options.worst) if options.worst is not None else []
     if worst and options.text is None:
         options = dataclasses.replace(options, text=worst[0].sentence)
     sides = load_sides(options, [] if options.serve else [options.out])

@@ -76,7 +76,7 @@ class Side:
 def load_sides(options: SeeOptions, outputs: Sequence[str]) -> list[Side]:
     """The model, and with --compare a second one. Raises OSError or ValueError."""
     first = load_side(options, name_of(options.pretrained_model_path), outputs)
-    if not options.compare:
+    if options.compare is None:
         return [first]
     second = load_side(*other_options(options, options.compare), [])
     check_comparable(first, second, options.compare)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import see
-from config import EDITIONS
 from lora import apply_lora, get_lora_optimizer_params, merge_lora_weights
 from mini_llama.inside.comparison import MATRICES, PLACES, compare, weight_of
 from mini_llama.inside.trace import trace_tokens
@@ -150,7 +149,7 @@ def test_two_models_are_shown_side_by_side(tmp_path: Path, capsys: pytest.Captur
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("what", ["int8", *EDITIONS])
+@pytest.mark.parametrize("what", ["int8", "llama2"])
 def test_an_edition_or_a_quantization_is_compared(what: str, tmp_path: Path, capsys):
     out = tmp_path / "page.html"
     see.main(["--compare", what, "--text", "A boy", "--max_new_tokens", "1", "--out", str(out)])

@@ -2,7 +2,7 @@
 import { el } from "./pictures.mjs";
 
 const FIELDS = [
-  ["max_new_tokens", "new tokens", { min: 0, max: 32, step: 1 }],
+  ["max_new_tokens", "new tokens", { min: 1, max: 32, step: 1 }],
   ["temperature", "temperature", { min: 0, max: 5, step: 0.1 }],
   ["pad_to", "pad to", { min: 0, max: 64, step: 1 }],
 ];
