@@ -50,10 +50,10 @@ class Sizes:
     """Optimizer steps, rows of each, dialogues to sample and to measure with."""
 
     steps: int = 240
-    gatt_steps: int = 100
+    gatt_steps: int = 60
     batch: int = 32
-    dialogues: int = 1600
-    measured: int = 300
+    dialogues: int = 1000
+    measured: int = 200
 
 
 def run(options: GattOptions) -> int:
@@ -91,7 +91,7 @@ def train(options: GattOptions, folder: Path, model: Path, steps: int, make_rows
     process = Process()
     changes: dict[str, Any] = {"pretrained_model_path": str(model), "out": str(folder)}
     changes |= {"tokenizer": str(CHECKPOINT.with_suffix(".model")), "overwrite": True}
-    changes |= {"resume": False, "lr": 3e-4, "steps": steps, "batch_size": 32}
+    changes |= {"resume": False, "lr": 1e-3, "steps": steps, "batch_size": 32}
     options = dataclasses.replace(options, **changes | {"eval_every": steps})
     folder.mkdir(parents=True, exist_ok=True)
     start = load_start(options, process.device)
