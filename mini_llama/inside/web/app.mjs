@@ -172,7 +172,7 @@ export function section(app, { title, level = 2, sources = [], text, id }, ...co
   return el("section", { id: app.peers.length && app.side ? null : id, "aria-label": title },
     level === 2 ? sideOf(app) : null,
     el(`h${level}`, {}, title),
-    text ? el("p", { class: "text" }, text) : null,
+    text ? el("p", { class: "about" }, text) : null,
     lines.length ? el("ul", { class: "lines" }, lines) : null,
     ...content);
 }

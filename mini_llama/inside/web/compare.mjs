@@ -9,7 +9,7 @@ const TOLERANCE = 1e-5; // as in comparison.py
 function heatTable(label, head, rows, onpick, first) {
   const cells = (row, r) => Array.from(row.values, (value, c) => {
     const share = shareOfError(value);
-    const text = Number.isNaN(value) ? "–" : value === 0 ? "0" : Number.isFinite(value) ? value.toExponential(0).replace("-", "−") : "shape";
+    const text = Number.isNaN(value) ? "–" : value === 0 ? "0" : Number.isFinite(value) ? value.toExponential(0).replaceAll("-", "−") : "shape";
     const isFirst = first?.[0] === r && first[1] === c;
     const cell = el("td", { class: isFirst ? "first" : null, title: isFirst ? "the first difference" : null }, text);
     cell.style.background = strength(share);

@@ -85,7 +85,7 @@ export function show(value) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : value < 0 ? "−∞" : "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e5) return value.toExponential(1).replace("-", "−");
+  if (size < 1e-3 || size >= 1e5) return value.toExponential(1).replaceAll("-", "−");
   const digits = size >= 100 ? 1 : size >= 10 ? 2 : 3;
   return value.toFixed(digits).replace("-", "−");
 }

@@ -187,7 +187,7 @@ export function label(app) {
 
 export function worst(examples, onpick) {
   return el("section", { id: "worst", "aria-label": "worst examples" }, el("h2", {}, "Worst examples"),
-    el("p", { class: "text" }, `Misclassified dev examples, the most confident first.${onpick ? " Pick one to look at it." : " The first is what this page shows, unless another text was given."}`),
+    el("p", { class: "about" }, `Misclassified dev examples, the most confident first.${onpick ? " Pick one to look at it." : " The first is what this page shows, unless another text was given."}`),
     el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "worst examples" }, el("table", { class: "worst" },
       el("thead", {}, el("tr", {}, ["predicted", "with", "right", "text"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, examples.map((example) => el("tr", {}, el("td", {}, example.predicted), el("td", {}, percent(example.confidence)),

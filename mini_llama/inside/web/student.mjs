@@ -5,7 +5,7 @@ import { Matrix, el } from "./pictures.mjs";
 import { figure } from "./app.mjs";
 
 const spell = (value) => (value == null ? "" : typeof value === "string" ? value
-  : value === 0 ? "0" : value.toExponential(0).replace("-", "−"));
+  : value === 0 ? "0" : value.toExponential(0).replaceAll("-", "−"));
 
 // A column's name: attention.compute_query → query.
 const short = (name) => name.replace("attention.compute_query_key_value_scores", "scores")
