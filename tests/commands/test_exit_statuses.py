@@ -43,6 +43,10 @@ def required(options: type) -> str:
     return " ".join(f"{flag_of(options, name)} some" for name in names)
 
 
+# Checks that students copy into their own folders: they import nothing of the package.
+STANDALONE = ("rope_test", "optimizer_test")
+
+
 def status_of(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit status of a command line, run in this process."""
     command, *words = line.split(" ")
@@ -96,7 +100,10 @@ def test_the_numbers_are_many():
 @pytest.mark.parametrize("command", EVERY)
 def test_an_unknown_option_is_usage(command, monkeypatch, capsys):
     assert status_of(f"{command} --no-such-option", monkeypatch) == 2
-    assert_one_line(capsys.readouterr().err, f"{command}.py")
+    error = capsys.readouterr().err
+    if command in STANDALONE:  # argparse's own message
+        error = error.splitlines(keepends=True)[-1]
+    assert_one_line(error, f"{command}.py")
 
 
 USAGE = """
