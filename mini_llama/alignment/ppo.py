@@ -4,8 +4,8 @@ An iteration samples an answer to each of a batch of prompts, scores the answers
 gradient step on each minibatch of them. The reward is eq. 4: the whitened score, minus β times the
 KL divergence from the model that PPO began with. What the paper leaves open is as in OpenAI's
 lm-human-preferences and TRL: a value head on the policy's own hidden states, zero at first; GAE
-with γ = 1 and λ = 0.95; whitened advantages; a clipped value loss of weight 0.1; 1 off the reward
-of an answer that does not end.
+with γ = 1 and λ = 0.95; whitened advantages; a clipped value loss of weight 0.1; a score of -1 for
+an answer that does not end.
 """
 
 import copy

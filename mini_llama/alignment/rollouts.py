@@ -83,7 +83,7 @@ class Collector:
         """This process's minibatches of one iteration, and the iteration's numbers by name."""
         answers = self.answer(questions, seed)
         white = whiten(answers.scores, self.process)
-        white = white - self.options.missing_eos_penalty * (~answers.has_end).float()
+        white = white.masked_fill(~answers.has_end, -self.options.missing_eos_penalty)
         size = self.options.minibatch_size // self.process.world_size
         minibatches, ratios = [], []
         for start in range(0, len(answers.texts), size):
