@@ -21,8 +21,11 @@ ATTEMPTS: tuple[tuple[int, int, int | None, int | None], ...] = (
     (HALF, 48, None, None),
     (HALF, 32, None, None),
     (HALF, 24, None, None),
+    (HALF, 16, None, None),
     (HALF, 24, 16, 16),
+    (HALF, 16, 16, 16),
     (HALF, 24, 8, 8),
+    (HALF, 16, 8, 8),
     (HALF, 16, 4, 4),
     (HALF, 8, 2, 1),
 )
@@ -54,9 +57,10 @@ def plan(
         group = config.n_heads // config.n_kv_heads
         count = max(group, min(heads or config.n_heads, config.n_heads) // group * group)
         bounds = (tokens, shown, count, size)
-        if estimate(config, *bounds, steps) <= MAX_BYTES // sides:
+        logits = min(steps * config.vocab_size * FULL, LOGIT_BYTES * 3 // 4 // sides)
+        if (estimate(config, *bounds, steps) + logits) * 4 // 3 <= MAX_BYTES // sides:
             break
-    logits = min(config.vocab_size, LOGIT_BYTES * 3 // 4 // (FULL * max(steps, 1) * sides))
+    logits = min(config.vocab_size, logits // (FULL * max(steps, 1)))
     if logits < config.vocab_size:
         logits //= 2  # each with its id
     return Budget(*bounds, logits, tuple(_notes(config, length, bounds, logits)))
@@ -73,7 +77,7 @@ def spread(count: int, most: int) -> tuple[int, ...]:
 def estimate(
     config: LlamaConfig, tokens: int, layers: tuple[int, ...], heads: int, size: int, steps: int
 ) -> int:
-    """Bytes of the numbers, in base64."""
+    """Bytes of the numbers, but for the logits."""
     keys = max(1, heads * config.n_kv_heads // config.n_heads)
     scores = heads * tokens * tokens * FULL
     pairs = tokens * (heads + keys) * config.head_dim * size
@@ -81,9 +85,7 @@ def estimate(
     units = tokens * UNITS * 3 * FULL
     lens = (config.n_layers + 1) * (tokens + steps) * LENS_BYTES
     rows = len(layers) * heads * steps * (tokens + steps) * FULL
-    logits = min(steps * config.vocab_size * FULL, LOGIT_BYTES * 3 // 4)
-    total = len(layers) * (scores + pairs + strips + units) + lens + rows + logits
-    return total * 4 // 3
+    return len(layers) * (scores + pairs + strips + units) + lens + rows
 
 
 def _notes(

@@ -119,7 +119,7 @@ def weight_changes(first: Llama, second: Llama) -> torch.Tensor:
 def weight_of(layer: nn.Module) -> torch.Tensor | None:
     """A linear layer's weight in float32; None for one that is not known outside its product."""
     if isinstance(layer, Int8Linear):
-        return layer.weight.float() * layer.scales.float()[:, None]
+        return (layer.weight.float() * layer.scales.float()[:, None]).cpu()
     if isinstance(layer, QuantizedLinear) or not isinstance(layer.weight, torch.Tensor):
         return None
     return layer.weight.detach().float().cpu()

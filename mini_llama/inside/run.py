@@ -9,13 +9,14 @@ from mini_llama.inside.look import look, size_of, title_of
 from mini_llama.inside.options import SeeOptions
 from mini_llama.inside.server import serve
 from mini_llama.inside.sides import load_sides
-from utils import atomic_write
+from utils import atomic_write, raise_on_sigterm
 
 
 def run(options: SeeOptions) -> None:
     """Write the page, or with --serve serve it until Ctrl-C. Raises OSError or ValueError, one line
     each.
     """
+    raise_on_sigterm()
     worst = read_worst(options.worst) if options.worst is not None else []
     if worst and options.text is None:
         options = dataclasses.replace(options, text=worst[0].sentence)

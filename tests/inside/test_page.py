@@ -13,7 +13,7 @@ import torch
 from config import EDITIONS, PRESETS, LlamaConfig
 from mini_llama.inference.sampling import Sampler, logits_to_probs
 from mini_llama.inside import page, page_data
-from mini_llama.inside.budget import MAX_BYTES, plan
+from mini_llama.inside.budget import MAX_BYTES, estimate, plan
 from mini_llama.inside.pieces import Piece, read_piece, read_pieces
 from mini_llama.inside.sources import find_source, formulas
 from mini_llama.inside.trace import trace_generation
@@ -111,14 +111,18 @@ def test_every_formula_is_found_in_its_line(edition: str):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("length", [1, 20, 10_000])
 @pytest.mark.parametrize("steps", [1, 32])
-def test_every_model_and_text_fits(preset: str, length: int, steps: int):
+@pytest.mark.parametrize("sides", [1, 2])
+def test_every_model_and_text_fits(preset: str, length: int, steps: int, sides: int):
     config = LlamaConfig(**PRESETS[preset])
-    budget = plan(config, length, steps)
+    budget = plan(config, length, steps, sides)
+    numbers = estimate(config, budget.tokens, budget.layers, budget.heads, budget.bytes, steps)
+    each = 1 if budget.logits == config.vocab_size else 2  # with its id
+    assert (numbers + steps * budget.logits * 4 * each) * sides * 4 / 3 <= MAX_BYTES
     assert 1 <= budget.tokens <= length
     assert {0, config.n_layers - 1} <= set(budget.layers)
     assert budget.heads % (config.n_heads // config.n_kv_heads) == 0
     assert bool(budget.notes) >= (budget.tokens < length)
-    if preset in ("260k", "15m", "42m") and length <= 20 and steps == 1:
+    if preset in ("260k", "15m", "42m") and length <= 20 and steps == sides == 1:
         assert not budget.notes
 
 
