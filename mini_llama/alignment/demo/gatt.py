@@ -96,7 +96,7 @@ def train(options: GattOptions, folder: Path, model: Path, steps: int, make_rows
     folder.mkdir(parents=True, exist_ok=True)
     start = load_start(options, process.device)
     rows = [[example] for example in make_rows(start.tokenizer)]
-    run_job(
+    status = run_job(
         Job(
             options,
             process,
@@ -112,6 +112,8 @@ def train(options: GattOptions, folder: Path, model: Path, steps: int, make_rows
             loss_name="cross-entropy of answers, nats a token",
         )
     )
+    if status:  # a signal stopped it
+        raise SystemExit(status)
     return dataclasses.replace(start, llama=load_pretrained(folder / MODEL))
 
 
