@@ -8,11 +8,12 @@ import { liveForm } from "./live.mjs";
 import { student } from "./student.mjs";
 import { el, numbers } from "./pictures.mjs";
 
-function header({ trace, side }) {
+function header({ trace, side, peers }) {
+  const notes = side ? trace.notes.filter((note) => !peers[0].trace.notes.includes(note)) : trace.notes;
   return el("header", {}, el(side ? "h2" : "h1", {}, "Inside ", el("bdi", {}, trace.title)),
     el("dl", {}, Object.entries(trace.facts).map(([name, value]) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
-    trace.notes.length ? el("ul", { class: "notes" }, trace.notes.map((note) => el("li", {}, note))) : null);
+    notes.length ? el("ul", { class: "notes" }, notes.map((note) => el("li", {}, note))) : null);
 }
 
 function tokens(app) {
