@@ -246,7 +246,7 @@ class Ppo:
         if self.iteration == 0:
             state.base_mean = numbers["reward"]
             state.base_sd = max(numbers["reward_sd"], SMALLEST_SD)
-        numbers["objective"] = self.objective(numbers)
+        numbers["objective"] = self.objective(answers, numbers["kl"])
         is_best = numbers["objective"] > state.best
         state.waited = 0 if is_best else state.waited + 1
         if is_best:
@@ -260,11 +260,12 @@ class Ppo:
         self.save_progress()
         return {f"val_{name}": value for name, value in numbers.items()}
 
-    def objective(self, numbers: dict[str, float]) -> float:
+    def objective(self, answers: Answers, kl: float) -> float:
         """Eq. 3 with eq. 4 on held-out prompts: scores in the units of those before training."""
-        state = self.state
-        gain = (numbers["reward"] - state.base_mean) / state.base_sd
-        return gain - self.options.beta * numbers["kl"]
+        state, penalty = self.state, self.options.missing_eos_penalty
+        gains = (answers.scores - state.base_mean) / state.base_sd
+        gains = gains.masked_fill(~answers.has_end, -penalty)
+        return float(gains.mean()) - self.options.beta * kl
 
     def save_progress(self) -> None:
         save_progress(self.trainer, self.folder, self.settings, **dataclasses.asdict(self.state))

@@ -165,8 +165,8 @@ def test_the_held_out_reward_rises_and_the_best_model_is_kept(whole: Path):
     records = numbers_of(whole)
     assert [record["step"] for record in records] == list(range(7))
     held_out = {r["step"]: r["val_objective"] for r in records if "val_objective" in r}
-    assert list(held_out) == [0, 2, 4, 6] and held_out[0] == 0
-    assert max(held_out.values()) > 0.1
+    assert list(held_out) == [0, 2, 4, 6]
+    assert max(held_out.values()) > held_out[0] + 0.1
     saved = torch.load(whole / "model.pt", weights_only=True)
     assert saved["iteration"] == max(held_out, key=lambda step: held_out[step])
     load_pretrained(whole / "model.pt")

@@ -49,7 +49,7 @@ RESULTS = "results.json"
 class Sizes:
     """Optimizer steps, rows of each, dialogues to sample and to measure with."""
 
-    steps: int = 240
+    steps: int = 800
     gatt_steps: int = 60
     batch: int = 32
     dialogues: int = 1000
