@@ -99,7 +99,9 @@ def load_side(options: SeeOptions, title: str, outputs: Sequence[str]) -> Side:
 
 
 def check_own_arithmetic(options: SeeOptions) -> None:
-    """Raise ValueError for what would change a trained classifier."""
+    """Raise ValueError for what would change a trained classifier, or reads a language model."""
+    bound = "left out: it is for a language model, and this is a classifier"
+    check_bound(f"--code {options.code}", options.code is None, bound)
     for name in ("edition", "norm", "attention", "quantize", "adapters"):
         value = getattr(options, name)
         bound = "left out: a classifier keeps the arithmetic it learnt with"

@@ -129,6 +129,9 @@ def test_a_trained_classifier_is_looked_at(trained: Path, tmp_path: Path):
     with pytest.raises(SystemExit) as refusal:
         see.main([*arguments, "--edition", "mmia"])
     assert "a classifier keeps the arithmetic it learnt with" in str(refusal.value)
+    with pytest.raises(SystemExit) as refusal:
+        see.main([*arguments, "--code", str(tmp_path)])
+    assert "it is for a language model, and this is a classifier" in str(refusal.value)
 
 
 def test_label_words_are_scored_zero_shot(tmp_path: Path):
