@@ -73,7 +73,7 @@ def commands(folder: Path, seed: int, iterations: int, epochs: int) -> list[Comm
         Command("ppo", "ppo", ready, ppo),
         Command("ppo-safety", "ppo", (*ready, "safety-reward"), with_safety),
         Command("ppo-beta-0", "ppo", ready, ppo | {"beta": 0}),
-        Command("dpo", "dpo", ("comparisons",), after_sft | pairs | {"lr": 5e-4}),
+        Command("dpo", "dpo", ("comparisons",), after_sft | pairs | {"lr": 2e-4}),
         Command("rejection", "rejection", ready, best),
     ]
 
