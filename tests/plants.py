@@ -185,7 +185,7 @@ ROPE = [
     edit(
         "rope",
         "not in float32",
-        "return angles.cos(), angles.sin()",
+        "return factor * angles.cos(), factor * angles.sin()",
         "return angles.half().cos().float(), angles.half().sin().float()",
     ),
 ]
