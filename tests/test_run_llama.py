@@ -507,7 +507,7 @@ def test_what_is_no_checkpoint_file_is_one_line(
 
 FOREIGN_KEYS = {
     "Hugging Face": ("attention.compute_query", "self_attn.q_proj"),
-    "a prefix": ("layers.0.attention.compute_query", "module.layers.0.attention.compute_query"),
+    "a prefix": ("layers.0.attention.compute_query", "student.layers.0.attention.compute_query"),
 }
 
 
