@@ -58,6 +58,8 @@ def commands(folder: Path, seed: int, iterations: int, epochs: int) -> list[Comm
     ppo |= {"lr": 1e-4, "value_lr_scale": 10, "batch_size": 256, "minibatch_size": 64}
     ppo |= {"epochs": epochs, "iterations": iterations, "beta": 0.1, "eval_every": 5}
     best = sampling | {"data": files / data.FEW_PROMPTS, "lr": 1e-4, "epochs": 2, "samples": 0}
+    # With the usual beta of 0.1 the answers of so small a model fall apart.
+    dpo = {"lr": 1e-4, "batch_size": 16, "epochs": 2, "beta": 1}
     start = common | {"data": files / data.REVIEWS, "lr": 3e-4, "epochs": 1, "val_fraction": 0.01}
     ready = ("comparisons", "reward")
     with_safety = ppo | {"safety_model": folder / "safety-reward" / MODEL}
@@ -73,7 +75,7 @@ def commands(folder: Path, seed: int, iterations: int, epochs: int) -> list[Comm
         Command("ppo", "ppo", ready, ppo),
         Command("ppo-safety", "ppo", (*ready, "safety-reward"), with_safety),
         Command("ppo-beta-0", "ppo", ready, ppo | {"beta": 0}),
-        Command("dpo", "dpo", ("comparisons",), after_sft | pairs | {"lr": 2e-4}),
+        Command("dpo", "dpo", ("comparisons",), after_sft | pairs | dpo),
         Command("rejection", "rejection", ready, best),
     ]
 
