@@ -50,7 +50,7 @@ class Sizes:
     """Optimizer steps, rows of each, dialogues to sample and to measure with."""
 
     steps: int = 800
-    gatt_steps: int = 60
+    gatt_steps: int = 180
     batch: int = 32
     dialogues: int = 1000
     measured: int = 200
