@@ -15,6 +15,7 @@ from mini_llama.gguf_file import GGUFFile, read_gguf
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.chat_files import END_NAMES
 from mini_llama.tokenization.huggingface import LARGEST_VOCABULARY, HuggingFaceTokenizer, Settings
+from mini_llama.tokenization.huggingface_export import begin_with
 from mini_llama.tokenization.pre_tokenizers import RULES
 from mini_llama.tokenization.sentencepiece_file import (
     BPE,
@@ -124,7 +125,7 @@ class GGUFBytePairs(HuggingFaceTokenizer):
         names["add_bos_token"] = RULES[pre].adds_bos if said is None else said
         self.content, self.names = tokenizer_json(vocabulary, pre), names
         if names["add_bos_token"] and "bos" in vocabulary.ids:
-            self.content["post_processor"] = _begin_with(names["bos_token"], vocabulary.ids["bos"])
+            self.content["post_processor"] = begin_with(names["bos_token"], vocabulary.ids["bos"])
         self._set_up(file.path, self.content, Settings([(file.path, names)]), max_len)
         self.chat_template = file.text("tokenizer.chat_template")
         self.eos_ids = vocabulary.end_ids
@@ -170,18 +171,6 @@ def tokenizer_json(vocabulary: Vocabulary, pre: str) -> dict[str, Any]:
             "merges": pairs,
             "ignore_merges": rule.keeps_words,
         },
-    }
-
-
-def _begin_with(token: str, token_id: int) -> dict[str, Any]:
-    """The post-processing that puts BOS before a text."""
-    begin = {"SpecialToken": {"id": token, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    return {
-        "type": "TemplateProcessing",
-        "single": [begin, first],
-        "pair": [begin, first, begin, second],
-        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
     }
 
 

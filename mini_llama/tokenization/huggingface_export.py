@@ -45,7 +45,7 @@ def tokenizer_json(
         "added_tokens": sorted(added, key=lambda token: token["id"]),
         "normalizer": _normalizer(content),
         "pre_tokenizer": None,
-        "post_processor": _template(content, bos_id),
+        "post_processor": None if bos_id is None else begin_with(content.pieces[bos_id][0], bos_id),
         "decoder": _decoder(content),
         "model": _unigram(content) if content.model_type == UNIGRAM else _bpe(content),
     }
@@ -74,18 +74,15 @@ def _normalizer(content: SentencePieceFile) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": steps}
 
 
-def _template(content: SentencePieceFile, bos_id: int | None) -> dict[str, Any] | None:
-    """BOS before a text."""
-    if bos_id is None:
-        return None
-    token = content.pieces[bos_id][0]
+def begin_with(token: str, token_id: int) -> dict[str, Any]:
+    """The post-processing that puts a token, BOS, before a text."""
     begin = {"SpecialToken": {"id": token, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
         "type": "TemplateProcessing",
         "single": [begin, first],
         "pair": [begin, first, begin, second],
-        "special_tokens": {token: {"id": token, "ids": [bos_id], "tokens": [token]}},
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
     }
 
 
