@@ -119,6 +119,7 @@ def command(args: argparse.Namespace, run: Run) -> list[str]:
     line += ["--test_out", str(folder / f"{data}-test-{ending}")]
     if not trains:
         return [*line, "--batch_size", "10", "--dtype", args.dtype, *run.flags]
+    line += args.flags.split()
     line += ["--train", str(write_part(args, run)), "--checkpoint_out", str(folder / "model.pt")]
     return [*line, "--dtype", "float32" if is_memory else args.dtype, *run.flags]
 
@@ -228,6 +229,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", default="2e-5", help="of finetune")
     parser.add_argument("--lora_lr", default="1e-3")
     parser.add_argument("--test", action="store_true", help="score it after training, too")
+    parser.add_argument("--flags", default="", help="of training, such as '--flags=--use_gpu'")
     parser.add_argument("--memory_batches", type=int, default=4)
     for data, count, epochs, size in (("sst", 1000, 3, 16), ("cfimdb", 200, 2, 5)):
         parser.add_argument(f"--{data}_count", type=int, default=count, help="training texts")

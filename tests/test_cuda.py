@@ -55,7 +55,7 @@ def test_bfloat16_is_near_and_int8_is_refused():
     assert_relative(rounded.detach().float().cpu(), exact.detach().cpu(), 0.05)
     decoder = FastDecoder(llama, 2, "bfloat16")
     assert generate(llama, tokens, 4, Sampler(0.0), decoder=decoder).shape == (2, 13)
-    with pytest.raises(ValueError, match="for the CPU, not cuda"):
+    with pytest.raises(ValueError, match="int8 weights are for the CPU"):
         FastDecoder(llama, precision="int8")
 
 

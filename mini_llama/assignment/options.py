@@ -191,8 +191,8 @@ class OwnOptions(AssignmentOptions):
     )
     compile: bool = argument(
         False,
-        "generate with a compiled decoding step (causal attention, CPU): faster, and needs a C++ "
-        "compiler and half a minute once",
+        "generate with a compiled decoding step (causal attention): faster, and needs a C++ "
+        "compiler and half a minute once, or on a GPU a few seconds",
     )
     plan: bool = argument(
         False,

@@ -187,7 +187,9 @@ class CompiledDecoder:
         check_precision(llama, precision)
         device = llama.device.type
         if device != "cpu":
-            raise UsageError(f"the compiled step is for the CPU, not {device}: leave --compile out")
+            raise UsageError(
+                f"the compiled step is for CPU and CUDA, not {device}: leave --compile out"
+            )
         if config.max_seq_len < SHORTEST_CONTEXT:
             raise UsageError(
                 f"a context of {config.max_seq_len} is not allowed with --compile: it must be at "

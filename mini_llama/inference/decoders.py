@@ -1,18 +1,20 @@
 """Decoders, which run a model for one more token after those in a cache, and the choice of one.
 
-There are three: the model itself, the same arithmetic in few operations (decoding.py), and the same
-as one compiled function (compiled_decoding.py).
+There are four: the model itself, the same arithmetic in few operations (decoding.py), the same as
+one compiled function (compiled_decoding.py), and on CUDA as one graph of kernels
+(graph_decoding.py).
 
 Shapes: B rows of a batch, V vocabulary.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from base_llama import LlamaPreTrainedModel
 from mini_llama.inference.compiled_decoding import CompiledDecoder
 from mini_llama.inference.decoding import PRECISIONS, FastDecoder
+from mini_llama.inference.graph_decoding import GraphDecoder, can_record
 from mini_llama.layers.kv_cache import KVCache
 
 
@@ -22,7 +24,7 @@ class Decoder(Protocol):
     def make_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for B = `rows`, with room for at least `length` positions."""
 
-    def __call__(self, token: torch.Tensor, cache: KVCache) -> torch.Tensor:
+    def __call__(self, token: torch.Tensor, cache: Any) -> torch.Tensor:
         """Token ids (B, 1) that follow what the cache holds → logits (B, V) of the next token.
 
         Their keys and values are added to the cache.
@@ -52,13 +54,19 @@ def choose_decoder(
     """The fastest decoder for B = `rows` that has the model's own weights.
 
     `precision` (decoding.PRECISIONS) converts the weights to another one; `compiled` decodes single
-    sequences with the compiled function, which is compiled or loaded immediately. Raises
-    ValueError as FastDecoder and CompiledDecoder do.
+    sequences with a compiled step, which on a CPU is compiled or loaded immediately. Raises
+    ValueError as FastDecoder, CompiledDecoder and GraphDecoder do.
     """
     own = str(llama.dtype).removeprefix("torch.")
+    records = can_record(llama)
     if compiled and rows == 1:
-        return CompiledDecoder(llama, precision or llama.quantization or own)
+        precision = precision or llama.quantization or own
+        return (
+            GraphDecoder(llama, 1, precision, compiled=True)
+            if records
+            else CompiledDecoder(llama, precision)
+        )
     precision = precision or own
     if precision == own and not (llama.config.is_causal and own in PRECISIONS):
         return PlainDecoder(llama)
-    return FastDecoder(llama, rows, precision)
+    return (GraphDecoder if records else FastDecoder)(llama, rows, precision)

@@ -68,6 +68,9 @@ def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bo
     if (dtype != weights[0].dtype or (gains and may_copy)) and can_pack(dtype, device):
         packed = packed_linear(torch.cat(weights).to(dtype), rows)
         return lambda x: packed(x.to(dtype)).float().split(sizes, dim=-1)
+    if device.type == "cuda" and may_copy and len(weights) > 1:
+        joined = torch.cat(weights).to(dtype)
+        return lambda x: linear(x.to(dtype), joined).float().split(sizes, dim=-1)
     weights = [weight.to(dtype) for weight in weights]  # no copy if they already have that dtype
     if dtype == torch.float32 and can_pack(dtype, device):
         return lambda x: tuple(inference_linear(x, weight) for weight in weights)
@@ -182,9 +185,9 @@ class NetworkStep:
         return self.output(self.norm(h))[0]
 
 
-def check_precision(llama: LlamaPreTrainedModel, precision: str) -> None:
+def check_precision(llama: LlamaPreTrainedModel, precision: str, compiled: bool = False) -> None:
     """Raise ValueError for another precision, for attention that is not causal, or for int8 weights
-    away from the CPU.
+    away from the CPU in a step that is not compiled.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -193,8 +196,9 @@ def check_precision(llama: LlamaPreTrainedModel, precision: str) -> None:
             f"reading single tokens ({precision} weights) needs a key/value cache, and that causal "
             "attention: choose --edition llama2 or spring2026"
         )
-    if precision == "int8" and llama.device.type != "cpu":
-        raise ValueError(f"int8 weights are for the CPU, not {llama.device.type}: leave it out")
+    device = llama.device.type
+    if precision == "int8" and device != "cpu" and not compiled:
+        raise ValueError(f"int8 weights are for the CPU, not {device}: leave it out, or compile")
 
 
 class FastDecoder:

@@ -173,7 +173,7 @@ def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     with pytest.raises(ValueError, match="--edition llama2"):
         CompiledDecoder(make(attention="bidirectional"))
-    with pytest.raises(ValueError, match="for the CPU, not meta"):
+    with pytest.raises(ValueError, match="for CPU and CUDA, not meta"):
         CompiledDecoder(make().to("meta"))
     with pytest.raises(ValueError, match="a context of 2 is not allowed with --compile"):
         CompiledDecoder(make(max_seq_len=2))
