@@ -163,3 +163,37 @@ def test_cuda_has_graphs_and_other_devices_have_none(compiled: bool, monkeypatch
         llama.device = torch.device(name)
         assert not can_record(llama)
     assert not can_record(OnCuda(attention="bidirectional"))
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@needs_cuda
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_recorded_step_has_the_logits_of_the_cpus_forward_pass(
+    precision: str, compiled: bool, monkeypatch, tmp_path
+):
+    if precision == "int8" and not compiled:
+        pytest.skip("int8 weights need the compiled step")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    llama = make(dim=64, hidden_dim=88)
+    tokens = random_tokens(llama.config, 1, 22)
+    expected = whole(llama, tokens)
+    decoder = GraphDecoder(llama.cuda(), 1, precision, compiled)
+    found = decode_all(decoder, tokens.cuda()).cpu()
+    assert_relative(found, expected, 1e-4 if precision == "float32" else 0.03)
+
+
+@needs_cuda
+@pytest.mark.parametrize("rows, n_kv_heads", [(1, 2), (3, 2), (2, 4)])
+def test_recorded_greedy_texts_equal_the_cpus_beyond_the_context(rows: int, n_kv_heads: int):
+    llama = make(n_kv_heads=n_kv_heads)
+    prompt = random_tokens(llama.config, rows, 5)
+    expected = generate(llama, prompt, 40, GREEDY)
+    llama.cuda()
+    decoder = decoders.choose_decoder(llama, rows)
+    assert isinstance(decoder, GraphDecoder)
+    for _ in range(2):  # the second text finds the first one's memory, and its recorded steps
+        found = generate(llama, prompt.cuda(), 40, GREEDY, decoder=decoder)
+        assert torch.equal(found.cpu(), expected)
