@@ -201,7 +201,8 @@ class CompiledDecoder:
         self.function = load_or_compile(step, config, precision)
         names = set(self.function.get_constant_fqns())
         self.weights = {name: t for name, t in step.state_dict().items() if name in names}
-        self.function.load_constants(self.weights, check_full_update=True, user_managed=True)
+        # All of them, in use at once, and not copied.
+        self.function.load_constants(self.weights, False, True, True)
 
     def make_cache(self, rows: int, length: int) -> KVCache:
         """The function is compiled for one capacity, whatever the length. Raises ValueError where
@@ -221,7 +222,7 @@ class CompiledDecoder:
         position = cache.position
         tables = config_tables(self.config, position, position + 1, token.device)
         positions = self.positions[: position + 1]
-        logits = self.function(token[0], positions, tables, list(cache.keys), list(cache.values))
+        logits = self.function.run([token[0], positions, *tables, *cache.keys, *cache.values])[0]
         cache.advance(1)
         return logits
 
@@ -231,19 +232,30 @@ def load_or_compile(step: Step, config: LlamaConfig, precision: str) -> Any:
     path = package_path(step, config, precision)
     if path.is_file() and zipfile.is_zipfile(path):
         try:
-            return torch._inductor.aoti_load_package(str(path))
+            return load_function(path)
         except RuntimeError:
             pass  # damaged: compiled again
     print("compiling the decoding step, once for this shape and machine …", file=sys.stderr)
     try:
         compile_step(step, config, path)
-        return torch._inductor.aoti_load_package(str(path))
+        return load_function(path)
     except Exception as error:  # exporter and compilers raise many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"the decoding step cannot be compiled ({reason[:200]}); --compile needs a C++ "
             "compiler such as g++: install one, or leave --compile out"
         ) from error
+
+
+def load_function(path: Path) -> Any:
+    """The function of a package, by the class that torch._inductor.aoti_load_package wraps: without
+    what else that imports, for 1.5 seconds, and does at each call. Raises RuntimeError if the
+    package is damaged.
+    """
+    is_single_threaded, runners, device = False, 1, -1  # aoti_load_package's defaults
+    return torch._C._aoti.AOTIModelPackageLoader(
+        str(path), "model", is_single_threaded, runners, device
+    )
 
 
 def package_path(step: Step, config: LlamaConfig, precision: str) -> Path:

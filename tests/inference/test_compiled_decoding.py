@@ -2,6 +2,8 @@
 
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from mini_llama.inference.decoders import choose_decoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.int8_blocks import Int8BlockLinear, Int8Blocks
+from mini_llama.places import ROOT
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 from tests.inference.test_decoding import frozen_tables, rounded
 
@@ -109,6 +112,17 @@ def test_blocks_with_their_own_scales_and_rows_in_one_step():
     assert len(paths) == 3
 
 
+def check_nothing_else_is_imported(package: Path) -> None:
+    """The compiler, 1.5 seconds of imports, stays out of a process that has a package."""
+    program = (
+        "import sys; from pathlib import Path; "
+        "from mini_llama.inference.compiled_decoding import load_function; "
+        "assert load_function(Path(sys.argv[1])).get_constant_fqns(); "
+        "sys.exit('torch._inductor' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, package], check=True, timeout=120, cwd=ROOT)
+
+
 @needs_compiler
 def test_generation_past_the_context_and_from_a_damaged_cache(
     cache_home: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +138,7 @@ def test_generation_past_the_context_and_from_a_damaged_cache(
     assert torch.equal(generate_compiled(llama, prompt, 30), expected)
     assert capsys.readouterr().err == ""  # compiled once
     package = package_path(Step(llama, "float32"), llama.config, "float32")
+    check_nothing_else_is_imported(package)
     whole = package.read_bytes()
     package.write_bytes(whole[:1000])
     monkeypatch.setattr(
