@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from mini_llama.adamw_together import is_better_together, update_together
 from mini_llama.bounds import check_bound
 
 SPARSE = "AdamW takes no sparse gradients: use torch.optim.SparseAdam for these parameters"
@@ -71,6 +72,10 @@ class AdamW(Optimizer):
             if any(p.grad.layout != torch.strided for p in parameters):
                 raise RuntimeError(SPARSE)
             scale = clip_scale([p.grad for p in parameters], group["max_grad_norm"])
+            if is_better_together(parameters):
+                states = [self._begin(parameter) for parameter in parameters]
+                update_together(parameters, states, group, scale)
+                continue
             for parameter in parameters:
                 self._update(parameter, group, scale)
         return loss
@@ -82,12 +87,7 @@ class AdamW(Optimizer):
         assert gradient is not None  # step chose the parameters that have one
         if scale is not None:
             gradient = gradient * scale
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(parameter)  # m
-            state["exp_avg_sq"] = torch.zeros_like(parameter)  # v
-        state["step"] += 1
+        state = self._begin(parameter)
         beta1, beta2 = group["betas"]
         m, v, lr = state["exp_avg"], state["exp_avg_sq"], group["lr"]
         m.mul_(beta1).add_(gradient, alpha=1 - beta1)
@@ -99,6 +99,16 @@ class AdamW(Optimizer):
         parameter.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-step_size)
         if group["weight_decay"] > 0:
             parameter.mul_(1 - lr * group["weight_decay"])
+
+    def _begin(self, parameter: torch.nn.Parameter) -> dict[str, Any]:
+        """The parameter's moments, 0 at first, and the number of this step."""
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)  # m
+            state["exp_avg_sq"] = torch.zeros_like(parameter)  # v
+        state["step"] += 1
+        return state
 
 
 def clip_scale(gradients: list[torch.Tensor], max_norm: float | None) -> torch.Tensor | None:

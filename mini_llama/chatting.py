@@ -35,6 +35,7 @@ class ChatOptions:
     norm: str | None = argument_of(Options, "norm")
     attention: str | None = argument_of(Options, "attention")
     dtype: str = argument_of(Options, "dtype")
+    tf32: bool = argument_of(Options, "tf32")
     quantize: str | None = argument_of(Options, "quantize")
     adapters: str | None = argument_of(
         Options,

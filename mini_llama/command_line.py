@@ -238,7 +238,9 @@ def one_line_errors(program: str) -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error is of a lack of memory, on the CPU or on a GPU."""
-    return isinstance(error, MemoryError) or "memory" in str(error)
+    message = str(error)
+    is_lack = "memory" in message and "illegal memory access" not in message  # CUDA has both
+    return isinstance(error, MemoryError) or is_lack
 
 
 def describe(error: Exception) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import optimizer
+from mini_llama.adamw_together import is_better_together
 from optimizer import AdamW
 from tests import oracle
 
@@ -152,3 +154,24 @@ def test_sparse_gradients_are_refused_before_anything_changes(max_grad_norm: flo
     with pytest.raises(RuntimeError, match=r"SparseAdam for these parameters$"):
         AdamW(parameters, max_grad_norm=max_grad_norm).step()
     assert all(torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "max_grad_norm": 0.9}], ids=str)
+@pytest.mark.parametrize("correct_bias", [True, False])
+def test_parameters_updated_together_are_those_updated_one_by_one(
+    options: dict, correct_bias: bool, monkeypatch: pytest.MonkeyPatch
+):
+    weights, gradients = random_problem()
+    options = options | {"lr": 0.02, "correct_bias": correct_bias}
+    one_by_one = run(AdamW, weights, gradients, **options)
+    monkeypatch.setattr(optimizer, "is_better_together", bool)
+    together = run(AdamW, weights, gradients, **options)
+    for ours, expected in zip(together, one_by_one, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_on_a_gpu_plain_parameters_are_updated_together(monkeypatch: pytest.MonkeyPatch):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    assert not is_better_together([parameter])
+    monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True, raising=False)
+    assert is_better_together([parameter]) and not is_better_together([])

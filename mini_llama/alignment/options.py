@@ -20,6 +20,7 @@ from mini_llama.bounds import (
 from mini_llama.bundled import CHECKPOINT
 from mini_llama.chatting import AUTO, TEMPLATE_BOUND, is_template
 from mini_llama.command_line import argument, argument_of, check_option, check_ranges, number
+from mini_llama.tf32 import check_tf32, tf32_argument
 
 SCHEDULES = ("cosine", "constant")
 
@@ -71,6 +72,7 @@ class StageOptions:
         "arithmetic of the forward and backward pass; weights stay float32",
         choices=DTYPES,
     )
+    tf32: bool = tf32_argument()
     checkpoint_activations: bool = argument(
         False, "compute each layer again in the backward pass: less memory, a third slower"
     )
@@ -85,6 +87,7 @@ class StageOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_tf32(self, self.use_gpu)
         self._check("min_lr", self.min_lr <= self.lr, f"at most --lr {self.lr}")
         is_one = not (self.resume and self.overwrite)
         check_usage("--overwrite", is_one, "left out with --resume")

@@ -73,7 +73,7 @@ def run(options: PpoOptions) -> int:
     import_safetensors()  # if missing, fail now, not at the end
     records = split_records(options, read_prompts)
     torch.set_float32_matmul_precision("high")
-    with join_processes(options.use_gpu) as process:
+    with join_processes(options.use_gpu, options.tf32) as process:
         folder = Path(options.out)
         said = check_out(folder, options.resume, options.overwrite, partial(found_in, folder))
         if said:

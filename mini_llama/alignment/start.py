@@ -137,7 +137,7 @@ def run_settings(options: StageOptions, config: LlamaConfig, free: set[str]) -> 
     and the content of its files.
     """
     unchecked = {"out", "use_gpu", "shard", "tensorboard", "resume", "overwrite"}
-    unchecked |= {"checkpoint_activations"} | free
+    unchecked |= {"checkpoint_activations", "tf32"} | free
     settings = dataclasses.asdict(options) | dataclasses.asdict(config)
     settings = {name: value for name, value in settings.items() if name not in unchecked}
     settings["pretrained_model_path"] = content_of(options.pretrained_model_path)

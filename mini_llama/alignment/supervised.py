@@ -78,7 +78,7 @@ def run_stage(
     import_safetensors()  # if missing, fail now, not at the end
     records = split_records(options, read)
     torch.set_float32_matmul_precision("high")
-    with join_processes(options.use_gpu) as process:
+    with join_processes(options.use_gpu, options.tf32) as process:
         folder = Path(options.out)
         found = partial(results_in, folder)
         if process.is_main and (

@@ -20,7 +20,7 @@ from mini_llama.downloads.files import STORIES42M_ARGS
 from mini_llama.tokenization.base import BaseTokenizer
 
 # Options that affect the outputs of prompt and generate, besides the data and the batch size.
-PLAIN = ("max_sentence_len", "mask_padding", "dtype", "quantize", "adapters")
+PLAIN = ("max_sentence_len", "mask_padding", "dtype", "tf32", "quantize", "adapters")
 PLAIN_TEXT = ("max_new_tokens", "stop_at_eos")
 # A text and its ids, to recognize the courses' tokenizer.
 PROBE = "I believe the meaning of life is"

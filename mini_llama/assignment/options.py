@@ -32,6 +32,7 @@ from mini_llama.bounds import (
     check_usage,
 )
 from mini_llama.command_line import argument, check_option, check_ranges, number
+from mini_llama.tf32 import check_tf32, tf32_argument
 
 GRADED = ("generate", "prompt", "finetune", "lora")
 OPTIONS = (*GRADED, "predict")
@@ -183,6 +184,7 @@ class OwnOptions(AssignmentOptions):
         "exact",
         choices=DTYPES,
     )
+    tf32: bool = tf32_argument()
     quantize: str | None = argument(
         None,
         "generate, prompt: weights are quantized to 8 or 4 bits as they are read (nf4 needs "
@@ -275,6 +277,7 @@ class Options(OwnOptions):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_tf32(self, self.use_gpu)
         trains = self.option in TRAINING
         self._check(
             "quantize",

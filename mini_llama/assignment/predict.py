@@ -26,6 +26,7 @@ from mini_llama.assignment.trained import TrainedClassifier, load_trained, token
 from mini_llama.checkpoints.reading import recognise
 from mini_llama.command_line import visible
 from mini_llama.text_files import check_file
+from mini_llama.tf32 import use_tf32
 from mini_llama.threads import describe_threads
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import check_vocabulary
@@ -47,6 +48,7 @@ def run(options: Options) -> None:
     results = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         device = choose_device(options.use_gpu)
+        use_tf32(device, options.tf32)
         check_input(options)
         recognise(options.pretrained_model_path)
         if options.output != STANDARD_STREAM:

@@ -22,6 +22,7 @@ from mini_llama.assignment.table_files import Columns, read_records
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
 from mini_llama.checkpoints.reading import check_exists, recognise
 from mini_llama.layers.int8_blocks import describe_kept
+from mini_llama.tf32 import use_tf32
 from mini_llama.threads import describe_threads
 from mini_llama.tokenization.base import BaseTokenizer
 from mini_llama.tokenization.find import check_vocabulary, load_tokenizer
@@ -74,6 +75,7 @@ def prepare_model(
     Raises OSError or ValueError with one line that says what to do.
     """
     device = choose_device(options.use_gpu)
+    use_tf32(device, options.tf32)
     recognise(options.pretrained_model_path)
     if options.adapters:
         check_exists(options.adapters)

@@ -16,8 +16,18 @@ from mini_llama.bounds import check_bound
 from mini_llama.eager import is_eager
 from mini_llama.layers.linear import linear
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 256  # on a CPU; elsewhere as many as make MOST_LOGITS
+MOST_LOGITS = 2**27
 IGNORED = -100  # the target of a token that carries no loss, F.cross_entropy's default
+
+
+def chunk_rows(weight: torch.Tensor) -> int:
+    """Rows whose logits are made at a time: on a CPU few, which stay in its cache; a GPU takes half
+    a gigabyte of them, as it is busy only with large products.
+    """
+    if weight.device.type == "cpu":
+        return CHUNK_ROWS
+    return max(CHUNK_ROWS, MOST_LOGITS // len(weight))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -30,8 +40,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=dtype)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight)
-        for start in range(0, targets.numel(), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
+        step = chunk_rows(weight)
+        for start in range(0, targets.numel(), step):
+            rows = slice(start, start + step)
             is_ignored = ~kept[rows, None]
             chosen = targets[rows].masked_fill(is_ignored[:, 0], 0)
             logits = linear(hidden[rows], weight)  # (rows, V)

@@ -21,6 +21,7 @@ from mini_llama.bounds import (
     check_usage,
 )
 from mini_llama.command_line import argument, check_option, check_ranges, number
+from mini_llama.tf32 import check_tf32, tf32_argument
 from mini_llama.training.schedule import fall_begins
 
 SCHEDULES = ("cosine", "constant", "wsd")
@@ -147,6 +148,7 @@ class PretrainOptions(ModelOptions):
         "arithmetic of the forward and backward pass; weights stay float32",
         choices=DTYPES,
     )
+    tf32: bool = tf32_argument()
     checkpoint_activations: bool = argument(
         False,
         "less memory for a third more time, with the same result: each layer is computed again for "
@@ -176,6 +178,7 @@ class PretrainOptions(ModelOptions):
     def __post_init__(self) -> None:
         object.__setattr__(self, "separator", unescape(self.separator))
         check_ranges(self)
+        check_tf32(self, self.use_gpu)
         micro = self.batch_size % self.accumulation == 0
         self._check("batch_size", micro, f"a multiple of --accumulation {self.accumulation}")
         self._check("min_lr", self.min_lr <= self.lr, f"at most --lr {self.lr}")

@@ -182,7 +182,7 @@ def run(options: PretrainOptions) -> int:
         raise UsageError("--input is needed: text files or folders to train on")
     import_safetensors()  # if missing, fail now, not at the first save
     torch.set_float32_matmul_precision("high")
-    with join_processes(options.use_gpu) as process:
+    with join_processes(options.use_gpu, options.tf32) as process:
         folder = Path(options.out)
         if process.is_main and (said := check_folder(options)):
             print(said)

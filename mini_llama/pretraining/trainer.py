@@ -39,7 +39,7 @@ from mini_llama.training.progress import (
 FREE_TO_CHANGE = {"out", "eval_every", "eval_batches", "sample_prompt", "sample_tokens"}
 FREE_TO_CHANGE |= {"use_gpu", "tensorboard", "resume", "overwrite", "plan", "compile", "shard"}
 FREE_TO_CHANGE |= {"tokens_per_parameter", "flops"}  # the steps that they come to are compared
-FREE_TO_CHANGE |= {"checkpoint_activations"}
+FREE_TO_CHANGE |= {"checkpoint_activations", "tf32"}
 FREE_TO_CHANGE |= {"input", "preset"}  # the shape is compared, whatever names it
 
 

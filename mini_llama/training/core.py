@@ -190,8 +190,10 @@ class TrainerCore:
         """
         if any(part.count < 1 for part in parts) or not parts:
             raise ValueError(f"a batch without a target at step {self.step}: check the data")
-        counts = torch.tensor(float(sum(part.count for part in parts)), device=self.process.device)
-        everywhere = self.process.mean(counts) * self.process.world_size
+        everywhere = float(sum(part.count for part in parts))
+        if self.process.world_size > 1:
+            counts = torch.tensor(everywhere, device=self.process.device)
+            everywhere = self.process.mean(counts) * self.process.world_size
         return [part.count * self.process.world_size / everywhere for part in parts]
 
     def _clip(self) -> float:

@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from mini_llama.tf32 import use_tf32
 from utils import choose_device
 
 
@@ -30,14 +31,19 @@ class Process:
         """The mean of a number over all processes."""
         value = value.detach().clone()
         if self.world_size > 1:
+            value = value.to(self.device)  # nccl exchanges nothing that is on the CPU
             dist.all_reduce(value)
         return value.item() / self.world_size
 
 
 @contextlib.contextmanager
-def join_processes(use_gpu: bool) -> Iterator[Process]:
-    """Join torchrun's group (nccl on CUDA, else gloo), if there is one, and leave it at the end."""
+def join_processes(use_gpu: bool, tf32: bool = False) -> Iterator[Process]:
+    """Join torchrun's group (nccl on CUDA, else gloo), if there is one, and leave it at the end.
+
+    On CUDA float32 products are exact, or in TF32 (tf32.py).
+    """
     device = choose_device(use_gpu)
+    use_tf32(device, tf32)
     if "RANK" not in os.environ:
         yield Process(device=device)
         return
