@@ -62,7 +62,7 @@ run_tests() {
     local workers=()
     "$python" -c "import xdist" 2>/dev/null && [ "$device" = cuda ] && workers=(-n 6)
     part tests 150 env OMP_NUM_THREADS=3 "$python" -m pytest -p no:cacheprovider -o addopts= -q -rfEs --durations=5 \
-        --tb=short ${workers[@]+"${workers[@]}"} tests/test_cuda.py
+        --tb=short ${workers[@]+"${workers[@]}"} tests/test_cuda.py tests/inference/test_graph_decoding.py
 }
 
 run_decode() {
