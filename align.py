@@ -15,6 +15,7 @@ from typing import Any
 if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave a command's own folder out
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from mini_llama.alignment.inputs import check_inputs
 from mini_llama.alignment.stages import STAGES
 from mini_llama.command_line import OneLineParser, add_flags, one_line_errors, parse_given
 from mini_llama.threads import choose_threads
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse_given(make_parser(), argv)
     stage = STAGES[given.pop("stage")]
     options = stage.options(**given)
+    check_inputs(options)
     choose_threads()
     # these import torch: after the quick checks
     from mini_llama.training.processes import end_process

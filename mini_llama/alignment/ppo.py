@@ -39,6 +39,7 @@ from mini_llama.alignment.rollouts import (
 from mini_llama.alignment.start import (
     MODEL,
     Start,
+    check_model,
     content_of,
     export_model,
     load_start,
@@ -195,6 +196,7 @@ class Ppo:
     def begin(self) -> None:
         """Load the progress that --resume goes on from, or drop what --overwrite replaces."""
         if self.options.resume and (self.folder / PROGRESS).exists():
+            check_model(self.folder)
             names = {field.name for field in dataclasses.fields(RunState)}
             found = load_progress(self.trainer, self.folder, self.settings, names, self.options)
             self.state = RunState(**found)

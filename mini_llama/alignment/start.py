@@ -192,6 +192,15 @@ def results_in(folder: Path) -> list[str]:
     return existing(folder, (*RESULTS, f"{FOLDER}/config.json"))
 
 
+def check_model(folder: Path) -> None:
+    """Raise FileNotFoundError if the best model so far of a run to resume is gone."""
+    if not (folder / MODEL).exists():
+        raise FileNotFoundError(
+            f"--resume: {folder} has {PROGRESS}, and no {MODEL}, the best model so far: "
+            "--overwrite begins again"
+        )
+
+
 def remove_results(folder: Path) -> None:
     """Delete what --overwrite replaces."""
     inner = (f"{FOLDER}/{name}" for name in (*MODEL_FILES, *MODEL_COMPANIONS))

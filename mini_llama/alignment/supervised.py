@@ -17,6 +17,7 @@ from mini_llama.alignment.options import DataOptions, StageOptions
 from mini_llama.alignment.start import (
     MODEL,
     Start,
+    check_model,
     content_of,
     export_model,
     load_start,
@@ -168,14 +169,20 @@ class RunState(Generic[T]):
         self.folder, self.best = Path(job.options.out), math.inf
 
     def begin(self) -> None:
-        """Load the progress that --resume goes on from, or drop what --overwrite replaces."""
+        """Load the progress that --resume goes on from; else drop what --overwrite replaces, and
+        save what a run resumes from that ends before its first evaluation.
+        """
         options, folder = self.job.options, self.folder
         if options.resume and (folder / PROGRESS).exists():
             found = load_progress(self.trainer, folder, self.settings, {"best_loss"}, options)
             self.best = found["best_loss"]
+            if math.isfinite(self.best):
+                check_model(folder)
             report(self.job.process, f"resume {folder / PROGRESS} at step {self.trainer.step}")
-        elif options.overwrite and self.job.process.is_main:
+            return
+        if options.overwrite and self.job.process.is_main:
             remove_results(folder)
+        self.save_progress()
 
     def train(self, steps: int, log: TrainingLog | None) -> int | None:
         """All steps; the number of the signal that stopped them, if one did."""
@@ -185,9 +192,9 @@ class RunState(Generic[T]):
         order = Shares(len(job.train), first, share, options.batch_size, options.seed)
         todo = Steps(self.trainer.step, steps, options.eval_every)
         stopped = run_loop(self.trainer, todo, order, self.take_step, self.check, log)
-        self.save_progress()
         if not (self.folder / MODEL).exists():  # stopped before an evaluation
             self.save()
+        self.save_progress()
         return stopped
 
     def take_step(self, numbers: list[int]) -> tuple[dict[str, float], int]:

@@ -31,6 +31,9 @@ def check_out(
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is not a folder; give another name")
+    blocking = next((p for p in folder.parents if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise ValueError(f"--out {folder} cannot be made: {blocking} is a file; give another name")
     if overwrite or (resume and (folder / PROGRESS).exists()):
         return None
     found = replaced()

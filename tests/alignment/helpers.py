@@ -62,14 +62,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run(stage: str, **flags: object) -> int | str:
-    """align.py in this process: its exit status, or the line with which it ends."""
+def arguments_of(stage: str, **flags: object) -> list[str]:
+    """A stage's command line."""
     arguments = [stage]
     for name, value in flags.items():
         values = value if isinstance(value, list | tuple) else [value]
         arguments += [f"--{name}", *(str(v) for v in values if v is not True)]
+    return arguments
+
+
+def run(stage: str, **flags: object) -> int | str:
+    """align.py in this process: its exit status, or the line with which it ends."""
     try:
-        align.main(arguments)
+        align.main(arguments_of(stage, **flags))
     except SystemExit as stop:
         return 0 if stop.code is None else stop.code
     return 0

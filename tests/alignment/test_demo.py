@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -117,6 +118,53 @@ def test_comparisons_are_in_trls_form_with_the_papers_grades(tmp_path: Path):
     assert len(safety) == 2 and all(s["chosen_safe"] and not s["rejected_safe"] for s in safety)
 
 
+def test_a_splice_goes_on_as_another_text_from_a_word_that_both_have():
+    one = "Some of this film is touching and some of it is boring ."
+    other = "For every joke in this film that felt clumsy there was one that felt moving ."
+    rng, found = Random(0), set()
+    for _ in range(100):
+        text = task.splice(rng, one, other, "Some of this")
+        if text is not None:
+            found.add(text)
+            assert any(
+                text == " ".join([*one.split()[:i], *other.split()[j:]])
+                and one.split()[i - 1] == other.split()[j - 1]
+                for i in range(1, 13)
+                for j in range(1, 17)
+            )
+    # "this" ends the prompt, which stays; "film" comes after it.
+    assert found == {"Some of this film that felt clumsy there was one that felt moving ."}
+    assert task.splice(rng, one, "Nothing here .", "Some of this") is None
+    assert task.splice(rng, one, one, "Some of this") in (None, "Some of this film is boring .")
+
+
+def test_splices_are_compared_with_what_they_began_as():
+    texts = [
+        "Everything about this film is touching .",
+        "Some of this film is touching and some of it is boring .",
+        "The plot of this film is moving , I think .",
+    ]
+    answers = [answered(text, prompt=text[:4]) for text in texts]
+    found = list(itertools.islice(data.spliced_pairs(answers, Random(0)), 40))
+    wholes = {answer.answer for answer in answers}
+    for line in found:
+        ranks = [
+            task.rank_of(answered(line["prompt"] + line[name], prompt=line["prompt"]))
+            for name in ("chosen", "rejected")
+        ]
+        assert ranks[0] > ranks[1]
+        assert len({line["chosen"], line["rejected"]} & wholes) >= 1
+    assert any(task.value_of(line["prompt"] + line["rejected"]) is None for line in found)
+
+
+def test_empty_answers_are_not_compared():
+    best = answered("Everything about this film is touching .", prompt="Everything")
+    none = Answered("Everything", "", 1, True)
+    assert not [*data.helpful_pairs([best, none], [none, best])]
+    spoiler = answered("The ending is touching .", prompt="The ending")
+    assert not [*data.safety_pairs([spoiler], [Answered("The", "", 1, True)])]
+
+
 def test_its_prompts_and_reviews(tmp_path: Path, tokenizer: Tokenizer):
     sizes = data.Sizes(reviews=10, prompts=20, few_prompts=5, val_prompts=6)
     data.write_prompts_and_reviews(tmp_path, tokenizer, sizes, seed=1)
@@ -160,6 +208,21 @@ def test_stages_wait_for_what_they_need_and_are_not_done_twice(tmp_path: Path):
     assert sorted(done) == sorted(needs)
     for name, before in needs.items():
         assert all(done.index(other) < done.index(name) for other in before)
+
+
+def test_a_stage_whose_results_are_lost_is_done_again(tmp_path: Path):
+    progress = Progress(tmp_path / "demo.json", {}, {"sft": [1.0, 1.0], "ppo": [2.0, 2.0]})
+    for command in commands(tmp_path, 0, 1, 1):
+        (tmp_path / command.name).mkdir()
+        for path in (*command.results(tmp_path), tmp_path / command.name / "progress.pt"):
+            path.touch()
+    results = {c.name: c.results(tmp_path) for c in commands(tmp_path, 0, 1, 1)}
+    progress.forget_lost(results)
+    assert list(progress.done) == ["sft", "ppo"]
+    (tmp_path / "ppo" / "samples.jsonl").unlink()
+    progress.forget_lost(results)
+    assert list(progress.done) == ["sft"]
+    assert not (tmp_path / "ppo" / "progress.pt").exists()  # it begins again
 
 
 def test_a_stage_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

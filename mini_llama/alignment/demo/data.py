@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from llama import load_pretrained
@@ -21,6 +22,7 @@ from mini_llama.alignment.demo.task import (
     is_spoiler,
     openings,
     rank_of,
+    splice,
 )
 from mini_llama.alignment.rollouts import seed_of
 from mini_llama.checkpoints.own_tokenizer import find_own_tokenizer
@@ -30,9 +32,9 @@ from utils import atomic_write
 
 MAX_NEW_TOKENS = 40  # the longest review has 27
 TEST_PROMPTS = 400
-# Of the two answers that are compared (section 3.2.1); the second is sometimes unreadable, which
-# the reward model has to learn, too. Both are 1 for the pairs that it is measured with.
-TEMPERATURES, VAL_TEMPERATURES = (1.0, 1.4), (1.0, 1.0)
+# Of the answers that are compared (section 3.2.1), the first one with each other; the last is often
+# unreadable, which the reward model has to learn, too. All are 1 for the pairs that measure it.
+TEMPERATURES, VAL_TEMPERATURES = (1.0, 1.0, 1.4), (1.0, 1.0)
 REVIEWS, PROMPTS, FEW_PROMPTS, VAL_PROMPTS, TEST_FILE = (
     *("reviews.jsonl", "prompts.jsonl", "few-prompts.jsonl"),
     *("held-out-prompts.jsonl", "test-prompts.jsonl"),
@@ -41,6 +43,8 @@ PAIRS, VAL_PAIRS, SAFETY_PAIRS, VAL_SAFETY_PAIRS = (
     *("pairs.jsonl", "held-out-pairs.jsonl"),
     *("safety-pairs.jsonl", "held-out-safety-pairs.jsonl"),
 )
+WRITTEN_FIRST = (REVIEWS, PROMPTS, FEW_PROMPTS, VAL_PROMPTS, TEST_FILE)
+WRITTEN_THEN = (PAIRS, VAL_PAIRS, SAFETY_PAIRS, VAL_SAFETY_PAIRS)
 HELPFUL_SHARE = 10  # one pair in ten of the safety model's is from the helpfulness data (3.2.2)
 
 
@@ -52,7 +56,8 @@ class Sizes:
     prompts: int = 30 * 256
     few_prompts: int = 1024  # for rejection sampling
     val_prompts: int = 128
-    comparisons: int = 5000
+    comparisons: int = 4500  # prompts, answered three times
+    splices: int = 2000
     val_comparisons: int = 600
 
     def scaled(self, scale: float, iterations: int) -> "Sizes":
@@ -127,7 +132,8 @@ def answered(
 
 def write_comparisons(folder: Path, model: Path, sizes: Sizes, seed: int) -> None:
     """Pairs of the model's own answers, at two temperatures, that the judge and the rule of
-    spoilers compare, as annotators would.
+    spoilers compare, as annotators would. Some are compared with what two answers make when one
+    goes on as the other: so the reward model learns that half a review and half another are none.
     """
     tokenizer = load_tokenizer(find_own_tokenizer(model))
     parts = (
@@ -139,33 +145,48 @@ def write_comparisons(folder: Path, model: Path, sizes: Sizes, seed: int) -> Non
         split, count, temperatures = part
         opened = openings(tokenizer, seed_of(seed, 2, number), split, count)
         prompts = [opening.prompt for opening in opened]
-        first, second = (
+        first, *others = (
             answer_prompts(model, prompts, seed_of(seed, 3, number, i), temperature)
             for i, temperature in enumerate(temperatures)
         )
-        pairs = list(helpful_pairs(first, second))
+        pairs = [pair for other in others for pair in helpful_pairs(first, other)]
+        safety = [pair for other in others for pair in safety_pairs(first, other)]
+        write_lines(folder / files[1], [*safety, *pairs[::HELPFUL_SHARE]])
+        if split == TRAIN:
+            readable = [answer for answer in first if answer.value is not None]
+            pairs += islice(spliced_pairs(readable, Random(seed_of(seed, 4))), sizes.splices)
         write_lines(folder / files[0], pairs)
-        write_lines(folder / files[1], [*safety_pairs(first, second), *pairs[::HELPFUL_SHARE]])
 
 
 def helpful_pairs(
     first: Sequence[Answered], second: Sequence[Answered]
 ) -> Iterator[dict[str, Any]]:
-    """The answer of the higher value is chosen, a readable one over an unreadable one."""
+    """The answer of the higher value is chosen, a readable one over an unreadable one. Empty ones
+    are left out: they cannot be learnt from.
+    """
     for one, other in zip(first, second, strict=True):
         ranks = rank_of(one), rank_of(other)
-        if ranks[0] == ranks[1]:
+        if ranks[0] == ranks[1] or not (one.answer and other.answer):
             continue
         better, worse = (one, other) if ranks[0] > ranks[1] else (other, one)
         grade = grade_of(max(ranks), min(ranks))
         yield pair_line(better, worse, "significantly better" if UNREADABLE in ranks else grade)
 
 
+def spliced_pairs(answers: Sequence[Answered], rng: Random) -> Iterator[dict[str, Any]]:
+    """Endless: an answer and the same one that goes on as another one does."""
+    while True:
+        one, other = rng.choice(answers), rng.choice(answers)
+        text = splice(rng, one.text, other.text, one.prompt)
+        if text is not None:
+            yield from helpful_pairs([one], [replace(one, answer=text[len(one.prompt) :])])
+
+
 def safety_pairs(first: Sequence[Answered], second: Sequence[Answered]) -> Iterator[dict[str, Any]]:
     """The answer without a spoiler is chosen, where the other one has one."""
     for one, other in zip(first, second, strict=True):
         spoils = is_spoiler(one.text), is_spoiler(other.text)
-        if spoils[0] != spoils[1]:
+        if spoils[0] != spoils[1] and one.answer and other.answer:
             safe, unsafe = (other, one) if spoils[0] else (one, other)
             yield pair_line(safe, unsafe, "significantly better")
 

@@ -29,8 +29,13 @@ def run(options: DemoOptions) -> int:
     sizes = data.Sizes().scaled(options.scale, options.iterations)
     tokenizer = load_tokenizer(find_own_tokenizer(CHECKPOINT))
     seed, files = options.seed, folder / DATA
-    runs = Runs(folder, progress, options.workers or os.cpu_count() or 1)
     found = commands(folder, seed, options.iterations, options.epochs)
+    progress.forget_lost(
+        {"data": [files / name for name in data.WRITTEN_FIRST]}
+        | {"comparisons": [files / name for name in data.WRITTEN_THEN]}
+        | {command.name: command.results(folder) for command in found}
+    )
+    runs = Runs(folder, progress, options.workers or os.cpu_count() or 1)
     work: dict[str, Any] = {
         "data": ((), partial(data.write_prompts_and_reviews, files, tokenizer, sizes, seed)),
         "comparisons": (

@@ -42,6 +42,7 @@ QUESTIONS = ("Should you see it ?", "What did we think ?", "Would I go again ?")
 NAMES = {-2: "awful", -1: "bad", 0: "average", 1: "good", 2: "excellent"}
 WITH_INSTRUCTION = 0.75  # of the turns of the dialogues that the model first learns
 TURNS = 6
+SAVE_EVERY = 100  # steps
 RESULTS = "results.json"
 
 
@@ -62,7 +63,9 @@ def run(options: GattOptions) -> int:
 
 
 def show(options: GattOptions, sizes: Sizes) -> int:
-    """Both models and results.json, in --out; the exit status."""
+    """Both models and results.json, in --out; the exit status. With --resume training goes on
+    from what is saved, and all else is done again, with the same random numbers.
+    """
     folder = Path(options.out)
     if (folder / RESULTS).exists() and not options.overwrite:
         raise ValueError(f"{folder} has {RESULTS} already: --overwrite replaces it")
@@ -90,9 +93,9 @@ def train(options: GattOptions, folder: Path, model: Path, steps: int, make_rows
     """Fine-tune a model on rows of one dialogue each; the trained one, with its tokenizer."""
     process = Process()
     changes: dict[str, Any] = {"pretrained_model_path": str(model), "out": str(folder)}
-    changes |= {"tokenizer": str(CHECKPOINT.with_suffix(".model")), "overwrite": True}
-    changes |= {"resume": False, "lr": 1e-3, "steps": steps, "batch_size": 32}
-    options = dataclasses.replace(options, **changes | {"eval_every": steps})
+    changes |= {"tokenizer": str(CHECKPOINT.with_suffix(".model")), "lr": 1e-3, "steps": steps}
+    changes |= {"overwrite": not options.resume, "batch_size": 32, "eval_every": SAVE_EVERY}
+    options = dataclasses.replace(options, **changes)
     folder.mkdir(parents=True, exist_ok=True)
     start = load_start(options, process.device)
     rows = [[example] for example in make_rows(start.tokenizer)]

@@ -18,7 +18,7 @@ from mini_llama.alignment.answers import (
 from mini_llama.alignment.chat import Tokens
 from mini_llama.alignment.data import Encoder
 from mini_llama.alignment.demo import data
-from mini_llama.alignment.demo.stages import DATA, MODEL
+from mini_llama.alignment.demo.stages import DATA, MODEL, SAMPLES
 from mini_llama.alignment.demo.task import (
     VALUES,
     Answered,
@@ -155,7 +155,7 @@ def reward_accuracy(examiner: Examiner) -> dict[str, Any]:
 
 def iterations(folder: Path) -> list[dict[str, float]]:
     """The judge's view of each evaluation of a PPO run, from its samples.jsonl."""
-    lines, found = data.read_lines(folder / "samples.jsonl"), []
+    lines, found = data.read_lines(folder / SAMPLES), []
     baseline: list[Answered] = []
     for number in dict.fromkeys(line["iteration"] for line in lines):
         part = [line for line in lines if line["iteration"] == number]

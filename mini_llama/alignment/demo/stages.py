@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from utils import atomic_write, read_json
 
 STATE = "demo.json"
 DATA = "data"
-MODEL = "model.pt"
+MODEL, SAMPLES = "model.pt", "samples.jsonl"
 PR_SET_PDEATHSIG = 1
 
 
@@ -37,6 +37,11 @@ class Command:
     stage: str
     needs: tuple[str, ...]
     flags: Mapping[str, object]
+
+    def results(self, folder: Path) -> list[Path]:
+        """The files that the measurements and other stages read."""
+        names = (MODEL, SAMPLES) if self.stage == "ppo" else (MODEL,)
+        return [folder / self.name / name for name in names]
 
 
 def commands(folder: Path, seed: int, iterations: int, epochs: int) -> list[Command]:
@@ -51,7 +56,7 @@ def commands(folder: Path, seed: int, iterations: int, epochs: int) -> list[Comm
         "data": files / data.SAFETY_PAIRS,
         "val_data": files / data.VAL_SAFETY_PAIRS,
     }
-    reward = after_sft | {"lr": 3e-4, "min_lr": 3e-5, "batch_size": 32}
+    reward = after_sft | {"lr": 4e-4, "min_lr": 3e-5, "batch_size": 32}
     sampling = after_sft | {"reward_model": folder / "reward" / MODEL}
     sampling |= {"max_new_tokens": data.MAX_NEW_TOKENS}
     ppo = sampling | {"data": files / data.PROMPTS, "val_data": files / data.VAL_PROMPTS}
@@ -59,7 +64,7 @@ def commands(folder: Path, seed: int, iterations: int, epochs: int) -> list[Comm
     ppo |= {"epochs": epochs, "iterations": iterations, "beta": 0.1, "eval_every": 5}
     best = sampling | {"data": files / data.FEW_PROMPTS, "lr": 1e-4, "epochs": 2, "samples": 0}
     # With the usual beta of 0.1 the answers of so small a model fall apart.
-    dpo = {"lr": 1e-4, "batch_size": 16, "epochs": 2, "beta": 1}
+    dpo = {"lr": 1e-4, "batch_size": 16, "epochs": 1, "beta": 1}
     start = common | {"data": files / data.REVIEWS, "lr": 3e-4, "epochs": 1, "val_fraction": 0.01}
     ready = ("comparisons", "reward")
     with_safety = ppo | {"safety_model": folder / "safety-reward" / MODEL}
@@ -102,6 +107,16 @@ class Progress:
         saved = read_json(path)
         check_same_run(path, saved, {"settings", "done"}, settings)
         return cls(path, settings, saved["done"])
+
+    def forget_lost(self, results: Mapping[str, Sequence[Path]]) -> None:
+        """Stages whose results, by name, are not all there any more are to be done again: with the
+        same seed they leave the same ones.
+        """
+        for name, paths in results.items():
+            lost = [path for path in paths if not path.exists()]
+            if lost and self.done.pop(name, None):
+                print(f"{lost[0]} is gone: {name} is done again")
+                (self.path.parent / name / PROGRESS).unlink(missing_ok=True)
 
     def finish(self, name: str, wall: float, processor: float) -> None:
         self.done[name] = [wall, processor]

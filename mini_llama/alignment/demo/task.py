@@ -145,6 +145,25 @@ def measure(answers: Sequence[Answered]) -> Measures:
     )
 
 
+def splice(rng: Random, text: str, other: str, prompt: str) -> str | None:
+    """`text` up to a word after the prompt that `other` has as well, then `other` from there: each
+    word fits the last one, and the whole mostly makes no sense. None if they share no such word.
+    """
+    words, rest = text.split(" "), other.split(" ")
+    first = prompt.count(" ")
+    shared = [
+        (i, j)
+        for i in range(first, len(words) - 1)
+        for j in range(len(rest) - 1)
+        if words[i] == rest[j]
+    ]
+    if not shared:
+        return None
+    i, j = rng.choice(shared)
+    found = " ".join([*words[: i + 1], *rest[j + 1 :]])
+    return found if found.startswith(prompt) and found not in (text, other) else None
+
+
 def win_rate(answers: Sequence[Answered], baseline: Sequence[Answered]) -> float:
     """Share of prompts whose answer has the higher value, ties counted half."""
     pairs = [(rank_of(a), rank_of(b)) for a, b in zip(answers, baseline, strict=True)]
