@@ -114,7 +114,8 @@ class Progress:
         """
         for name, paths in results.items():
             lost = [path for path in paths if not path.exists()]
-            if lost and self.done.pop(name, None):
+            if lost and name in self.done:
+                del self.done[name]
                 print(f"{lost[0]} is gone: {name} is done again")
                 (self.path.parent / name / PROGRESS).unlink(missing_ok=True)
 
