@@ -113,7 +113,7 @@ def train(
         options.steps,
         options.eval_every,
         flops_a_token=training_flops(trainer.llama.config, options.context),
-        peak=all_peaks(process, options.dtype),
+        peak=all_peaks(process, options),
     )
     stopped = run_loop(trainer.core, steps, batches, take_step, check, log)
     trainer.save_progress()
@@ -210,9 +210,9 @@ def run(options: PretrainOptions) -> int:
         return status
 
 
-def all_peaks(process: Process, dtype: str) -> float | None:
+def all_peaks(process: Process, options: PretrainOptions) -> float | None:
     """What all processes together could do at most, in operations a second, if it is known."""
-    peak = peak_flops(process.device, dtype)
+    peak = peak_flops(process.device, options.dtype, options.tf32)
     return None if peak is None else peak * process.world_size
 
 

@@ -20,13 +20,32 @@ PEAKS = {
 }
 
 
-def peak_flops(device: torch.device, dtype: str) -> float | None:
+# In float32, by its ordinary units; the tensor cores' TF32 is half of bfloat16 on all of these.
+FLOAT32_PEAKS = {
+    "A100": 19.5e12,
+    "A10": 31.2e12,
+    "L4": 30.3e12,
+    "L40S": 91.6e12,
+    "H100 PCIe": 51e12,
+    "H100": 67e12,
+    "H200": 67e12,
+    "B200": 80e12,
+}
+
+
+def peak_flops(device: torch.device, dtype: str, tf32: bool = False) -> float | None:
     """Operations a second that the device could do at most, or None where it is unknown."""
-    if device.type != "cuda" or dtype != "bfloat16":
+    if device.type != "cuda":
         return None
-    return peak_of(torch.cuda.get_device_name(device))
+    return peak_of(torch.cuda.get_device_name(device), dtype, tf32)
 
 
-def peak_of(card: str) -> float | None:
+def peak_of(card: str, dtype: str = "bfloat16", tf32: bool = False) -> float | None:
+    """The peak of a card by its name; in float32 that of TF32 if that is used."""
     names = [name for name in PEAKS if name in card]
-    return PEAKS[max(names, key=len)] if names else None
+    if not names:
+        return None
+    name = max(names, key=len)
+    if dtype == "bfloat16":
+        return PEAKS[name]
+    return PEAKS[name] / 2 if tf32 else FLOAT32_PEAKS[name]

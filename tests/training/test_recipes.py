@@ -186,6 +186,8 @@ def test_contradictions_are_refused(changes: dict):
 def test_utilization_is_the_share_of_the_cards_peak():
     assert peak_of("NVIDIA H100 80GB HBM3") == 989e12 and peak_of("NVIDIA H100 PCIe") == 756e12
     assert peak_of("NVIDIA L40S") == 362e12 and peak_of("Tesla K80") is None
+    assert peak_of("NVIDIA H200", "float32") == 67e12
+    assert peak_of("NVIDIA H200", "float32", tf32=True) == 989e12 / 2
     speed = Steps(0, 1, 1, flops_a_token=2e9, peak=989e12).speed(100_000)
     assert speed["flops_per_second"] == 2e14 and speed["mfu"] == pytest.approx(0.2022, abs=1e-4)
     assert Steps(0, 1, 1).speed(5.0) == {"tokens_per_second": 5.0}
