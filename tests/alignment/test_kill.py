@@ -14,7 +14,6 @@ import torch
 
 from mini_llama.checkpoints.tensor_files import load_plain
 from mini_llama.places import ROOT
-from mini_llama.training import log
 from tests.alignment.helpers import (
     PROMPTS,
     arguments_of,
@@ -43,6 +42,7 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         os.dup2(2, 1)
+        signal.alarm(300)
         taken = []
 
         def counted(self, parts):
@@ -85,14 +85,6 @@ def killer() -> Iterator[subprocess.Popen[str]]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(words, text=True, env=environment, **pipes) as process:
         yield process
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """They take longer than the runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(log, "plot_losses", lambda *arguments, **others: None)
-        yield
 
 
 @pytest.fixture(scope="module")
