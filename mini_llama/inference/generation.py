@@ -58,17 +58,20 @@ def stream(
         decoder = decoder or choose_decoder(llama, len(tokens))
         length = min(tokens.shape[1] + max_new_tokens, max_seq_len)
         cache = cache or decoder.make_cache(len(tokens), length)
-    context = tokens[:, -max_seq_len:]
+    context, token = tokens[:, -max_seq_len:], tokens[:, -1:]
+    later: list[torch.Tensor] = []  # than the context
     for step in range(max_new_tokens):
         if cache is not None and cache.position == max_seq_len:
             cache.reset()
         if decoder is None or cache is None or cache.position == 0 or step == 0:
+            context = torch.cat((context, *later), dim=1)[:, -max_seq_len:]
+            later = []
             logits = prefill(llama, context, cache)
         else:
-            logits = decoder(context[:, -1:], cache)
+            logits = decoder(token, cache)
         token = sample(logits)
         yield token
-        context = torch.cat((context, token), dim=1)[:, -max_seq_len:]
+        later.append(token)
 
 
 def check_prompt(tokens: torch.Tensor, max_seq_len: int, cache: KVCache | None) -> None:

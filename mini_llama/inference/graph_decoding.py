@@ -212,26 +212,27 @@ class StaticCache(KVCache):
         self.max_len, self.position = max_len, 0
 
 
-def record(run: Run) -> Run:
-    """A function that does what `run` does by replaying a CUDA graph. `run` must be repeatable.
+class Recorded:
+    """What `run` does, as a CUDA graph: a call replays it. `run` must be repeatable.
 
     Its result is the same memory each time.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
 
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return result
+    def __init__(self, run: Run) -> None:
+        self.run = run  # kept: a graph has addresses, and does not keep what lies there
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.result = run()
 
-    return replay
+    def __call__(self) -> torch.Tensor:
+        self.graph.replay()
+        return self.result
 
 
 def can_record(llama: LlamaPreTrainedModel) -> bool:
@@ -262,7 +263,7 @@ class GraphDecoder:
         rows: int = 1,
         precision: str = "float32",
         compiled: bool = False,
-        recorder: Callable[[Run], Run] = record,
+        recorder: Callable[[Run], Run] = Recorded,
     ) -> None:
         check_precision(llama, precision, compiled)
         if compiled and llama.device.type == "cuda":
@@ -270,8 +271,9 @@ class GraphDecoder:
             print("compiling the decoding step: seconds, once for this shape …", file=sys.stderr)
         self.llama, self.recorder = llama, recorder
         self.step = functools.cache(lambda: GraphStep(llama, rows, precision, compiled))
-        self.token = torch.zeros(rows, dtype=torch.long, device=llama.device)
+        self.token = torch.zeros(rows, 1, dtype=torch.long, device=llama.device)
         self.position = torch.zeros(1, dtype=torch.long, device=llama.device)
+        self.next_position = -1  # what self.position is set to
         self.memory: Memory | None = None
         self.holder: Callable[[], StaticCache | None] = lambda: None
 
@@ -291,7 +293,7 @@ class GraphDecoder:
         keys, values = (t[:, :, :, :length].unbind() for t in (memory.keys, memory.values))
 
         def run() -> torch.Tensor:
-            return step(self.token, self.position, rotations, keys, values)
+            return step(self.token[:, 0], self.position, rotations, keys, values)
 
         if not step.compiled:  # nor is the compiler imported, which takes seconds
             return self.recorder(run)
@@ -308,11 +310,14 @@ class GraphDecoder:
             raise ValueError(
                 f"{cache.position + 1} positions do not fit a cache of {cache.max_len}"
             )
-        self.token.copy_(token[:, 0])
-        self.position.fill_(cache.position)
+        self.token.copy_(token)
+        if cache.position != self.next_position:
+            self.position.fill_(cache.position)
         length, recorded = whole_blocks(cache.position + 1), cache.memory.recorded
         if length not in recorded:
             recorded[length] = self._record(cache.memory, length)
         logits = recorded[length]().clone()
         cache.advance(1)
+        self.next_position = cache.position
+        self.position.fill_(cache.position)  # now, while the GPU is busy with the step
         return logits

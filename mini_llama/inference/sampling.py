@@ -81,15 +81,18 @@ class Sampler:
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Raises ValueError for logits that are not numbers."""
-        if not logits.max(dim=-1).values.isfinite().all():  # a maximum is NaN where any logit is
-            raise ValueError(
-                "the model's logits are not numbers (NaN or infinite): its checkpoint is damaged"
-            )
+        are_numbers = logits.max(dim=-1).values.isfinite().all()  # a maximum is NaN where one is
         # A tokenizer may have padding that the model does not know.
         if self.excluded is not None and self.excluded < logits.shape[-1]:
             logits = logits.clone()
             logits[:, self.excluded] = float("-inf")
-        if self.temperature == 0:
-            return logits.argmax(dim=-1, keepdim=True)
+        # Before the question, which waits for a GPU; random tokens cannot be drawn from NaN.
+        most_probable = logits.argmax(dim=-1, keepdim=True) if self.temperature == 0 else None
+        if not are_numbers:
+            raise ValueError(
+                "the model's logits are not numbers (NaN or infinite): its checkpoint is damaged"
+            )
+        if most_probable is not None:
+            return most_probable
         probs = logits_to_probs(logits, self.temperature, self.epsilon, self.top_p)
         return sample(probs, self.generator)

@@ -1,6 +1,9 @@
 """The step for CUDA graphs against the whole forward pass; what is recorded, without a GPU."""
 
+import contextlib
 import gc
+import types
+import weakref
 
 import pytest
 import torch
@@ -139,6 +142,34 @@ def test_a_full_cache_is_an_error():
         decoder(torch.tensor([[3]]), cache)
     with pytest.raises(ValueError, match="3 positions do not fit a cache of 2"):
         decoder(torch.tensor([[3]]), cache)
+
+
+class FakeGraph:
+    """torch.cuda's names that a recording uses: what is run is kept, and run again."""
+
+    runs = 0
+
+    def replay(self) -> None:
+        FakeGraph.runs += 1
+
+
+def test_a_recorded_step_keeps_what_its_graph_reads(monkeypatch):
+    def nothing(*arguments, **options):
+        return contextlib.nullcontext()
+
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", nothing)
+    monkeypatch.setattr(torch.cuda, "graph", nothing)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    table, result = torch.ones(3), torch.zeros(3)
+    recorded = graph_decoding.Recorded(lambda table=table: result.copy_(table))
+    alive = weakref.ref(table)
+    del table
+    gc.collect()
+    assert alive() is not None  # a graph would read what is there instead
+    assert torch.equal(recorded(), torch.ones(3)) and FakeGraph.runs == 1
 
 
 class OnCuda:
