@@ -174,9 +174,10 @@ class TrainerCore:
             total += loss.detach()
             for name, value in found.items():
                 metrics[name] = metrics.get(name, 0) + value.detach().float() * share
+        norm = self._clip()  # a GPU computes it before the first number is asked for
         step = Step(
             self.process.mean(total),
-            self._clip(),
+            float(norm),
             {name: self.process.mean(value) for name, value in metrics.items()},
         )
         self._check_finite(step)
@@ -196,13 +197,13 @@ class TrainerCore:
             everywhere = self.process.mean(counts) * self.process.world_size
         return [part.count * self.process.world_size / everywhere for part in parts]
 
-    def _clip(self) -> float:
+    def _clip(self) -> torch.Tensor:
         """Scale the gradients down to `max_grad_norm`; their norm before that."""
         trained = [p for p in self.network.parameters() if p.requires_grad]
         norm = nn.utils.clip_grad_norm_(trained, self.recipe.max_grad_norm)
         if hasattr(norm, "full_tensor"):  # of FSDP2
             norm = norm.full_tensor()
-        return float(norm)
+        return norm
 
     def _check_finite(self, step: Step) -> None:
         if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
