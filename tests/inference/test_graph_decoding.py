@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from llama import Llama
 from mini_llama.inference import decoders, graph_decoding
 from mini_llama.inference.generation import generate
-from mini_llama.inference.graph_decoding import GraphDecoder, attend_by_sums, can_record
+from mini_llama.inference.graph_decoding import (
+    GraphDecoder,
+    attend_by_products,
+    attend_by_sums,
+    can_record,
+)
 from mini_llama.inference.sampling import Sampler
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
 
@@ -97,13 +102,15 @@ def test_other_precisions_are_near(precision: str, tolerance: float, monkeypatch
     assert_relative(decode_all(decoder, tokens), whole(llama, tokens), tolerance)
 
 
-def test_attention_by_sums_is_pytorchs():
+@pytest.mark.parametrize("attend", [attend_by_sums, attend_by_products])
+def test_attention_is_pytorchs(attend):
     torch.manual_seed(0)
-    query, keys, values = (torch.randn(2, 3, length, 8) for length in (4, 16, 16))
+    query, keys, values = (torch.randn(2, 3, length, 8) for length in (4, 24, 24))
+    keys, values = keys[:, :, :16], values[:, :, :16]  # of a longer cache
     mask = torch.zeros(1, 16).masked_fill(torch.arange(16) > 9, -torch.inf)
     inputs = (t.double() for t in (query, keys, values, mask))
     expected = F.scaled_dot_product_attention(*inputs)
-    assert_relative(attend_by_sums(query, keys, values, mask), expected.float(), 1e-6)
+    assert_relative(attend(query, keys, values, mask), expected.float(), 1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
