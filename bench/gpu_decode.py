@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Generated tokens per second on a GPU, ours beside transformers, and beside the memory's bound.
 
-python bench/gpu_decode.py [--presets 42m 1b] [--prompt 30] [--tokens 256] [--rounds 5]
+python bench/gpu_decode.py [--presets 42m 1b] [--prompt 30] [--tokens 128] [--rounds 3]
                            [--json FILE] [--markdown FILE] [--device cuda] [--quick]
 
 Greedy texts with random weights, whole, the prompt's pass included; all sides of a shape and a
@@ -203,8 +203,8 @@ def main() -> None:
     parser.add_argument("--presets", choices=SHAPES, nargs="+", default=["42m", "1b"])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16", "int8"])
     parser.add_argument("--prompt", type=int, default=30)
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a dry run: tiny, one round")
     parser.add_argument("--json", type=Path)
