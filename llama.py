@@ -19,7 +19,7 @@ from torch import nn
 from base_llama import LlamaPreTrainedModel
 from config import DEFAULT_EDITION, EDITIONS, LlamaConfig, feed_forward_hidden_dim
 from mini_llama.checkpoints.loading import load_model
-from mini_llama.eager import is_transformed
+from mini_llama.eager import has_fused_norm, is_transformed
 from mini_llama.inference import generation, sampling
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import Linear
@@ -64,6 +64,8 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if has_fused_norm(x, self.weight):  # one operation instead of seven
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return self._norm(x.float()).type_as(x) * self.weight
 
 
@@ -328,9 +330,7 @@ class Llama(LlamaPreTrainedModel):
                 return None
             mask = torch.ones(length, start + length, dtype=torch.bool, device=device)
             return mask.tril(diagonal=start)
-        if lengths is None:
-            return None
-        return padding_mask(lengths, length)
+        return None if lengths is None else padding_mask(lengths, length)
 
     def generate(
         self,

@@ -39,3 +39,11 @@ def is_eager(*tensors: torch.Tensor) -> bool:
     if torch._C._len_torch_dispatch_stack() or is_transformed(*tensors):
         return False
     return all(type(tensor) in PLAIN_TYPES for tensor in tensors)
+
+
+def has_fused_norm(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether PyTorch's own RMSNorm is to be used: on CUDA, where it is one kernel, and in float32,
+    where it is the same formula. A compiler fuses the formula itself.
+    """
+    is_float32 = x.dtype == weight.dtype == torch.float32
+    return x.is_cuda and is_float32 and is_eager(x, weight)

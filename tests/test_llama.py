@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import llama as llama_module
 from base_llama import shapes_only
 from config import ATTENTIONS, EDITIONS, NORMS, LlamaConfig, RopeScaling
 from llama import (
@@ -23,6 +24,7 @@ from llama import (
     load_pretrained,
     padding_mask,
 )
+from mini_llama.eager import has_fused_norm
 from mini_llama.layers.kv_cache import KVCache
 from tests import oracle
 from tests.helpers import (
@@ -420,3 +422,26 @@ def test_a_model_from_scratch_without_an_attention_warns():
             assert Llama(LlamaConfig(**shape, attention=attention)).config.attention == attention
         with shapes_only():  # a checkpoint is about to be loaded: its arithmetic is announced
             Llama(LlamaConfig(**shape))
+
+
+def test_the_fused_norm_of_a_gpu_is_the_formula(monkeypatch: pytest.MonkeyPatch):
+    norm = llama_module.RMSNorm(24)
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    results = []
+    for is_fused in (False, True):
+        monkeypatch.setattr(llama_module, "has_fused_norm", lambda *_, fused=is_fused: fused)
+        x = torch.linspace(-2, 3, 5 * 24).view(5, 24).requires_grad_()
+        y = norm(x)
+        gradients = torch.autograd.grad((y * y.detach().cos()).sum(), (x, norm.weight))
+        results.append((y.detach(), *gradients))
+    for actual, expected in zip(*results, strict=True):
+        assert_relative(actual, expected, 1e-6)
+
+
+def test_only_plain_float32_on_a_gpu_has_the_fused_norm(monkeypatch: pytest.MonkeyPatch):
+    x = torch.ones(2)
+    assert not has_fused_norm(x, x)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert has_fused_norm(x, x) and not has_fused_norm(x.bfloat16(), x)
+    torch.func.jvp(lambda t: t if not has_fused_norm(t, t) else pytest.fail(), (x,), (x,))
