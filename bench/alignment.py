@@ -20,16 +20,19 @@ ROOT = Path(__file__).resolve().parent.parent
 def figures(results: dict[str, Any]) -> dict[str, float]:
     """The numbers that have a target, by name."""
     policies, reward = results["policies"], results["reward_model"]
-    readable = reward["reward, readable answers"]
+    ranked, readable = reward["reward"], reward["reward, readable answers"]
     sft, ppo, safe, free = (policies[n] for n in ("sft", "ppo", "ppo-safety", "ppo-beta-0"))
     return {
         "SFT: ends (>= 0.99)": sft["ended"],
         "SFT: readable (>= 0.99)": sft["valid"],
         "SFT: value (about 0)": sft["value"],
-        "reward model: accuracy (>= 0.98)": readable["all"][0],
-        "reward model: closest grade (>= 0.95)": readable["negligibly"][0],
+        "reward model: accuracy (>= 0.98)": ranked["all"][0],
+        "reward model: accuracy, readable answers": readable["all"][0],
+        "reward model: closest grade (>= 0.95)": ranked["negligibly"][0],
         "best of 8: value (>= 1.4)": results["best_of"]["8"]["value"],
+        "best of 8: readable": results["best_of"]["8"]["valid"],
         "rejection sampling: value": policies["rejection"]["value"],
+        "rejection sampling: wins": policies["rejection"]["win_rate"],
         "PPO: value (>= 1.6)": ppo["value"],
         "PPO: readable (>= 0.95)": ppo["valid"],
         "PPO: distinct (>= 0.95)": ppo["distinct"],
@@ -41,11 +44,17 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
         "PPO: spoilers": ppo["spoilers"],
         "PPO with safety model: spoilers (<= 0.05)": safe["spoilers"],
         "PPO with safety model: value (>= 1.3)": safe["value"],
+        "PPO with safety model: readable": safe["valid"],
+        "PPO with safety model: wins": safe["win_rate"],
+        "PPO with safety model: KL a text": safe["kl"],
+        "PPO, beta 0: value": free["value"],
         "PPO, beta 0: readable": free["valid"],
         "PPO, beta 0: distinct": free["distinct"],
         "PPO, beta 0: KL a text": free["kl"],
         "DPO: value": policies["dpo"]["value"],
         "DPO: readable": policies["dpo"]["valid"],
+        "DPO: KL a text": policies["dpo"]["kl"],
+        "DPO: wins": policies["dpo"]["win_rate"],
         "processor seconds": sum(cpu for _, cpu in results["seconds"].values()),
     }
 

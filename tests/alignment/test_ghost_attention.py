@@ -1,9 +1,14 @@
 """Ghost Attention: what is asked, what is trained, and what is refused."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from mini_llama.alignment.chat import Tokens
+from mini_llama.alignment.demo import gatt
 from mini_llama.alignment.ghost_attention import (
     Dialogue,
     messages_of,
@@ -11,6 +16,9 @@ from mini_llama.alignment.ghost_attention import (
     training_turns,
 )
 from mini_llama.alignment.records import Place, Turn
+from mini_llama.alignment.rl_options import GattOptions
+from mini_llama.bundled import CHECKPOINT
+from mini_llama.training.core import TrainerCore
 from tests.alignment.helpers import read_lines, run, write_lines
 
 PLACE = Place("dialogues.jsonl", 1)
@@ -67,3 +75,28 @@ def test_another_form_is_refused_by_line(line: dict, tmp_path: Path, tiny_folder
     message = run("gatt", data=path, out=tmp_path / "out", val_fraction=0)
     assert "dialogues.jsonl line 1: it has not the form of a dialogue" in str(message)
     assert "--data is needed" in str(run("gatt", out=tmp_path / "out"))
+
+
+def test_an_interrupted_demonstration_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = GattOptions(demo=True, out=str(tmp_path), max_length=64)
+    rows = [Tokens([1, *range(9, 15), 2], [False] * 4 + [True] * 4)] * 40
+    monkeypatch.setattr(gatt, "SAVE_EVERY", 1)
+    whole = gatt.train(options, tmp_path / "whole", CHECKPOINT, 3, lambda _: rows)
+    update, taken = TrainerCore.update, []
+
+    def interrupted(*arguments: Any) -> Any:
+        if len(taken) == 2:
+            raise SystemExit(9)
+        taken.append(arguments)
+        return update(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainerCore, "update", interrupted)
+        with pytest.raises(SystemExit):
+            gatt.train(options, tmp_path / "cut", CHECKPOINT, 3, lambda _: rows)
+    options = dataclasses.replace(options, resume=True)
+    cut = gatt.train(options, tmp_path / "cut", CHECKPOINT, 3, lambda _: rows)
+    assert all(map(torch.equal, cut.llama.parameters(), whole.llama.parameters()))
+    assert len(taken) == 2 and len(read_lines(tmp_path / "cut" / "metrics.jsonl")) == 3
