@@ -371,7 +371,7 @@ LAYER = [
 
 TEMPERED = "logits = (logits - logits.max(dim=-1, keepdim=True).values) / temperature"
 NONE_LEFT = "    kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, best)\n"
-ARGMAX = "return logits.argmax(dim=-1, keepdim=True)"
+ARGMAX = "most_probable = logits.argmax(dim=-1, keepdim=True)"
 GENERATE = [
     edit("generate", "multiplied by temperature", TEMPERED, TEMPERED.replace("/ temp", "* temp")),
     edit("generate", "temperature ignored", TEMPERED, "pass"),
@@ -390,13 +390,23 @@ GENERATE = [
     ),
     edit("generate", "> against ≥", "torch.where(probs < epsilon", "torch.where(probs <= epsilon"),
     edit("generate", "nothing left is not handled", NONE_LEFT, ""),
-    edit("generate", "argmax of the wrong axis", ARGMAX, "return logits.argmax(0, keepdim=True)"),
-    edit("generate", "argmax of the wrong axis", ARGMAX, "return logits.argmax(0).unsqueeze(1)"),
+    edit(
+        "generate",
+        "argmax of the wrong axis",
+        ARGMAX,
+        "most_probable = logits.argmax(0, keepdim=True)",
+    ),
+    edit(
+        "generate",
+        "argmax of the wrong axis",
+        ARGMAX,
+        "most_probable = logits.argmax(0).unsqueeze(1)",
+    ),
     edit(
         "generate",
         "sampling ties",
         ARGMAX,
-        "return (logits == logits.amax(-1, keepdim=True)).float().multinomial(1)",
+        "most_probable = (logits == logits.amax(-1, keepdim=True)).float().multinomial(1)",
     ),
 ]
 
