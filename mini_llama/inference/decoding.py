@@ -22,7 +22,14 @@ from base_llama import LlamaPreTrainedModel
 from config import LlamaConfig
 from mini_llama.layers.int8_blocks import Int8BlockLinear
 from mini_llama.layers.kv_cache import KVCache
-from mini_llama.layers.linear import can_pack, inference_linear, linear, packed_linear
+from mini_llama.layers.linear import (
+    can_pack,
+    can_sum_columns,
+    inference_linear,
+    linear,
+    packed_linear,
+    packed_row_linear,
+)
 from mini_llama.layers.quantized_linear import FEW_ROWS, Int8Linear, QuantizedLinear
 from rope import TABLE_POSITIONS, config_tables, fixed_positions
 from utils import available_bytes
@@ -64,6 +71,8 @@ def make_products(layers: Sequence[Any], rows: int, precision: str, may_copy: bo
         product = Int8Linear(torch.cat(weights))
         return lambda x: product(x).float().split(sizes, dim=-1)
     dtype, device = getattr(torch, precision), weights[0].device
+    if rows == 1 and may_copy and dtype == torch.float32 and can_sum_columns(device):
+        return packed_row_linear(weights)
     gains = rows > 1 or dtype == torch.bfloat16
     if (dtype != weights[0].dtype or (gains and may_copy)) and can_pack(dtype, device):
         packed = packed_linear(torch.cat(weights).to(dtype), rows)
@@ -205,8 +214,8 @@ class FastDecoder:
     """The Decoder of a causal Llama in evaluation mode, for `rows` sequences.
 
     Quantized layers are used as they are. The others are copied for "int8" and for any precision
-    that they do not have; and, if memory allows, for "bfloat16" and, with more than one row, for
-    "float32", into a faster layout. Copies are made at the first token after the prompt.
+    that they do not have; and, if memory allows, into a layout that is read faster. Copies are
+    made at the first token after the prompt.
     Raises ValueError as check_precision does.
     """
 

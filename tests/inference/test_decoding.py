@@ -13,7 +13,7 @@ from mini_llama.inference.decoding import PRECISIONS, FastDecoder
 from mini_llama.inference.generation import generate
 from mini_llama.inference.sampling import Sampler
 from mini_llama.layers.kv_cache import KVCache
-from mini_llama.layers.linear import quantize_rows
+from mini_llama.layers.linear import can_sum_columns, quantize_rows
 from mini_llama.layers.quantized_linear import Int8Linear
 from rope import RotaryTables, config_tables
 from tests.helpers import assert_relative, random_llama, random_tokens, tiny_config
@@ -159,22 +159,28 @@ def test_generation_with_scaled_rope_past_the_context(scaling: RopeScaling):
         assert torch.equal(cached, generate(llama, prompt, 30, GREEDY, use_cache=False))
 
 
-def test_float32_weights_of_one_row_are_not_copied():
-    llama = make()
-    decoder = FastDecoder(llama)
-    tokens = random_tokens(llama.config, 1, 4)
+def test_float32_weights_of_one_row_are_copied_where_memory_allows(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Without a copy, a change of the model is seen."""
+    llama, tokens = make(), random_tokens(make().config, 1, 4)
 
     @torch.inference_mode()
-    def decode() -> torch.Tensor:
+    def decode(decoder: FastDecoder) -> torch.Tensor:
         cache = decoder.make_cache(1, 4)
         return torch.stack([decoder(tokens[:, i : i + 1], cache) for i in range(4)], dim=1)
 
-    before = decode()
+    copying, sparing = FastDecoder(llama), FastDecoder(llama)
+    before = decode(copying)
+    monkeypatch.setattr(decoding, "available_bytes", lambda device: 1000)
+    torch.testing.assert_close(decode(sparing), before)
     with torch.no_grad():
         llama.layers[0].feed_forward.w2.weight.zero_()
-    after = decode()
+    after = decode(sparing)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, decode_all(llama, tokens, "float32"))
+    if can_sum_columns(llama.device):
+        assert torch.equal(decode(copying), before)
 
 
 def test_weights_are_converted_when_the_first_token_comes(monkeypatch: pytest.MonkeyPatch):

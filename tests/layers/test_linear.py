@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from mini_llama.layers import linear as module
-from mini_llama.layers.linear import Linear, has_onednn, linear
+from mini_llama.layers.linear import (
+    Linear,
+    has_onednn,
+    linear,
+    packed_row_linear,
+    plain_products,
+)
 from mini_llama.layers.linear_loss import linear_cross_entropy
 
 SHAPES = [((1, 7), 5), ((3, 4, 8), 33), ((300, 16), 4), ((2, 1, 40), 16)]
@@ -125,3 +131,19 @@ def test_a_bias_is_that_of_nn_linear(route, shape: tuple, out: int, dtype: torch
         assert actual.dtype == expected.dtype
         limit = tolerance * float(expected.abs().max())
         torch.testing.assert_close(actual, expected, atol=limit, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("columns", [1, 3, 16, 576, 1001])
+@pytest.mark.parametrize("sizes", [(1,), (64,), (5, 192, 70), (128, 64)])
+def test_the_product_of_a_row_is_a_sum_of_columns(columns: int, sizes: tuple[int, ...]):
+    """Whole panels of outputs and parts of them, against float64 and within torch's own error."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(size, columns, generator=generator) for size in sizes]
+    x, multiply = torch.randn(1, columns, generator=generator), packed_row_linear(weights)
+    for weight, actual in zip(weights, multiply(x), strict=True):
+        exact = x.double() @ weight.double().T
+        torch.testing.assert_close(actual.double(), exact, atol=1e-6 * columns**0.5, rtol=1e-5)
+    with plain_products():
+        for weight, actual in zip(weights, multiply(x), strict=True):
+            assert torch.equal(actual, F.linear(x, weight))
