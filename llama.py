@@ -19,7 +19,7 @@ from torch import nn
 from base_llama import LlamaPreTrainedModel
 from config import DEFAULT_EDITION, EDITIONS, LlamaConfig, feed_forward_hidden_dim
 from mini_llama.checkpoints.loading import load_model
-from mini_llama.eager import has_fused_norm, is_transformed
+from mini_llama.eager import has_fused_norm, is_transformed, with_own_heads
 from mini_llama.inference import generation, sampling
 from mini_llama.layers.kv_cache import KVCache
 from mini_llama.layers.linear import Linear
@@ -148,10 +148,10 @@ class Attention(nn.Module):
             is_causal = False
         if is_better_by_hand(query, key, value):
             if is_causal:
-                mask = torch.ones(
-                    length, key.shape[2], dtype=torch.bool, device=query.device
-                ).tril()
+                shape = (length, key.shape[2])
+                mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
             return attention_by_hand(query, key, value, mask, dropout)
+        key, value = with_own_heads(query, key, value, mask)
         return F.scaled_dot_product_attention(
             query,
             key,

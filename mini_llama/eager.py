@@ -1,4 +1,6 @@
-"""Whether PyTorch merely computes an operation, or also records, transforms or traces it."""
+"""Whether PyTorch merely computes an operation, or also records, transforms or traces it; and for
+which operations a GPU has one kernel.
+"""
 
 import torch
 from torch.autograd import forward_ad
@@ -47,3 +49,20 @@ def has_fused_norm(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """
     is_float32 = x.dtype == weight.dtype == torch.float32
     return x.is_cuda and is_float32 and is_eager(x, weight)
+
+
+def shares_heads(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether PyTorch's blockwise attention lets query heads share a key/value head. On CUDA, only
+    what takes half precision without a mask does; elsewhere T×S matrices would be materialized.
+    """
+    return query.device.type != "cuda" or (mask is None and query.dtype != torch.float32)
+
+
+def with_own_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """key and value (B, H_kv, S, D), repeated for the heads of query (B, H, T, D) if they must."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats == 1 or shares_heads(query, mask):
+        return key, value
+    return key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)

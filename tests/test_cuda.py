@@ -188,6 +188,23 @@ def test_flash_attention_takes_our_calls_in_bfloat16(n_kv_heads: int, attention:
     assert_relative(y.detach().float().cpu(), expected.detach().float().cpu(), 0.03)
 
 
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_heads_that_share_never_need_the_whole_matrix(dtype: torch.dtype, is_masked: bool):
+    """With the backend that materializes it switched off."""
+    module = Attention(tiny_config(dim=256, n_kv_heads=2, attention="causal")).to(DEVICE, dtype)
+    x = torch.randn(2, 64, 256, device=DEVICE, dtype=dtype)
+    mask = torch.ones(64, 64, dtype=torch.bool, device=DEVICE).tril() if is_masked else None
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+        y = module(x, mask=mask)
+        y.float().square().sum().backward()
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = module(x, mask=mask)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    assert_relative(y.detach().float().cpu(), expected.detach().float().cpu(), tolerance)
+
+
 @pytest.mark.parametrize("rows", [7, 600])
 def test_the_loss_in_chunks_equals_torchs(rows: int):
     generator = torch.Generator().manual_seed(0)

@@ -24,7 +24,8 @@ from llama import (
     load_pretrained,
     padding_mask,
 )
-from mini_llama.eager import has_fused_norm
+from mini_llama import eager
+from mini_llama.eager import has_fused_norm, shares_heads
 from mini_llama.layers.kv_cache import KVCache
 from tests import oracle
 from tests.helpers import (
@@ -445,3 +446,22 @@ def test_only_plain_float32_on_a_gpu_has_the_fused_norm(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     assert has_fused_norm(x, x) and not has_fused_norm(x.bfloat16(), x)
     torch.func.jvp(lambda t: t if not has_fused_norm(t, t) else pytest.fail(), (x,), (x,))
+
+
+def test_heads_are_shared_only_where_a_kernel_can(monkeypatch: pytest.MonkeyPatch):
+    query = torch.ones(1, 4, 3, 8)
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    assert shares_heads(query, mask)
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))
+    assert not shares_heads(query, None) and not shares_heads(query.bfloat16(), mask)
+    assert shares_heads(query.bfloat16(), None)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_repeated_heads_attend_as_shared_ones(attention: str, monkeypatch: pytest.MonkeyPatch):
+    model = random_llama(tiny_config(attention=attention, n_kv_heads=2))
+    tokens, lengths = random_tokens(model.config, 3, 9), torch.tensor([9, 2, 5])
+    shared, _ = model(tokens, lengths=lengths)
+    monkeypatch.setattr(eager, "shares_heads", lambda *_: False)
+    repeated, _ = model(tokens, lengths=lengths)
+    assert_relative(repeated.detach(), shared.detach(), 1e-6)
