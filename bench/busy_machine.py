@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Decoding speed while other processes have the cores, ours next to transformers.
 
-python bench/busy_machine.py [--preset 42m] [--busy 0 1 2] [--tokens 48] [--rounds 5]
+python bench/busy_machine.py [--preset 42m|smollm2] [--busy 0 1 2] [--tokens 48] [--rounds 5]
 
 Each measurement is a process of its own, since threads are chosen before torch is imported; the
 sides take turns, with `busy` endless loops beside them. Prints medians of tokens per second: ours
@@ -23,6 +23,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "MINI_LLAMA_THREADS")
+# The shape of SmolLM2-135M: many small layers.
+SMOLLM2 = {"vocab_size": 49152, "dim": 576, "n_layers": 30, "n_heads": 9, "n_kv_heads": 3}
+SMOLLM2 |= {"hidden_dim": 1536, "rope_theta": 100_000}
 # Side, what decodes, and its environment; None leaves the choice to mini_llama/threads.py.
 SIDES: dict[str, tuple[str, dict[str, str] | None]] = {
     "ours": ("ours", None),
@@ -67,7 +70,8 @@ def decode(name: str, preset: str, tokens: int, choose: bool) -> float:
     from config import PRESETS, LlamaConfig
     from llama import Llama
 
-    shape = PRESETS[preset] | {"norm": "rmsnorm", "attention": "causal"}
+    shape = SMOLLM2 if preset == "smollm2" else PRESETS[preset]
+    shape = shape | {"norm": "rmsnorm", "attention": "causal"}
     config = LlamaConfig(**shape | {"max_seq_len": 1024})
     side = bench.our_side(Llama(config).eval()) if name == "ours" else bench.their_side(config)
     side(30, 4)

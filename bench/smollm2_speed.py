@@ -3,12 +3,14 @@
 
 python download.py --smollm2
 LLAMA_CPP_PYTHON=PYTHON python bench/smollm2_speed.py [--compile] [--tokens 48] [--rounds 5]
+                                                      [--busy 0]
 
 Greedy tokens after a prompt of 16, and the time of a prompt of 1,000; all sides take turns on as
 many threads. LLAMA_CPP_PYTHON names a Python that has the package llama-cpp-python; without it
 those sides are left out. With --compile our compiled steps are measured too, after minutes of
-compiling them once. transformers has random weights of the same shape. Prints medians, and the
-lowest and highest of all rounds.
+compiling them once. With --busy N, N endless loops take processor time from all sides, which keep
+torch's own threads (bench/busy_machine.py measures those that the commands choose). transformers
+has random weights of the same shape. Prints medians, and the lowest and highest of all rounds.
 """
 
 import argparse
@@ -29,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 import transformers
+from busy_machine import busy_loops
 from peers import transformers_config
 
 from llama import Llama, load_pretrained
@@ -151,22 +154,23 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--prompt", type=int, default=1000, help="0 leaves it out")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="endless loops beside")
     args = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, transformers {transformers.__version__}, load average "
-        f"{os.getloadavg()[0]:.1f} before"
+        f"{os.getloadavg()[0]:.1f} before, {args.busy} endless loops beside"
     )
     with tempfile.TemporaryDirectory() as folder:
         sides = dict(make_sides(Path(folder), args))
         decoding: dict[str, list[float]] = {name: [] for name in sides}
         prompts: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(args.rounds + 1):
-            for name, side in sides.items():
-                seconds = side(PROMPT, args.tokens if number else 2)[1]
-                if number:
-                    decoding[name].append(seconds)
-                if number and args.prompt and "compiled" not in name:
+        for side in sides.values():
+            side(PROMPT, 2)
+        with busy_loops(args.busy):
+            for name, side in list(sides.items()) * args.rounds:
+                decoding[name].append(side(PROMPT, args.tokens)[1])
+                if args.prompt and "compiled" not in name:
                     prompts[name].append(side(args.prompt, 0)[0])
     print(f"load average {os.getloadavg()[0]:.1f} after")
     peer = statistics.median(decoding["transformers, float32"])
