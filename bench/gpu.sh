@@ -61,8 +61,9 @@ part() {
 run_tests() {
     local workers=()
     "$python" -c "import xdist" 2>/dev/null && [ "$device" = cuda ] && workers=(-n 6)
-    part tests 150 env OMP_NUM_THREADS=3 "$python" -m pytest -p no:cacheprovider -o addopts= -q -rfEs --durations=5 \
-        --tb=short ${workers[@]+"${workers[@]}"} tests/test_cuda.py tests/inference/test_graph_decoding.py
+    part tests 100 env OMP_NUM_THREADS=3 "$python" -m pytest -p no:cacheprovider -o addopts= \
+        -q -rfEs --tb=short --show-capture=stderr --durations=5 \
+        ${workers[@]+"${workers[@]}"} tests/test_cuda.py tests/inference/test_graph_decoding.py
 }
 
 run_decode() {
@@ -71,7 +72,7 @@ run_decode() {
 }
 
 run_training() {
-    part training 120 "$python" bench/gpu_training.py --device "$device" \
+    part training 170 "$python" bench/gpu_training.py --device "$device" --seconds 150 \
         ${quick[@]+"${quick[@]}"} --json "$out/training.json" --markdown "$out/training.md"
 }
 
