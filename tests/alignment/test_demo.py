@@ -145,7 +145,10 @@ def test_splices_are_compared_with_what_they_began_as():
         "The plot of this film is moving , I think .",
     ]
     answers = [answered(text, prompt=text[:4]) for text in texts]
-    found = list(itertools.islice(data.spliced_pairs(answers, Random(0)), 40))
+    found = list(data.spliced_pairs(answers, 40, Random(0)))
+    assert len(found) == 40
+    assert not [*data.spliced_pairs(answers[:0], 40, Random(0))]
+    assert len([*data.spliced_pairs(answers[:1], 40, Random(0))]) < 40  # and it ends
     wholes = {answer.answer for answer in answers}
     for line in found:
         ranks = [

@@ -126,7 +126,7 @@ def test_the_demonstrations_files(tmp_path: Path, tokenizer: Tokenizer):
         check(read_lines(tmp_path / name), openrlhf_prompt)
     answers = [Answered(text[:4], text[4:], 5, True) for text in TEXTS]
     pairs = [*data.helpful_pairs(answers, answers[::-1])]
-    pairs += [next(data.spliced_pairs(answers, Random(0)))]
+    pairs += [*data.spliced_pairs(answers, 1, Random(0))]
     check(json.loads(json.dumps(pairs)), comparison)
 
 

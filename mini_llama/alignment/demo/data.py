@@ -43,6 +43,7 @@ PAIRS, VAL_PAIRS, SAFETY_PAIRS, VAL_SAFETY_PAIRS = (
     *("pairs.jsonl", "held-out-pairs.jsonl"),
     *("safety-pairs.jsonl", "held-out-safety-pairs.jsonl"),
 )
+TRIES = 20  # to make a pair of two answers
 WRITTEN_FIRST = (REVIEWS, PROMPTS, FEW_PROMPTS, VAL_PROMPTS, TEST_FILE)
 WRITTEN_THEN = (PAIRS, VAL_PAIRS, SAFETY_PAIRS, VAL_SAFETY_PAIRS)
 HELPFUL_SHARE = 10  # one pair in ten of the safety model's is from the helpfulness data (3.2.2)
@@ -154,7 +155,7 @@ def write_comparisons(folder: Path, model: Path, sizes: Sizes, seed: int) -> Non
         write_lines(folder / files[1], [*safety, *pairs[::HELPFUL_SHARE]])
         if split == TRAIN:
             readable = [answer for answer in first if answer.value is not None]
-            pairs += islice(spliced_pairs(readable, Random(seed_of(seed, 4))), sizes.splices)
+            pairs += spliced_pairs(readable, sizes.splices, Random(seed_of(seed, 4)))
         write_lines(folder / files[0], pairs)
 
 
@@ -173,13 +174,21 @@ def helpful_pairs(
         yield pair_line(better, worse, "significantly better" if UNREADABLE in ranks else grade)
 
 
-def spliced_pairs(answers: Sequence[Answered], rng: Random) -> Iterator[dict[str, Any]]:
-    """Endless: an answer and the same one that goes on as another one does."""
-    while True:
+def spliced_pairs(answers: Sequence[Answered], count: int, rng: Random) -> Iterator[dict[str, Any]]:
+    """An answer and the same one that goes on as another one does, `count` times; fewer times for
+    answers that have few words in common.
+    """
+    made = 0
+    for _ in range(TRIES * count if answers else 0):
         one, other = rng.choice(answers), rng.choice(answers)
         text = splice(rng, one.text, other.text, one.prompt)
-        if text is not None:
-            yield from helpful_pairs([one], [replace(one, answer=text[len(one.prompt) :])])
+        if text is None:
+            continue
+        for pair in helpful_pairs([one], [replace(one, answer=text[len(one.prompt) :])]):
+            yield pair
+            made += 1
+        if made == count:
+            return
 
 
 def safety_pairs(first: Sequence[Answered], second: Sequence[Answered]) -> Iterator[dict[str, Any]]:
