@@ -59,9 +59,7 @@ def run(options: Options) -> None:
 
     Raises OSError or ValueError before any work is done, ValueError if the loss is not finite.
     """
-    # Most gradients here come from one column of many and are tiny: denormals (below 1e-38), on
-    # which a CPU is many times slower, become 0. Set before the threads start, which inherit it.
-    torch.set_flush_denormal(True)
+    set_up_arithmetic()
     seed_everything(options.seed)
     task = prepare(options, [options.checkpoint_path, adapters_path(options)])
     model = build(options, task)
@@ -80,6 +78,13 @@ def run(options: Options) -> None:
         predictions = predict_splits(best, scored, options, progress)
     write_results(scored, predictions, options, task.labels.written)
     progress_path(options).unlink(missing_ok=True)
+
+
+def set_up_arithmetic() -> None:
+    """Make denormals 0, of which gradients have many, as most come from one column and are tiny: a
+    CPU is many times slower on them. Threads that are started later inherit it.
+    """
+    torch.set_flush_denormal(True)
 
 
 def work_of_epoch(splits: Mapping[str, EncodedExamples]) -> int:
