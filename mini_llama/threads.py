@@ -44,6 +44,9 @@ def choose_threads(root: Path = ROOT) -> None:
     busy = lasting_busy_cores((os.cpu_count() or 1) - allowed, root)
     free = max(1, (os.cpu_count() or 1) - busy)
     if min(allowed, free) == cores:
+        machine = physical_cores(set(range(os.cpu_count() or 1)), root)
+        if cores < machine:  # torch sees it, too; the user should
+            os.environ[REASON] = f"this process may use {cores} of {machine} cores"
         return
     os.environ[COUNT] = str(min(allowed, free))
     os.environ[REASON] = (
@@ -60,7 +63,8 @@ def describe_threads() -> str:
     count = torch.get_num_threads()
     reason = os.environ.get(REASON)
     said = f"{count} {'thread' if count == 1 else 'threads'}"
-    return f"{said} ({reason})" if reason and os.environ.get(COUNT) == str(count) else said
+    is_so = os.environ.get(COUNT, str(count)) == str(count)
+    return f"{said} ({reason})" if reason and is_so else said
 
 
 def physical_cores(cpus: set[int], root: Path = ROOT) -> int:

@@ -104,7 +104,7 @@ def test_others_on_a_machine_with_more_cores_than_are_allowed(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     machine.running(41)
-    assert choice(machine) == (None, "")
+    assert choice(machine) == (None, "this process may use 2 of 64 cores")
     machine.running(64)
     assert choice(machine)[0] == "1"
 
@@ -174,6 +174,14 @@ def test_a_child_process_chooses_again(machine: Machine):
     assert choice(machine) == (None, "")
 
 
+def test_fewer_cores_by_affinity_are_said(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    """torch counts them itself."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 5, 7})
+    assert choice(machine) == (None, "this process may use 3 of 8 cores")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert choice(machine) == (None, "")  # a child process that may use all
+
+
 def test_nothing_is_chosen_once_torch_is_there(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", object())
     machine.running(8)
@@ -193,6 +201,7 @@ def test_a_system_that_says_nothing(tmp_path: Path):
         ({"OMP_NUM_THREADS": "1"}, "1 thread\n"),
         ({"OMP_NUM_THREADS": "2"}, "2 threads\n"),
         ({"OMP_NUM_THREADS": "1", "MINI_LLAMA_THREADS": "busy"}, "1 thread (busy)\n"),
+        ({"OMP_NUM_THREADS": "1", "MINI_LLAMA_THREADS": ""}, "1 thread\n"),
     ],
 )
 def test_what_is_said_is_what_torch_has(variables: dict, said: str):
