@@ -52,7 +52,7 @@ def choose_threads(root: Path = ROOT) -> None:
     os.environ[REASON] = (
         f"{busy} other {'process runs' if busy == 1 else 'processes run'} on {os.cpu_count()} cores"
         if free < allowed
-        else f"the control group's quota is {quota:g} cores"
+        else f"the control group's quota is {quota:g} {'core' if quota == 1 else 'cores'}"
     )
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from classifier import LlamaEmbeddingClassifier
-from mini_llama.allocator import give_back_large_blocks
+from mini_llama.allocator import give_back_large_blocks, keep_freed_blocks
 from mini_llama.assignment.batches import EncodedExamples
 from mini_llama.assignment.options import Options
 from mini_llama.checkpoints.sizes import (
@@ -16,19 +16,25 @@ from utils import available_bytes
 
 # Without give_back_large_blocks: 13.95 GB were measured where 11 were in use (docs/smollm2.md).
 KEPT_BY_MALLOC = 1.3
+# Keeping freed blocks pays where a step needs many, and is safe where there is memory to spare.
+WORTH_KEEPING = 256 << 20
+TO_SPARE = 2
 
 
 def prepare_memory(
     options: Options, model: LlamaEmbeddingClassifier, train: EncodedExamples
 ) -> None:
-    """Compute each layer again for its gradients, if that is asked for; warn on standard error
-    where training is likely to need more memory than is free.
+    """Compute each layer again for its gradients, if that is asked for; keep what steps free where
+    memory is ample; warn on standard error where training is likely to need more than is free.
     """
     model.llama.checkpoint_activations = options.checkpoint_activations
     if options.checkpoint_activations:
         give_back_large_blocks()
     device = model.classifier_head.weight.device
     needed, free = needed_bytes(options, model, train), available_bytes(device)
+    is_ample = free is not None and WORTH_KEEPING <= needed <= free / TO_SPARE
+    if is_ample and device.type == "cpu" and not options.checkpoint_activations:
+        keep_freed_blocks()
     if free is None or needed <= free:
         return
     remedy = "a smaller --batch_size or --max_sentence_len needs less"
