@@ -255,7 +255,9 @@ def test_bad_input_is_one_line(changes: dict, parts: list, model, data, tmp_path
 def test_a_malformed_line_is_refused_before_anything_is_loaded(model, data, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(data["dpo"].read_text() + '{"prompt": "a", "chosen": "b"\n')
-    message = run("dpo", "nothere.pt", data, tmp_path / "run", file=bad)
+    damaged = tmp_path / "damaged.pt"  # whoever loaded it would say so
+    damaged.write_bytes(b"")
+    message = run("dpo", damaged, data, tmp_path / "run", file=bad)
     assert f"{bad} line 21: not JSON" in message and not (tmp_path / "run").exists()
 
 
