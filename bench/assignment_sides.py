@@ -15,6 +15,7 @@ from mini_llama.assignment.progress import Progress
 from mini_llama.assignment.reviews import Example, with_prompt
 from mini_llama.assignment.showing import Show
 from mini_llama.assignment.task import Task, classifier_config, prepare
+from mini_llama.assignment.training_memory import prepare_memory
 from optimizer import AdamW
 from utils import seed_everything
 
@@ -25,13 +26,13 @@ class Steps:
     """The steps of one command: `batches` of all epochs, `parts` of each split, a batch each."""
 
     def __init__(self, options: Options, texts: dict[str, Sequence[Example]], tokenizer: Any):
-        encoded = {split: encode_examples(found, tokenizer) for split, found in texts.items()}
-        self.parts = {split: _parts(options, found) for split, found in encoded.items()}
+        self.encoded = {s: encode_examples(found, tokenizer) for s, found in texts.items()}
+        self.parts = {split: _parts(options, found) for split, found in self.encoded.items()}
         self.batches: list[Batch] = []
         for epoch in range(options.epochs if options.option in TRAINING else 0):
             shuffle = finetune.seed_epoch(options.seed, epoch)
             batches = make_batches(
-                encoded["train"], options.batch_size, shuffle, options.mask_padding
+                self.encoded["train"], options.batch_size, shuffle, options.mask_padding
             )
             self.batches += list(batches)
 
@@ -93,6 +94,8 @@ class Ours:
             return {}
         self.texts = texts_of(self.options, self.task)
         self.steps = Steps(self.options, self.texts, self.tokenizer)
+        if self.options.option in TRAINING:
+            prepare_memory(self.options, self.model, self.steps.encoded["train"])
         return self.steps.sizes()
 
     def tokenise(self) -> None:

@@ -2,7 +2,7 @@
 """Wall time of the eight graded commands: ours as the contract says, ours with --mask_padding
 --dtype bfloat16, and transformers doing the same work.
 
-python bench/whole_assignment.py --data FOLDER --tokenizer FILE [--model FILE] [--batches 10]
+python bench/whole_assignment.py --data FOLDER --tokenizer FILE [--model FILE] [--batches 8]
                                  [--quick] [--out FOLDER] [--resume]
 
 Hours of work are estimated from a sample: of each command's training steps, and of its evaluation
@@ -63,6 +63,7 @@ class Command:
         self.args, self.runs, self.name = args, runs, runs[CONTRACT].name
         self.workers = {side: Worker(args, run, STARTS[side]) for side, run in runs.items()}
         self.steps = {side: worker.answer() for side, worker in self.workers.items()}
+        self.lines: dict[str, dict[str, Line]] = {}
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -86,25 +87,30 @@ class Command:
         }
 
     def sampled(self, what: str, splits: Sequence[str]) -> dict[str, Line]:
-        """Of each side the line through its sampled steps."""
+        """Of each side the line through its sampled steps, which are timed once."""
+        if what in self.lines:
+            return self.lines[what]
         drawn: dict[str, list[tuple[str, int, int]]] = {}
         for side, steps in self.steps.items():
             places = [(split, i, size) for split in splits for i, size in enumerate(steps[split])]
             chosen = stratified([size for *_, size in places], self.args.batches, self.args.seed)
             drawn[side] = [places[i] for i in chosen]
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-        for number in range(-1, max(map(len, drawn.values()))):  # the first warms up
+        for side, worker in self.workers.items():  # the smallest one warms up
+            split, index, _ = min(drawn[side], key=lambda place: place[-1])
+            worker.time(what, split, index)
+        for number in range(max(map(len, drawn.values()))):
             for turn in range(len(SIDES)):
                 side = SIDES[(number + turn) % len(SIDES)]
                 if number < len(drawn[side]):
-                    split, index, _ = drawn[side][max(number, 0)]
-                    spent = self.workers[side].time(what, split, index)
-                    seconds[side] += [spent] * (number >= 0)
+                    split, index, _ = drawn[side][number]
+                    seconds[side].append(self.workers[side].time(what, split, index))
         lines = {}
         for side, found in seconds.items():
             lines[side] = fit([size for *_, size in drawn[side]], found)
         means = ", ".join(f"{side} {line.mean:.2f} s" for side, line in lines.items())
         print(f"  {self.name}, {what}: a step of {means}", flush=True)
+        self.lines[what] = lines
         return lines
 
     def training(self) -> dict[str, Estimate]:
@@ -138,7 +144,9 @@ class Command:
             found |= self.evaluation("evaluate", EPOCH_PARTS, options.epochs)
             saving, reading = self.calls("save", options.epochs), self.calls("read_back", 1)
             found["saving"] = {side: saving[side].plus(reading[side]) for side in SIDES}
-        for name, times in self.evaluation("evaluate_last", FINAL_PARTS, 1).items():
+        # Only with LoRA the model is another one at the end: its adapters are merged.
+        last = "evaluate" if options.option == "finetune" else "evaluate_last"
+        for name, times in self.evaluation(last, FINAL_PARTS, 1).items():
             known = found.get(name, {side: Estimate(0.0) for side in SIDES})
             found[name] = {side: known[side].plus(times[side]) for side in SIDES}
         return found
@@ -277,7 +285,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--out", type=Path, help="a temporary folder, if not given")
     parser.add_argument("--only", nargs="+", help="names of commands, such as sst-prompt")
-    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="3 batches, one repeat")
