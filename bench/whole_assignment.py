@@ -61,8 +61,12 @@ class Command:
 
     def __init__(self, args: argparse.Namespace, runs: Mapping[str, Run]) -> None:
         self.args, self.runs, self.name = args, runs, runs[CONTRACT].name
-        self.workers = {side: Worker(args, run, STARTS[side]) for side, run in runs.items()}
-        self.steps = {side: worker.answer() for side, worker in self.workers.items()}
+        self.workers: dict[str, Worker] = {}
+        self.steps: dict[str, Any] = {}
+        for side, run in runs.items():
+            self.workers[side] = worker = Worker(args, run, STARTS[side])
+            # One after the other: ours looks for cores that are free when it starts.
+            self.steps[side] = worker.answer()
         self.lines: dict[str, dict[str, Line]] = {}
 
     def close(self) -> None:
