@@ -176,10 +176,10 @@ def test_several_sequences_take_the_plain_step(monkeypatch: pytest.MonkeyPatch):
 
 def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(
-        ValueError, match=r"C.. compiler such as g..: install one, or leave"
-    ) as error:
+    # Not monkeypatch: it ends by deleting the option, which is then gone for the whole process.
+    without = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    message = r"C.. compiler such as g..: install one, or leave"
+    with without, pytest.raises(ValueError, match=message) as error:
         CompiledDecoder(make(n_layers=1))
     assert "\n" not in str(error.value)
     assert list((tmp_path / "mini-llama").iterdir()) == []
