@@ -22,7 +22,7 @@ def tf32_argument() -> bool:
 def check_tf32(options: object, use_gpu: bool) -> None:
     """Raise UsageError for --tf32 without --use_gpu."""
     is_asked = getattr(options, "tf32", False)
-    check_option(options, "tf32", use_gpu or not is_asked, "left out, but with --use_gpu")
+    check_option(options, "tf32", use_gpu or not is_asked, "left out without --use_gpu")
 
 
 def use_tf32(device: "torch.device", is_asked: bool) -> None:

@@ -68,4 +68,4 @@ def test_without_a_gpu_it_is_refused(main, words, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     status, line = refusal_of(main, [*words, "--tf32"])
     assert status == 2
-    assert line.endswith("--tf32 True is not allowed: it must be left out, but with --use_gpu")
+    assert line.endswith("--tf32 True is not allowed: it must be left out without --use_gpu")

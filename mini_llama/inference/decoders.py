@@ -61,11 +61,9 @@ def choose_decoder(
     records = can_record(llama)
     if compiled and rows == 1:
         precision = precision or llama.quantization or own
-        return (
-            GraphDecoder(llama, 1, precision, compiled=True)
-            if records
-            else CompiledDecoder(llama, precision)
-        )
+        if records:
+            return GraphDecoder(llama, 1, precision, compiled=True)
+        return CompiledDecoder(llama, precision)
     precision = precision or own
     if precision == own and not (llama.config.is_causal and own in PRECISIONS):
         return PlainDecoder(llama)
